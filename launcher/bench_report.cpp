@@ -1,0 +1,115 @@
+#include "launcher/bench_report.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "runtime/arena.h"
+
+namespace strata {
+namespace {
+
+double median_of(std::vector<double>& values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  if (values.size() % 2 == 1) return *middle;
+  return (*middle + *std::max_element(values.begin(), middle)) / 2.0;
+}
+
+nlohmann::ordered_json to_json(const Machine& m, int threads) {
+  return {{"cpu", m.cpu},           {"cores", m.cores},
+          {"threads", threads},     {"isa", m.isa},
+          {"system", m.system},     {"memory_bytes", m.memory_bytes},
+          {"compiler", m.compiler}, {"commit", m.commit},
+          {"preset", m.preset},     {"build_type", m.build_type}};
+}
+
+nlohmann::ordered_json to_json(const Measurement& m) {
+  const Statistics s = statistics(m.samples);
+  nlohmann::ordered_json j = {{"name", m.name}, {"unit", m.unit}, {"median", s.median}, {"spread", s.spread},
+                              {"min", s.min},   {"max", s.max},   {"n", s.n},           {"samples", m.samples}};
+  if (m.bound > 0.0) {
+    j["bound"] = m.bound;
+    j["bound_name"] = m.bound_name;
+    j["ratio"] = s.median / m.bound;
+  }
+  return j;
+}
+
+void print_json(const BenchReport& report, const Machine& machine) {
+  nlohmann::ordered_json j = {{"benchmark", report.benchmark}, {"machine", to_json(machine, report.threads)}};
+  for (const auto& [key, value] : report.parameters) j["parameters"][key] = value;
+  for (const Measurement& m : report.measurements) j["measurements"].push_back(to_json(m));
+  if (!report.notes.empty()) j["notes"] = report.notes;
+  fmt::print("{}\n", j.dump());
+}
+
+void print_text(const BenchReport& report, const Machine& m) {
+  fmt::print("{}, {} of {} cores, {}; {}; {}\n", m.cpu, report.threads, m.cores, m.isa, format_bytes(m.memory_bytes), m.system);
+  fmt::print("commit {}, {} ({}), {}\n", m.commit, m.preset, m.build_type, m.compiler);
+  fmt::print("{}:", report.benchmark);
+  for (const auto& [key, value] : report.parameters) fmt::print(" {} {}", key, value);
+  fmt::print("\n\n");
+  std::size_t width = 11;
+  for (const Measurement& x : report.measurements) width = std::max(width, x.name.size());
+  fmt::print("{:<{}}  {:>21}  {:>7}  {:>9}  {:>9}  {:>3}  {}\n", "measurement", width, "median", "spread", "min", "max", "n",
+             "measured / bound");
+  for (const Measurement& x : report.measurements) {
+    const Statistics s = statistics(x.samples);
+    const auto number = [](double value) { return format_quantity(value, ""); };
+    fmt::print("{:<{}}  {:>21}  {:>6.1f}%  {:>9}  {:>9}  {:>3}", x.name, width, format_quantity(s.median, x.unit),
+               s.median != 0.0 ? 100.0 * s.spread / s.median : 0.0, number(s.min), number(s.max), s.n);
+    if (x.bound > 0.0) fmt::print("  {:.2f} of {} ({})", s.median / x.bound, format_quantity(x.bound, x.unit), x.bound_name);
+    fmt::print("\n");
+  }
+  for (const std::string& note : report.notes) fmt::print("note: {}\n", note);
+}
+
+}  // namespace
+
+Statistics statistics(std::vector<double> samples) {
+  STRATA_CHECK(!samples.empty(), "a measurement has samples");
+  Statistics s;
+  s.n = samples.size();
+  s.median = median_of(samples);
+  s.min = *std::min_element(samples.begin(), samples.end());
+  s.max = *std::max_element(samples.begin(), samples.end());
+  for (double& x : samples) x = std::abs(x - s.median);
+  s.spread = median_of(samples);
+  return s;
+}
+
+void print_report(const BenchReport& report, const Machine& machine, bool json) {
+  json ? print_json(report, machine) : print_text(report, machine);
+}
+
+int threads_or_all(int requested, const Machine& machine) { return requested > 0 ? requested : machine.cores; }
+
+double seconds_of(const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+std::string format_quantity(double value, const std::string& unit) {
+  static constexpr std::pair<double, const char*> kPrefixes[] = {{1e12, "T"}, {1e9, "G"},  {1e6, "M"},  {1e3, "k"},
+                                                                 {1.0, ""},   {1e-3, "m"}, {1e-6, "u"}, {1e-9, "n"}};
+  double scale = 1.0;
+  const char* prefix = "";
+  for (const auto& [size, letter] : kPrefixes) {
+    if (std::abs(value) >= size) {
+      scale = size;
+      prefix = letter;
+      break;
+    }
+  }
+  const double scaled = value / scale;
+  const int digits = std::abs(scaled) >= 99.95 ? 0 : std::abs(scaled) >= 9.995 ? 1 : 2;
+  const bool word = unit.size() > 6;  // "1.78 G parameters/s", but "53.4 GB/s"
+  return fmt::format("{:.{}f}{}{}{}{}", scaled, digits, *prefix || !unit.empty() ? " " : "", prefix, word ? " " : "", unit);
+}
+
+}  // namespace strata

@@ -1,0 +1,48 @@
+// What every benchmark prints: the machine, then each measurement with its spread and its bound.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "launcher/machine.h"
+#include "runtime/status.h"
+
+namespace strata {
+
+struct Statistics {
+  double median = 0, spread = 0, min = 0, max = 0;  // spread: median absolute deviation from the median
+  std::size_t n = 0;
+};
+// Of at least one sample.
+Statistics statistics(std::vector<double> samples);
+
+struct Measurement {
+  std::string name{};
+  std::string unit{};  // "B/s", "FLOP/s", "parameters/s", "s"; larger is better except for seconds
+  std::vector<double> samples{};
+  double bound = 0.0;        // same unit; 0: none is known
+  std::string bound_name{};  // "copy, streaming stores"
+};
+
+struct BenchReport {
+  std::string benchmark{};                                        // "adam"
+  std::vector<std::pair<std::string, std::string>> parameters{};  // what was run: {"precision", "bf16"}
+  int threads = 1;
+  std::vector<Measurement> measurements{};
+  std::vector<std::string> notes{};
+};
+
+// Text, or one JSON object, on stdout.
+void print_report(const BenchReport& report, const Machine& machine, bool json);
+
+// `requested`, or every usable core where it is 0.
+int threads_or_all(int requested, const Machine& machine);
+
+// Seconds that `work` takes.
+double seconds_of(const std::function<void()>& work);
+
+// "53.4 GB/s", "1.78 G parameters/s", "12.3 ms": three significant digits.
+std::string format_quantity(double value, const std::string& unit);
+
+}  // namespace strata

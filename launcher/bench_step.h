@@ -1,0 +1,14 @@
+#pragma once
+
+#include <functional>
+
+namespace CLI {
+class App;
+}
+
+namespace strata {
+
+// `strata bench step`: whole training steps of GPT-2 124M, on one rank, with random tokens. See bench.h.
+void add_bench_step(CLI::App& bench, std::function<int()>& action);
+
+}  // namespace strata

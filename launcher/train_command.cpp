@@ -1,0 +1,122 @@
+#include "launcher/train_command.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "launcher/command.h"
+#include "model/transformer.h"
+#include "trainer/agree.h"
+#include "trainer/model_setup.h"
+#include "trainer/stop_signal.h"
+#include "trainer/trainer.h"
+
+namespace strata {
+namespace {
+
+struct Options {
+  std::string config;
+  std::vector<std::string> overrides;
+  bool json = false;
+  int ranks = 1;
+};
+
+void print_start(const Trainer& trainer, const Environment& environment) {
+  const Config& c = trainer.config();
+  fmt::print("{}", format_plan(trainer.plan(), budgets_of(c, environment.host_memory())));
+  fmt::print("run folder {}, {} rank{} on this machine, {} compute thread{} each\n\n", c.run.folder,
+             environment.ranks_on_machine(), environment.ranks_on_machine() == 1 ? "" : "s",
+             environment.compute_threads(c.device.threads), environment.compute_threads(c.device.threads) == 1 ? "" : "s");
+  std::fflush(stdout);
+}
+
+Status run_training(const Config& config, Environment& environment) {
+  TrainerExtras extras;
+  extras.on_note = [](const std::string& text) {
+    fmt::print("{}\n", text);
+    std::fflush(stdout);
+  };
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::create(config, environment, std::move(extras)));
+  if (environment.leader()) print_start(*trainer, environment);
+  return trainer->train();
+}
+
+// One rank speaks for all when all failed alike (a wrong config); a rank that failed alone speaks for itself and tells the
+// others.
+int report(const Status& status, Environment& environment) {
+  if (status.ok()) return 0;
+  const bool common = is_common(status);
+  if (!common) environment.world().abort(status.message());
+  if (!common || environment.leader())
+    std::fprintf(
+        stderr, "strata: error: %s%s\n",
+        environment.world().size().v > 1 && !common ? fmt::format("rank {}: ", environment.world().rank().v).c_str() : "",
+        status.message().c_str());
+  std::fflush(stderr);
+  return exit_code(status);
+}
+
+int train(const Options& options) {
+  install_stop_signals();
+  Result<Config> config = load_config(options.config, options.overrides);
+  // Before MPI starts, every rank has the same error; only one of them should say so.
+  if (!config.ok()) {
+    const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+    return rank == nullptr || std::string(rank) == "0" ? finish_command(config.status()) : exit_code(config.status());
+  }
+  Result<std::unique_ptr<Environment>> environment = Environment::from_launcher(config->parallel);
+  if (!environment.ok()) return finish_command(environment.status());
+  Status status;
+  try {
+    status = run_training(*config, **environment);
+  } catch (const std::exception& error) {
+    status = Status(Code::internal, error.what());
+  }
+  return report(status, **environment);
+}
+
+Status print_plan(const Options& options) {
+  STRATA_ASSIGN_OR_RETURN(const Config written, load_config(options.config, options.overrides));
+  STRATA_ASSIGN_OR_RETURN(const Config config, resolve(written, WorldSize{options.ranks}));
+  STRATA_ASSIGN_OR_RETURN(const ModelConfig model_shape, model_config_of(config));
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(model_shape));
+  STRATA_ASSIGN_OR_RETURN(const Plan plan, make_plan(*model, engine_options(config, Rank{0}), WorldSize{options.ranks},
+                                                     largest_rank(*model, WorldSize{options.ranks})));
+  Budgets budgets = budgets_of(config, 0);
+  budgets.host_memory.reset();  // the plan is for the machine the config describes, not for this one
+  fmt::print("{}", options.json ? plan_to_json(plan) : format_plan(plan, budgets));
+  std::fflush(stdout);
+  return check_budgets(plan, budgets);
+}
+
+void add_config_arguments(CLI::App& command, const std::shared_ptr<Options>& options) {
+  command.add_option("config", options->config, "YAML file (docs/config.md lists every key)")
+      ->required()
+      ->type_name("CONFIG.yaml");
+  command.add_option("overrides", options->overrides, "values that replace the file's")->type_name("section.key=value");
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app, std::function<int()>& action) {
+  CLI::App* command = app.add_subcommand("train", "Train a model: one rank, or all ranks under mpirun or srun");
+  const auto options = std::make_shared<Options>();
+  add_config_arguments(*command, options);
+  command->callback([options, &action] { action = [options] { return train(*options); }; });
+}
+
+void add_plan_command(CLI::App& app, std::function<int()>& action) {
+  CLI::App* command =
+      app.add_subcommand("plan", "Show what a run needs in each tier, without allocating it; exit code 2 if it does not fit");
+  const auto options = std::make_shared<Options>();
+  add_config_arguments(*command, options);
+  command->add_option("--ranks", options->ranks, "world size to plan for")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_flag("--json", options->json, "print JSON");
+  command->callback([options, &action] { action = [options] { return finish_command(print_plan(*options)); }; });
+}
+
+}  // namespace strata

@@ -1,0 +1,36 @@
+// Measures what one path can do with the access pattern of training: large aligned requests at the engine's queue depth.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "nvme/io_engine.h"
+#include "runtime/status.h"
+
+namespace strata {
+
+// Bytes per second of one traffic pattern.
+struct NvmeRate {
+  double median = 0;
+  std::vector<double> samples;  // one a repeat, in the order measured
+};
+
+struct NvmeRates {
+  NvmeRate read;
+  NvmeRate write;
+  NvmeRate mixed;  // reads and writes in equal parts at the same time; both directions added
+  std::string engine;
+  std::vector<std::string> notes;  // what the user should hear: an engine that fell back, a file system without direct I/O
+  bool direct = false;             // false: the page cache was measured, not the device
+  std::size_t alignment = 0;       // of offsets and sizes, bytes
+  std::size_t max_transfer = 0;    // largest request the device takes in one piece, bytes; 0: unknown
+};
+
+// `folder` is where a scratch file of `bytes` (>= 1 MiB, rounded up to whole MiB) is created and removed again; larger than the
+// device's cache for honest numbers. Each of read, write and mixed gets about `seconds`, cut into `repeats` (>= 1) timed
+// samples; the file is written once before the first of them. Blocking; any thread.
+Result<NvmeRates> measure_nvme(const std::string& folder, std::size_t bytes, const IoEngineOptions& options, double seconds,
+                               int repeats = 11);
+
+}  // namespace strata

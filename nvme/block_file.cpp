@@ -1,0 +1,236 @@
+#include "nvme/block_file.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "nvme/format.h"
+#include "runtime/arena.h"
+
+namespace strata {
+namespace {
+
+constexpr std::size_t kPrewriteBytes = std::size_t{4} << 20;
+
+struct FreeDeleter {
+  void operator()(void* memory) const { std::free(memory); }
+};
+using AlignedBytes = std::unique_ptr<std::byte[], FreeDeleter>;
+
+AlignedBytes zeroed_blocks(std::size_t bytes) {
+  void* memory = std::aligned_alloc(format::kBlockBytes, bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  std::memset(memory, 0, bytes);
+  return AlignedBytes(static_cast<std::byte*>(memory));
+}
+
+std::string error_text(int error) { return std::generic_category().message(error); }
+
+// Bytes this user may still write to the file system that holds `fd`; none where it has no limit or does not say.
+std::optional<std::uint64_t> free_bytes(int fd) {
+  struct statvfs fs {};
+  if (::fstatvfs(fd, &fs) != 0 || fs.f_blocks == 0) return std::nullopt;
+  return static_cast<std::uint64_t>(::geteuid() == 0 ? fs.f_bfree : fs.f_bavail) * fs.f_frsize;
+}
+
+std::size_t device_max_transfer(dev_t device) {
+  const std::string base = "/sys/dev/block/" + std::to_string(major(device)) + ":" + std::to_string(minor(device));
+  for (const char* queue : {"/queue", "/../queue"}) {  // of a disk, of a partition's disk
+    std::ifstream file(base + queue + "/max_sectors_kb");
+    if (std::size_t kib = 0; file >> kib) return kib * 1024;
+  }
+  return 0;
+}
+
+// Alignment that direct I/O on the file demands; 0 where the file has no direct I/O.
+std::size_t direct_alignment(int fd) {
+#ifdef STATX_DIOALIGN
+  struct statx info {};
+  if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 && (info.stx_mask & STATX_DIOALIGN) != 0) {
+    return std::max<std::size_t>(info.stx_dio_mem_align, info.stx_dio_offset_align);
+  }
+#endif
+  return fd >= 0 ? format::kBlockBytes : 0;  // older kernels do not say; the sector size of every common device divides this
+}
+
+}  // namespace
+
+BlockFile::~BlockFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void BlockFile::swap(BlockFile& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(path_, other.path_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(alignment_, other.alignment_);
+  std::swap(max_transfer_, other.max_transfer_);
+  std::swap(direct_, other.direct_);
+  std::swap(why_buffered_, other.why_buffered_);
+}
+
+Status BlockFile::open_descriptor(const std::string& path, int flags, const BlockFileOptions& options) {
+  path_ = path;
+  flags |= O_RDWR | O_CLOEXEC;
+  if (options.direct) {
+    fd_ = ::open(path.c_str(), flags | O_DIRECT, 0644);
+    direct_ = fd_ >= 0;
+    if (fd_ < 0 && (errno == EINVAL || errno == EOPNOTSUPP)) why_buffered_ = "the file system has no direct I/O";
+    if (fd_ < 0 && why_buffered_.empty()) return Status::from_errno("open", path, errno);
+  }
+  if (fd_ < 0) fd_ = ::open(path.c_str(), flags, 0644);
+  if (fd_ < 0) return Status::from_errno("open", path, errno);
+  STRATA_RETURN_IF_ERROR(lock(options.lock_wait));
+  return describe();
+}
+
+Status BlockFile::lock(std::chrono::milliseconds wait) const {
+  const auto deadline = std::chrono::steady_clock::now() + wait;
+  // Any other error is a file system without locks: then nothing is promised.
+  while (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && (errno == EWOULDBLOCK || errno == EINTR)) {
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return {Code::io_error, path_ + ": another process uses this file; give every run its own nvme.path"};
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return {};
+}
+
+Status BlockFile::describe() {
+  struct stat info {};
+  if (::fstat(fd_, &info) != 0) return Status::from_errno("stat", path_, errno);
+  if (!S_ISREG(info.st_mode)) return {Code::unsupported, path_ + ": not a regular file"};
+  bytes_ = static_cast<std::uint64_t>(info.st_size);
+  max_transfer_ = device_max_transfer(info.st_dev);
+  if (!direct_) return {};
+  const std::size_t alignment = direct_alignment(fd_);
+  if (alignment == 0) {
+    fall_back_to_buffered("the file system has no direct I/O for it");
+  } else if (format::kBlockBytes % alignment != 0) {
+    fall_back_to_buffered("direct I/O demands an alignment of " + std::to_string(alignment) +
+                          " bytes, more than the format's " + std::to_string(format::kBlockBytes));
+  } else {
+    alignment_ = alignment;
+  }
+  return {};
+}
+
+void BlockFile::fall_back_to_buffered(const std::string& why) {
+  const int flags = ::fcntl(fd_, F_GETFL);
+  ::fcntl(fd_, F_SETFL, flags & ~O_DIRECT);
+  direct_ = false;
+  alignment_ = 1;
+  why_buffered_ = why;
+}
+
+// Some file systems accept the flag and refuse the first transfer.
+Status BlockFile::probe_direct() {
+  if (!direct_) return {};
+  const AlignedBytes block = zeroed_blocks(format::kBlockBytes);
+  const ssize_t result = ::pread(fd_, block.get(), format::kBlockBytes, 0);
+  if (result < 0 && errno == EINVAL) fall_back_to_buffered("the file system refused a direct read");
+  return {};
+}
+
+Status BlockFile::space_error(std::uint64_t bytes, int error) const {
+  std::string text = path_ + ": cannot allocate " + format_bytes(bytes) + " (" + std::to_string(bytes) + " bytes)";
+  if (const auto left = free_bytes(fd_); left) {
+    text += ", free are " + format_bytes(*left) + " (" + std::to_string(*left) + " bytes)";
+  }
+  return {Code::io_error, text + ": " + error_text(error) + "; make room or put nvme.path on a larger file system"};
+}
+
+Status BlockFile::require_space(std::uint64_t bytes) const {
+  struct rlimit limit {};
+  // Checked here because exceeding it kills the process by SIGXFSZ.
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur) {
+    return {Code::io_error, path_ + ": needs " + std::to_string(bytes) +
+                                " bytes, but this process may write files of at most " + std::to_string(limit.rlim_cur) +
+                                " (ulimit -f): " + error_text(EFBIG)};
+  }
+  const auto left = free_bytes(fd_);
+  if (left && bytes > *left) return space_error(bytes, ENOSPC);
+  return {};
+}
+
+Status BlockFile::allocate(std::uint64_t bytes, bool prewrite_all) {
+  if (::ftruncate(fd_, 0) != 0) return Status::from_errno("truncate", path_, errno);
+  STRATA_RETURN_IF_ERROR(require_space(bytes));
+  if (bytes == 0) return {};
+  int error = 0;
+  do {
+    error = ::fallocate(fd_, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  const bool can_reserve = error != EOPNOTSUPP && error != ENOSYS;
+  if (error != 0 && can_reserve) return space_error(bytes, error);
+  if (!can_reserve && ::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) return space_error(bytes, errno);
+  STRATA_RETURN_IF_ERROR(probe_direct());
+  // Where space cannot be reserved, only writing it proves that it is there.
+  return prewrite_all || !can_reserve ? prewrite(bytes) : Status();
+}
+
+Status BlockFile::prewrite(std::uint64_t bytes) const {
+  const AlignedBytes zeros = zeroed_blocks(kPrewriteBytes);
+  for (std::uint64_t at = 0; at < bytes;) {
+    const auto piece = static_cast<std::size_t>(std::min<std::uint64_t>(kPrewriteBytes, bytes - at));
+    const ssize_t written = ::pwrite(fd_, zeros.get(), piece, static_cast<off_t>(at));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return space_error(bytes, errno);
+    const std::uint64_t reached = at + static_cast<std::uint64_t>(written);
+    // A short write ends where direct I/O cannot go on, so its last part of a block is written again.
+    const std::uint64_t next = reached == bytes ? bytes : reached / format::kBlockBytes * format::kBlockBytes;
+    if (next <= at) return space_error(bytes, ENOSPC);
+    at = next;
+  }
+  return {};
+}
+
+Result<BlockFile> BlockFile::create(const std::string& path, std::uint64_t bytes, const BlockFileOptions& options) {
+  STRATA_CHECK(bytes % format::kBlockBytes == 0, "files are made of whole blocks");
+  BlockFile file;
+  STRATA_RETURN_IF_ERROR(file.open_descriptor(path, O_CREAT, options));
+  if (const Status status = file.allocate(bytes, options.prewrite); !status.ok()) {
+    file.unlink();
+    return status;
+  }
+  file.bytes_ = bytes;
+  return file;
+}
+
+Result<BlockFile> BlockFile::open(const std::string& path, const BlockFileOptions& options) {
+  BlockFile file;
+  STRATA_RETURN_IF_ERROR(file.open_descriptor(path, 0, options));
+  STRATA_RETURN_IF_ERROR(file.probe_direct());
+  return file;
+}
+
+void BlockFile::unlink() { ::unlink(path_.c_str()); }
+
+Status BlockFile::sync_metadata() const {
+  if (::fsync(fd_) != 0) return Status::from_errno("fsync", path_, errno);
+  const std::string parent = std::filesystem::path(path_).parent_path().string();
+  const std::string folder = parent.empty() ? std::string(".") : parent;
+  const int dir = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (dir < 0) return Status::from_errno("open", folder, errno);
+  const int error = ::fsync(dir) == 0 ? 0 : errno;
+  ::close(dir);
+  return error == 0 ? Status() : Status::from_errno("fsync", folder, error);
+}
+
+}  // namespace strata

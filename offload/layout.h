@@ -1,0 +1,70 @@
+// Where every parameter lies in its unit's flat range, and who owns what. A pure function of the model and the world size:
+// every ZeRO stage, home tier and checkpoint uses the same coordinates.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "parallel/communicator.h"
+#include "parallel/partition.h"
+
+namespace strata {
+
+// Shards, norms and records are cut at multiples of this (kernels::kNormBlock).
+inline constexpr std::int64_t kLayoutBlock = 4096;
+// Every parameter starts at a multiple of this many elements, so that 16-byte accesses are aligned in f32 and bf16.
+inline constexpr std::int64_t kParamAlignment = 64;
+
+struct ParamExtent {
+  std::string name;
+  std::int64_t offset = 0;  // elements, inside the unit's flat range
+  std::int64_t numel = 0;
+  bool decay = true;
+};
+
+struct UnitLayout {
+  std::string name;
+  std::vector<ParamExtent> params;  // by offset; gaps between them are zero padding
+  std::int64_t numel = 0;           // flat length, padding included
+  std::vector<Slice> slices;        // by rank: what each owns (gradient sums, optimizer state, stored parameters)
+  std::int64_t blocks() const { return (numel + kLayoutBlock - 1) / kLayoutBlock; }
+};
+
+struct ParamDecl {
+  std::string name;
+  std::int64_t numel = 0;
+  bool decay = true;
+};
+
+struct StateLayout {
+  WorldSize world;
+  std::vector<UnitLayout> units;
+  std::int64_t numel() const;           // padding included
+  std::int64_t owned(Rank rank) const;  // elements of all units that `rank` owns
+};
+
+UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, WorldSize world);
+
+// A stretch of one record with one set of hyper-parameters.
+struct DecayRun {
+  Slice range;  // in the unit's flat range
+  bool decay = false;
+};
+// Cuts `range` of the unit where weight decay changes. Padding joins the run before it.
+std::vector<DecayRun> decay_runs(const UnitLayout& unit, Slice range);
+
+// A stretch of one parameter inside a range of its unit.
+struct ParamPiece {
+  std::size_t param = 0;    // index in unit.params
+  std::int64_t first = 0;   // first element, in the parameter
+  std::int64_t offset = 0;  // the same element's place in the range
+  std::int64_t count = 0;
+};
+// What `range` holds, parameter by parameter; padding is in no piece.
+std::vector<ParamPiece> params_in(const UnitLayout& unit, Slice range);
+
+// Name of the parameter that holds element `index` of the unit, and the element's index inside it; padding: the unit's name.
+std::string element_name(const UnitLayout& unit, std::int64_t index);
+
+}  // namespace strata

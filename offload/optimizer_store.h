@@ -1,0 +1,126 @@
+// Optimizer state in records, at home in CPU memory or on NVMe, updated record by record on the CPU.
+//
+// A record is a slice of one unit that this rank updates, with m and v (and, when the compute copy is 16 bit, the f32 master
+// p) side by side. fp32 training has no second copy: p is the parameter store's own slice. On NVMe three windows overlap
+// read(r + 1) | update(r) | write(r - 1); record size, windows and home change no bit. Called from the step's thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nvme/io_engine.h"
+#include "nvme/record_file.h"
+#include "offload/grad_store.h"
+#include "offload/layout.h"
+#include "offload/param_store.h"
+#include "optim/adamw.h"
+
+namespace strata {
+
+struct OptimizerStoreOptions {
+  int zero_stage = 0;
+  Tier home = Tier::cpu;                              // cpu or nvme
+  std::int64_t record_size = std::int64_t{16} << 20;  // parameters; rounded up to kLayoutBlock
+  bool master = false;                                // records hold p (compute dtype is not f32)
+  std::string nvme_file;                              // path of this rank's state file
+  bool durable = false;                               // every record is flushed to the device before it counts as written
+  IoEngineOptions io;
+};
+
+struct OptimizerRecord {
+  int unit = 0;
+  Slice range;  // in the unit's flat range
+};
+
+// f32, range.count elements each.
+struct RecordState {
+  float* p = nullptr;
+  float* m = nullptr;
+  float* v = nullptr;
+};
+
+struct UpdateStreams {
+  StreamRef update;
+  StreamRef nvme_read;
+  StreamRef nvme_write;
+};
+
+class OptimizerStore {
+ public:
+  // Cuts what `rank` updates into records. Pure.
+  static std::vector<OptimizerRecord> cut(const StateLayout& layout, Rank rank, int zero_stage, std::int64_t record_size);
+
+  // Allocates homes (cpu arena) or windows and the state file. All references outlive the store. `notes` receives lines worth
+  // telling the user (an I/O engine that fell back).
+  static Result<std::unique_ptr<OptimizerStore>> create(const StateLayout& layout, Rank rank,
+                                                        const OptimizerStoreOptions& options, TierArena& cpu,
+                                                        ParamStore& params, GradStore& grads, const UpdateStreams& streams,
+                                                        std::vector<std::string>* notes);
+  ~OptimizerStore();
+
+  // Enqueues the update of every record in unit order; each starts when its gradient sums and `after` are there, and each unit
+  // is published to the parameter store. Does not block; errors poison the streams.
+  void step(const AdamWScalars& scalars, const Event& after);
+
+  // Blocking. Calls `fill` for every record with p, m, v to be set (contents undefined before), stores them, refreshes the
+  // compute copy and publishes every unit. Collective.
+  Status fill(const std::function<Status(const OptimizerRecord&, RecordState)>& fill);
+  // Blocking. Calls `visit` with every record's state, up to date; it must not change it.
+  Status visit(const std::function<Status(const OptimizerRecord&, RecordState)>& visit);
+
+  const std::vector<OptimizerRecord>& records() const { return records_; }
+  std::size_t nvme_bytes() const { return nvme_bytes_; }
+  const char* io_engine() const { return read_engine_ ? read_engine_->name() : "none"; }
+
+ private:
+  OptimizerStore(const StateLayout& layout, const OptimizerStoreOptions& options, ParamStore& params, GradStore& grads,
+                 const UpdateStreams& streams);
+  Status allocate(TierArena& cpu, std::vector<std::string>* notes);
+  Status open_file(std::vector<std::string>* notes);
+  // What becomes of one record on its way through the pipeline.
+  struct Home {
+    Buffer memory;  // home cpu
+    std::uint64_t version = 0;
+    Event written;
+  };
+  struct Window {
+    Buffer memory;
+    Event free;
+  };
+  // Elements from one array of a record to the next: large arrays whose addresses differ by a power of two would share cache
+  // sets and halve the speed of the update.
+  static std::int64_t stride(const OptimizerRecord& record) {
+    return record.range.count + (record.range.count >= (std::int64_t{1} << 18) ? 8192 : 0);
+  }
+  std::size_t payload_bytes(const OptimizerRecord& record) const;
+  RecordState state_in(std::size_t r, std::byte* memory) const;
+  // Memory of record r, usable by operations enqueued on the update stream from now on. `load`: with its contents.
+  std::byte* bring(std::size_t r, bool load);
+  // The update stream's operations so far are the last that use the memory of bring(); `changed`: what they wrote is the
+  // record's next version.
+  void put_back(std::size_t r, std::byte* memory, bool changed);
+  void enqueue_update(std::size_t r, RecordState state, const AdamWScalars& scalars);
+  void enqueue_refresh(std::size_t r, RecordState state);
+  // Calls each(r) for the records of every unit in order and publishes the unit after them, also where this rank has none.
+  void for_each_unit(const std::function<void(int u)>& before, const std::function<void(std::size_t r)>& each, bool publish);
+  Window& window(std::size_t r) { return windows_[r % windows_.size()]; }
+
+  const StateLayout& layout_;
+  OptimizerStoreOptions options_;
+  ParamStore& params_;
+  GradStore& grads_;
+  UpdateStreams streams_;
+  std::vector<OptimizerRecord> records_;
+  std::vector<Home> homes_;
+  std::vector<Window> windows_;
+  std::unique_ptr<RecordFile> file_;
+  std::unique_ptr<IoEngine> read_engine_;   // used by the nvme_read stream only
+  std::unique_ptr<IoEngine> write_engine_;  // used by the nvme_write stream only
+  std::size_t nvme_bytes_ = 0;
+};
+
+}  // namespace strata

@@ -1,0 +1,161 @@
+// The bodies of adamw_update, one per instruction set. Everything used here is local to the translation unit or a template
+// over its Ops, so that no function compiled for AVX-512 can be linked into code for an older processor.
+#include <cstddef>
+#include <cstdint>
+
+#include "optim/adamw_bodies.h"
+#include "optim/adamw_math.h"
+
+#if defined(STRATA_ISA_avx2) || defined(STRATA_ISA_avx512)
+#include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own avx512fintrin.h (GCC bug 105593)
+#endif
+#endif
+
+namespace strata::STRATA_ISA {
+namespace {
+
+// Elements done at once in the main loop: their bf16 copies fill one cache line.
+constexpr std::int64_t kChunk = 32;
+constexpr std::uintptr_t kLine = 64;
+
+#if defined(STRATA_ISA_avx512)
+struct Ops {
+  using V = __m512;
+  static constexpr std::int64_t kWidth = 16;
+  static V set1(float x) { return _mm512_set1_ps(x); }
+  static V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+  static V sub(V a, V b) { return _mm512_sub_ps(a, b); }
+  static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+  static V div(V a, V b) { return _mm512_div_ps(a, b); }
+  static V sqrt(V a) { return _mm512_sqrt_ps(a); }
+  static V canonical(V a) {
+    return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)));
+  }
+  static V load(const float* from) { return _mm512_loadu_ps(from); }
+  static void store(float* to, V a) { _mm512_storeu_ps(to, a); }
+  static __mmask16 first(std::int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+  static V load_first(const float* from, std::int64_t n) { return _mm512_maskz_loadu_ps(first(n), from); }
+  static void store_first(float* to, V a, std::int64_t n) { _mm512_mask_storeu_ps(to, first(n), a); }
+  // a holds no NaN but the canonical one, which this rounding maps to bf16's canonical NaN.
+  static __m256i round16(V a) {
+    const __m512i u = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+  }
+  static void store16_first(bf16* to, V a, std::int64_t n) { _mm256_mask_storeu_epi16(to, first(n), round16(a)); }
+  static void stream16(bf16* to, const V* a) {
+    const __m512i line = _mm512_inserti64x4(_mm512_castsi256_si512(round16(a[0])), round16(a[1]), 1);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), line);
+  }
+  static void fence() { _mm_sfence(); }
+};
+#elif defined(STRATA_ISA_avx2)
+struct Ops {
+  using V = __m256;
+  static constexpr std::int64_t kWidth = 8;
+  static V set1(float x) { return _mm256_set1_ps(x); }
+  static V mul(V a, V b) { return _mm256_mul_ps(a, b); }
+  static V sub(V a, V b) { return _mm256_sub_ps(a, b); }
+  static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+  static V div(V a, V b) { return _mm256_div_ps(a, b); }
+  static V sqrt(V a) { return _mm256_sqrt_ps(a); }
+  static V canonical(V a) {
+    return _mm256_blendv_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  }
+  static V load(const float* from) { return _mm256_loadu_ps(from); }
+  static void store(float* to, V a) { _mm256_storeu_ps(to, a); }
+  static __m256i first(std::int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static V load_first(const float* from, std::int64_t n) { return _mm256_maskload_ps(from, first(n)); }
+  static void store_first(float* to, V a, std::int64_t n) { _mm256_maskstore_ps(to, first(n), a); }
+  static __m256i rounded(V a) {
+    const __m256i u = _mm256_castps_si256(a);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  }
+  static __m256i round16(V low, V high) {
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded(low), rounded(high)), 0xd8);
+  }
+  static void store16_first(bf16* to, V a, std::int64_t n) {
+    alignas(32) std::uint16_t bits[16];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(bits), round16(a, a));
+    for (std::int64_t i = 0; i < n; ++i) to[i].bits = bits[i];
+  }
+  static void stream16(bf16* to, const V* a) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), round16(a[0], a[1]));
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to + 16), round16(a[2], a[3]));
+  }
+  static void fence() { _mm_sfence(); }
+};
+#else
+struct Ops {
+  using V = float;
+  static constexpr std::int64_t kWidth = 1;
+  static V set1(float x) { return x; }
+  static V mul(V a, V b) { return a * b; }
+  static V sub(V a, V b) { return a - b; }
+  static V fma(V a, V b, V c) { return __builtin_fmaf(a, b, c); }  // exact where it is a library call too
+  static V div(V a, V b) { return a / b; }
+  static V sqrt(V a) { return __builtin_sqrtf(a); }
+  static V canonical(V a) { return a != a ? __builtin_nanf("") : a; }
+  static V load(const float* from) { return *from; }
+  static void store(float* to, V a) { *to = a; }
+  static V load_first(const float* from, std::int64_t) { return *from; }
+  static void store_first(float* to, V a, std::int64_t) { *to = a; }
+  static void store16_first(bf16* to, V a, std::int64_t) { *to = to_bf16(a); }
+  static void stream16(bf16* to, const V* a) {
+    for (std::int64_t i = 0; i < kChunk; ++i) to[i] = to_bf16(a[i]);
+  }
+  static void fence() {}
+};
+#endif
+
+void chunk(const AdamWSlice& s, std::int64_t at, const AdamWCoefficients<Ops>& c) {
+  constexpr std::int64_t kVectors = kChunk / Ops::kWidth;
+  Ops::V p[kVectors];
+  for (std::int64_t k = 0; k < kVectors; ++k) {
+    const std::int64_t i = at + k * Ops::kWidth;
+    p[k] = Ops::load(s.p + i);
+    Ops::V m = Ops::load(s.m + i);
+    Ops::V v = Ops::load(s.v + i);
+    adamw_element<Ops>(p[k], m, v, Ops::load(s.g + i), c);
+    Ops::store(s.p + i, p[k]);
+    Ops::store(s.m + i, m);
+    Ops::store(s.v + i, v);
+  }
+  if (s.p16 != nullptr) Ops::stream16(s.p16 + at, p);
+}
+
+void elements(const AdamWSlice& s, std::int64_t begin, std::int64_t end, const AdamWCoefficients<Ops>& c) {
+  for (std::int64_t i = begin; i < end; i += Ops::kWidth) {
+    const std::int64_t n = end - i < Ops::kWidth ? end - i : Ops::kWidth;
+    Ops::V p = Ops::load_first(s.p + i, n);
+    Ops::V m = Ops::load_first(s.m + i, n);
+    Ops::V v = Ops::load_first(s.v + i, n);
+    adamw_element<Ops>(p, m, v, Ops::load_first(s.g + i, n), c);
+    Ops::store_first(s.p + i, p, n);
+    Ops::store_first(s.m + i, m, n);
+    Ops::store_first(s.v + i, v, n);
+    if (s.p16 != nullptr) Ops::store16_first(s.p16 + i, p, n);
+  }
+}
+
+}  // namespace
+
+void adamw_update(const AdamWSlice& s, const AdamWScalars& scalars) {
+  const AdamWCoefficients<Ops> c(scalars, s.decay);
+  // Whole lines of p16 are streamed past the caches: nothing on this processor reads them soon.
+  const auto misaligned = reinterpret_cast<std::uintptr_t>(s.p16) % kLine;
+  const auto to_line = static_cast<std::int64_t>((kLine - misaligned) % kLine / sizeof(bf16));
+  std::int64_t i = to_line < s.n ? to_line : s.n;
+  elements(s, 0, i, c);
+  for (; i + kChunk <= s.n; i += kChunk) chunk(s, i, c);
+  elements(s, i, s.n, c);
+  if (s.p16 != nullptr) Ops::fence();
+}
+
+}  // namespace strata::STRATA_ISA

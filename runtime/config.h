@@ -1,0 +1,139 @@
+// Typed configuration: a schema of keys bound to the fields of a struct, read from YAML files and "key=value" overrides.
+// Unknown keys, wrong types, values out of range and keys given twice are problems; a parse reports all of them at once,
+// each with file:line (or the override it came from), what was found and what is expected.
+//
+//   ConfigSchema schema;
+//   schema.section("training", "Length and size of the run.");
+//   schema.add("training.steps", options.steps, "Updates to make.").at_least(1).alias("train_iters");
+//   Status status = schema.parse_file("my.yaml", {"training.steps=10"});
+//
+// A file may name another one to inherit from, relative to itself: `base: other.yaml`. What a file says overrides its base;
+// overrides are applied last and the last one of a key wins. Not thread-safe; bound fields must outlive the schema.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/status.h"
+
+namespace strata {
+
+// What a YAML file says for one key, before it has a type.
+struct ConfigValue {
+  enum class Kind { scalar, list, empty } kind = Kind::scalar;
+  std::string text;                // scalar
+  bool quoted = false;             // scalar written in quotes: text, never a number
+  std::vector<ConfigValue> items;  // list; scalars only
+  std::string describe() const;    // for messages: `"abc"`, `a list of 2`, `nothing`
+};
+
+class ConfigSchema {
+ public:
+  class Key {
+   public:
+    // Another spelling. "name" is accepted in the key's own section and at the top level, "a.b.name" only as that path.
+    // `values` translates what is written there ({"true", "bf16"}); empty: taken as it is.
+    Key& alias(const std::string& spelling, std::vector<std::pair<std::string, std::string>> values = {});
+    Key& unit(const std::string& unit);
+    Key& at_least(double least);  // numbers, bytes, durations
+    Key& greater_than(double bound);
+    Key& at_most(double most);
+    Key& less_than(double bound);
+    // The zero, empty or absent value is spelled `auto` and stands for `meaning`, which code above fills in.
+    Key& automatic(const std::string& meaning);
+
+   private:
+    friend class ConfigSchema;
+    struct Alias {
+      std::string path;
+      std::vector<std::pair<std::string, std::string>> values;
+    };
+    std::string path_, doc_, type_, unit_, auto_meaning_;
+    std::vector<Alias> aliases_;
+    std::optional<double> least_, above_, most_, below_;
+    bool is_text_ = false;  // `auto` in quotes is text
+    bool takes_list_ = false;
+    bool takes_quotes_ = true;                     // a quoted scalar is acceptable
+    std::function<bool(const ConfigValue&)> set_;  // false: not of this type
+    std::function<std::string()> get_;             // as YAML
+    std::function<double()> number_;               // for the range; empty: not a number
+    std::function<bool()> is_automatic_;
+    std::function<void()> make_automatic_;
+    bool assign(const ConfigValue& value) const;
+    bool in_range() const;
+    std::string expected() const;
+    std::string range() const;
+    std::string yaml() const;
+    std::string reference_row() const;
+  };
+
+  ConfigSchema();
+  ~ConfigSchema();
+  ConfigSchema(const ConfigSchema&) = delete;
+  ConfigSchema& operator=(const ConfigSchema&) = delete;
+
+  // Sections appear in the reference in the order of these calls.
+  void section(const std::string& path, const std::string& doc);
+
+  // `path` is the canonical, dotted spelling; `target` holds the default.
+  Key& add(const std::string& path, bool& target, const std::string& doc);
+  Key& add(const std::string& path, std::optional<bool>& target, const std::string& doc);
+  Key& add(const std::string& path, std::int64_t& target, const std::string& doc);
+  Key& add(const std::string& path, std::uint64_t& target, const std::string& doc);
+  Key& add(const std::string& path, double& target, const std::string& doc);
+  Key& add(const std::string& path, std::string& target, const std::string& doc);
+  Key& add(const std::string& path, std::vector<std::string>& target, const std::string& doc);
+  // "4GiB", "512MiB", "1.5GB" or a number of bytes.
+  Key& add_bytes(const std::string& path, std::uint64_t& target, const std::string& doc);
+  Key& add_bytes(const std::string& path, std::optional<std::uint64_t>& target, const std::string& doc);
+  // "90", "90s", "1.5min", "2h", "500ms"; stored in seconds.
+  Key& add_duration(const std::string& path, double& target, const std::string& doc);
+  // One of several words, upper and lower case alike; the first spelling of a value is the one that dump() writes.
+  template <class E>
+  Key& add_choice(const std::string& path, E& target, const std::vector<std::pair<std::string, E>>& choices,
+                  const std::string& doc) {
+    std::vector<std::pair<std::string, int>> words;
+    for (const auto& [word, value] : choices) words.emplace_back(word, static_cast<int>(value));
+    return add_words(
+        path, std::move(words), [&target] { return static_cast<int>(target); },
+        [&target](int value) { target = static_cast<E>(value); }, doc);
+  }
+  // A key known from elsewhere that has no counterpart; using it is an error that says `advice`.
+  void reject(const std::string& path, const std::string& advice);
+
+  // On an error the bound fields hold a mixture: discard them.
+  Status parse_file(const std::string& path, const std::vector<std::string>& overrides);
+  Status parse_text(const std::string& yaml, const std::string& name, const std::vector<std::string>& overrides);
+
+  std::vector<std::string> keys() const;
+  // YAML of all keys with the fields' present values; parses back to the same.
+  std::string dump() const;
+  // Markdown: every section and key with type, present value as its default, range, other spellings and meaning.
+  std::string reference() const;
+
+ private:
+  class Parse;
+  Key& add_key(const std::string& path, const std::string& type, const std::string& doc);
+  Key& add_words(const std::string& path, std::vector<std::pair<std::string, int>> words, std::function<int()> get,
+                 std::function<void(int)> set, const std::string& doc);
+
+  std::vector<std::pair<std::string, std::string>> sections_;
+  std::deque<Key> keys_;  // stable addresses: callers chain on Key&
+  std::vector<std::pair<std::string, std::string>> rejected_;
+};
+
+// Typed readings of one scalar, for other text formats too (command-line flags). Empty: not such a value.
+std::optional<std::int64_t> parse_integer(const std::string& text);  // 12, -3, 1_000, 1e6, 16Ki, 16Mi, 1Gi
+std::optional<double> parse_number(const std::string& text);         // finite
+std::optional<std::uint64_t> parse_bytes(const std::string& text);
+std::optional<double> parse_duration(const std::string& text);
+std::string exact_bytes(std::uint64_t bytes);  // exact: "4GiB" where it divides, else the number
+// Insertions, deletions, substitutions and swaps of neighbours that turn a into b.
+int edit_distance(const std::string& a, const std::string& b);
+
+}  // namespace strata

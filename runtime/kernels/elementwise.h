@@ -1,0 +1,40 @@
+// Sums, casts and checks over flat ranges. See embedding.h for threads and ordering.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/stream.h"
+#include "runtime/tensor.h"
+
+namespace strata::kernels {
+
+// y = a + b (computed in f32, rounded once). y may be a or b.
+struct AddArgs {
+  ConstTensorRef a, b;
+  TensorRef y;
+};
+void add(const AddArgs& args, StreamRef stream);
+
+// y = x converted between f32, bf16 and f16 (dtype.h's rounding).
+struct CastArgs {
+  ConstTensorRef x;
+  TensorRef y;
+};
+void cast(const CastArgs& args, StreamRef stream);
+
+// Synchronous host versions for other modules' worker threads (any thread, no stream): the same bits as the stream versions.
+void cast_f32_to_bf16(const float* x, bf16* y, std::int64_t n);
+void cast_bf16_to_f32(const bf16* x, float* y, std::int64_t n);
+// acc[i] += x[i]
+void accumulate_f32(const float* x, float* acc, std::int64_t n);
+
+// partials[k] = sum of squares of x[4096k .. min(4096(k+1), n)): 16 double lanes (lane l sums elements l, l+16, ... of the
+// block), combined as a fixed tree. The unit of every norm (DESIGN.md section 7.4): independent of how x is cut, provided cuts
+// are multiples of kNormBlock.
+inline constexpr std::int64_t kNormBlock = 4096;
+void sum_squares_blocks(const float* x, std::int64_t n, double* partials);
+
+// Index of the first element that is not finite, or -1.
+std::int64_t find_nonfinite(ConstTensorRef x);
+
+}  // namespace strata::kernels

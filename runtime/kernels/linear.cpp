@@ -1,0 +1,115 @@
+#include "runtime/kernels/linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/kernels/gemm.h"
+#include "runtime/kernels/host_dispatch.h"
+#include "runtime/kernels/linear_table.h"
+
+namespace strata::kernels {
+namespace {
+
+void check_matrix(const ConstTensorRef& tensor, DType dtype, const char* what) {
+  STRATA_CHECK(tensor.shape.rank() == 2, std::string(what) + " has shape " + tensor.shape.str() + ", expected two dims");
+  check_dtype(tensor, dtype, what);
+}
+
+// R may be 0; a layer has inputs and outputs.
+void check_weight(const ConstTensorRef& w_OI, DType dtype, const char* what) {
+  check_matrix(w_OI, dtype, what);
+  STRATA_CHECK(w_OI.shape[0] > 0 && w_OI.shape[1] > 0, std::string(what) + " has shape " + w_OI.shape.str());
+}
+
+// bf16 operands go to the library as they are only with AVX-512, also when a slower instruction set was asked for.
+bool use_native_bf16() { return active_isa() == Isa::avx512; }
+
+Status run_gemm(const Gemm& gemm, bool native, ThreadPool& pool) {
+  TiledGemm tiled(gemm, pool.threads(), native);
+  pool.parallel_for(tiled.tiles(), [&](std::int64_t tile) { tiled.run(tile); });
+  return tiled.status();
+}
+
+template <class T>
+Status backward_weight(const LinearBackwardWeightArgs& args, const LinearTable& table, bool native, ThreadPool& pool) {
+  const std::int64_t R = args.dy_RO.shape[0], O = args.dy_RO.shape[1], I = args.x_RI.shape[1];
+  if (R == 0) {
+    if (args.accumulate) return {};
+    std::memset(args.dw_OI.data, 0, args.dw_OI.bytes());
+    if (is_given(args.db_O)) std::memset(args.db_O.data, 0, args.db_O.bytes());
+    return {};
+  }
+  const Gemm gemm = {
+      .shape = {.m = O, .n = I, .k = R, .trans_a = true, .accumulate = args.accumulate, .operands = args.x_RI.dtype},
+      .pointers = {.a = args.dy_RO.data, .b = args.x_RI.data, .c = args.dw_OI.data}};
+  TiledGemm tiled(gemm, pool.threads(), native);
+  const std::int64_t sums = is_given(args.db_O) ? blocks_of(O, kSumColumns) : 0;
+  pool.parallel_for(tiled.tiles() + sums, [&](std::int64_t task) {
+    if (task < tiled.tiles()) return tiled.run(task);
+    const std::int64_t first = (task - tiled.tiles()) * kSumColumns;
+    const std::int64_t columns = std::min(kSumColumns, O - first);
+    table.loops.get<T>().column_sums(args.dy_RO.as<T>() + first, R, O, columns, args.accumulate, args.db_O.as<float>() + first);
+  });
+  return tiled.status();
+}
+
+}  // namespace
+
+void linear_forward(const LinearForwardArgs& args, StreamRef stream) {
+  const DType dtype = args.x_RI.dtype;
+  check_compute_dtype(dtype, "x");
+  check_matrix(args.x_RI, dtype, "x");
+  check_weight(args.w_OI, dtype, "w");
+  const std::int64_t R = args.x_RI.shape[0], I = args.x_RI.shape[1], O = args.w_OI.shape[0];
+  check_shape(args.w_OI, {O, I}, "w");
+  if (is_given(args.b_O)) check_tensor(args.b_O, dtype, {O}, "b");
+  check_shape(args.y_RO, {R, O}, "y");
+  STRATA_CHECK(args.y_RO.dtype == dtype || args.y_RO.dtype == DType::f32, "y has the dtype of x or is f32");
+  enqueue_host("linear_forward", stream, [=, native = use_native_bf16(), &pool = stream.device().pool()]() -> Status {
+    if (R == 0) return {};
+    return run_gemm({.shape = {.m = R,
+                               .n = O,
+                               .k = I,
+                               .trans_b = true,
+                               .bias = is_given(args.b_O),
+                               .operands = dtype,
+                               .result = args.y_RO.dtype},
+                     .pointers = {.a = args.x_RI.data, .b = args.w_OI.data, .bias = args.b_O.data, .c = args.y_RO.data}},
+                    native, pool);
+  });
+}
+
+void linear_backward_input(const LinearBackwardInputArgs& args, StreamRef stream) {
+  const DType dtype = args.dy_RO.dtype;
+  check_compute_dtype(dtype, "dy");
+  check_matrix(args.dy_RO, dtype, "dy");
+  check_weight(args.w_OI, dtype, "w");
+  const std::int64_t R = args.dy_RO.shape[0], O = args.dy_RO.shape[1], I = args.w_OI.shape[1];
+  check_shape(args.w_OI, {O, I}, "w");
+  check_tensor(args.dx_RI, dtype, {R, I}, "dx");
+  enqueue_host("linear_backward_input", stream, [=, native = use_native_bf16(), &pool = stream.device().pool()]() -> Status {
+    if (R == 0) return {};
+    return run_gemm({.shape = {.m = R, .n = I, .k = O, .accumulate = args.accumulate, .operands = dtype, .result = dtype},
+                     .pointers = {.a = args.dy_RO.data, .b = args.w_OI.data, .c = args.dx_RI.data}},
+                    native, pool);
+  });
+}
+
+void linear_backward_weight(const LinearBackwardWeightArgs& args, StreamRef stream) {
+  const DType dtype = args.dy_RO.dtype;
+  check_compute_dtype(dtype, "dy");
+  check_matrix(args.dy_RO, dtype, "dy");
+  check_matrix(args.x_RI, dtype, "x");
+  const std::int64_t R = args.dy_RO.shape[0], O = args.dy_RO.shape[1], I = args.x_RI.shape[1];
+  check_shape(args.x_RI, {R, I}, "x");
+  check_weight(args.dw_OI, DType::f32, "dw");
+  check_shape(args.dw_OI, {O, I}, "dw");
+  if (is_given(args.db_O)) check_tensor(args.db_O, DType::f32, {O}, "db");
+  enqueue_host("linear_backward_weight", stream,
+               [=, &table = linear_table(), native = use_native_bf16(), &pool = stream.device().pool()] {
+                 return dtype == DType::f32 ? backward_weight<float>(args, table, native, pool)
+                                            : backward_weight<bf16>(args, table, native, pool);
+               });
+}
+
+}  // namespace strata::kernels

@@ -1,0 +1,89 @@
+#include "runtime/rng.h"
+
+#include <bit>
+#include <cmath>
+#include <numbers>
+
+#include "runtime/status.h"
+
+namespace strata {
+
+std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> k) {
+  for (int round = 0; round < 10; ++round) {
+    const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c[0];
+    const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c[2];
+    c = {static_cast<std::uint32_t>(p1 >> 32) ^ c[1] ^ k[0], static_cast<std::uint32_t>(p1),
+         static_cast<std::uint32_t>(p0 >> 32) ^ c[3] ^ k[1], static_cast<std::uint32_t>(p0)};
+    k[0] += 0x9E3779B9u;
+    k[1] += 0xBB67AE85u;
+  }
+  return c;
+}
+
+namespace {
+
+std::array<std::uint32_t, 4> block(std::uint64_t seed, std::uint64_t stream, std::uint64_t index) {
+  return philox4x32({static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32),
+                     static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)},
+                    {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+}
+
+}  // namespace
+
+std::uint32_t Philox::u32(std::uint64_t index) const { return block(seed_, stream_, index / 4)[index % 4]; }
+
+std::uint64_t Philox::u64(std::uint64_t index) const {
+  const auto b = block(seed_, stream_, index / 2);
+  return index % 2 == 0 ? (std::uint64_t{b[1]} << 32 | b[0]) : (std::uint64_t{b[3]} << 32 | b[2]);
+}
+
+void Philox::normal(std::uint64_t first, float mean, float stddev, std::span<float> out) const {
+  // Block q gives values 2q and 2q+1: two 32-bit words make the radius, two the angle.
+  std::uint64_t i = 0;
+  while (i < out.size()) {
+    const std::uint64_t index = first + i;
+    const auto b = block(seed_, stream_, index / 2);
+    const double u1 = (static_cast<double>(std::uint64_t{b[1]} << 32 | b[0]) + 0.5) * 0x1p-64;
+    const double u2 = static_cast<double>(std::uint64_t{b[3]} << 32 | b[2]) * 0x1p-64;
+    const double radius = std::sqrt(-2.0 * std::log(u1));
+    const double angle = 2.0 * std::numbers::pi * u2;
+    const std::array<double, 2> pair = {radius * std::cos(angle), radius * std::sin(angle)};
+    for (std::uint64_t j = index % 2; j < 2 && i < out.size(); ++j, ++i)
+      out[i] = static_cast<float>(static_cast<double>(mean) + static_cast<double>(stddev) * pair[j]);
+  }
+}
+
+std::uint64_t stream_id(std::string_view name) {
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+Permutation::Permutation(std::uint64_t n, std::uint64_t seed, std::uint64_t epoch) : n_(n) {
+  const int bits = n <= 2 ? 2 : static_cast<int>(std::bit_width(n - 1));
+  half_bits_ = static_cast<std::uint32_t>((bits + 1) / 2);
+  const Philox draw(seed, stream_id("permutation") ^ epoch);
+  for (std::size_t r = 0; r < keys_.size(); ++r) keys_[r] = {draw.u32(2 * r), draw.u32(2 * r + 1)};
+}
+
+std::uint64_t Permutation::round_trip(std::uint64_t x) const {
+  const std::uint64_t mask = (std::uint64_t{1} << half_bits_) - 1;
+  std::uint64_t left = x >> half_bits_;
+  std::uint64_t right = x & mask;
+  for (const auto& key : keys_) {
+    const auto f = philox4x32({static_cast<std::uint32_t>(right), static_cast<std::uint32_t>(right >> 32), 0, 0}, key);
+    const std::uint64_t next = left ^ ((std::uint64_t{f[1]} << 32 | f[0]) & mask);
+    left = right;
+    right = next;
+  }
+  return left << half_bits_ | right;
+}
+
+std::uint64_t Permutation::operator()(std::uint64_t i) const {
+  STRATA_CHECK(i < n_, "index outside the permutation");
+  do i = round_trip(i);
+  while (i >= n_);
+  return i;
+}
+
+}  // namespace strata

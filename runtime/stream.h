@@ -1,0 +1,109 @@
+// Device, Stream, Event. Everything that takes time is an operation on a stream: an in-order queue served by a worker
+// (host: a thread; cuda: a CUDA stream). Streams run beside each other; events order them.
+//
+// Failure. An operation that fails poisons its stream: later operations on it are skipped, and every event recorded on it,
+// and every stream that waits for such an event, carries the first error. Nothing is lost: synchronize() returns it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "runtime/status.h"
+#include "runtime/thread_pool.h"
+#include "runtime/trace.h"
+
+namespace strata {
+
+enum class Backend {
+  host,  // kernels run on CPU threads
+  cuda,
+  dry  // operations are accepted and not executed: a plan measures memory and schedule by running the real code on it
+};
+const char* to_string(Backend backend);
+
+// What streams belong to. Outlives every stream made on it.
+class Device {
+ public:
+  // threads: of the compute pool on the host backend (>= 1).
+  Device(Backend backend, int threads);
+  Backend backend() const { return backend_; }
+  // Used by host kernels only, from the compute stream's worker.
+  ThreadPool& pool() const { return *pool_; }
+  TraceRecorder& trace() const { return *trace_; }
+
+ private:
+  Backend backend_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<TraceRecorder> trace_;
+};
+
+// A point in a stream. Copyable; a default-constructed event is complete.
+class Event {
+ public:
+  Event() = default;
+  bool is_complete() const;
+  // Blocks the calling thread until the point is reached; returns the stream's status there.
+  Status wait() const;
+
+ private:
+  friend class Stream;
+  friend class StreamRef;
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+class Stream;
+
+// Non-owning; what functions take as their last argument. There is no default stream.
+class StreamRef {
+ public:
+  StreamRef(Stream& stream) : stream_(&stream) {}  // NOLINT: implicit by design
+  StreamRef(int) = delete;
+  StreamRef(std::nullptr_t) = delete;
+
+  Device& device() const;
+  Backend backend() const { return device().backend(); }
+  // Host and dry backends: appends an operation. `name` is a literal (it appears in traces). Returns at once; what the
+  // closure refers to must stay alive until the operation is complete. A Status other than ok, or an exception, poisons.
+  void enqueue(const char* name, std::function<Status()> operation) const;
+  // Makes later operations of this stream wait for `event`. Does not block the caller.
+  void wait(const Event& event) const;
+  // The event of everything enqueued so far.
+  [[nodiscard]] Event record() const;
+  // Blocks the caller until everything enqueued so far is done.
+  Status synchronize() const { return record().wait(); }
+
+ private:
+  Stream* stream_;
+};
+
+// Owns the queue and its worker. Not movable: operations and refs point to it.
+class Stream {
+ public:
+  Stream(Device& device, std::string name);
+  ~Stream();  // waits for what is queued; an unread error is printed to stderr
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  StreamRef ref() { return {*this}; }
+  Device& device() const { return device_; }
+  const std::string& name() const { return name_; }
+  // Seconds its operations have run so far (waiting for events not counted).
+  double busy_seconds() const;
+
+ private:
+  friend class StreamRef;
+  class Worker;
+  Device& device_;
+  std::string name_;
+  int lane_;
+  std::unique_ptr<Worker> worker_;  // null on the dry backend
+};
+
+// Copies n bytes on `stream` (host: memcpy by its worker). Ranges do not overlap.
+void copy_async(const void* from, void* to, std::size_t n, StreamRef stream);
+// Fills n bytes with zero on `stream`.
+void zero_async(void* to, std::size_t n, StreamRef stream);
+
+}  // namespace strata

@@ -1,0 +1,186 @@
+#include "nvme/block_file.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <thread>
+
+#include "nvme/benchmark.h"
+#include "support.h"
+
+namespace strata {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+
+// A small file system of its own, where the tests may mount.
+class SmallFileSystem {
+ public:
+  explicit SmallFileSystem(std::size_t bytes) {
+    mounted_ = ::mount("tmpfs", folder_.path().c_str(), "tmpfs", 0, ("size=" + std::to_string(bytes)).c_str()) == 0;
+    if (!mounted_) why_ = std::string("mount: ") + std::strerror(errno);
+  }
+  ~SmallFileSystem() {
+    if (mounted_) ::umount2(folder_.path().c_str(), MNT_DETACH);
+  }
+  const std::optional<std::string>& why_not() const { return why_; }
+  std::string file(const std::string& name) const { return folder_.file(name); }
+
+ private:
+  TempFolder folder_;
+  bool mounted_ = false;
+  std::optional<std::string> why_;
+};
+
+std::uint64_t allocated_bytes(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 ? static_cast<std::uint64_t>(info.st_blocks) * 512 : 0;
+}
+
+TEST(BlockFile, CreateAllocatesEverythingAndReadsAsZeros) {
+  TempFolder folder;
+  for (const bool prewrite : {false, true}) {
+    for (const std::size_t bytes : {std::size_t{0}, std::size_t{4096}, 4 * kMiB, 4 * kMiB + 4096}) {
+      std::ofstream(folder.file("f")) << "leftover of an earlier run";
+      auto file = BlockFile::create(folder.file("f"), bytes, {.prewrite = prewrite});
+      ASSERT_TRUE(file.ok()) << file.status().message();
+      EXPECT_EQ(file->bytes(), bytes);
+      EXPECT_EQ(std::filesystem::file_size(folder.file("f")), bytes);
+      EXPECT_GE(allocated_bytes(folder.file("f")), bytes);
+      std::ifstream in(folder.file("f"), std::ios::binary);
+      std::string content(bytes, 'x');
+      in.read(content.data(), static_cast<std::streamsize>(bytes));
+      EXPECT_EQ(content, std::string(bytes, '\0'));
+    }
+  }
+}
+
+TEST(BlockFile, DirectUnlessItSaysWhyNot) {
+  TempFolder folder;
+  const auto file = BlockFile::create(folder.file("f"), 4096, {});
+  ASSERT_TRUE(file.ok());
+  EXPECT_NE(file->direct(), !file->why_buffered().empty());
+  EXPECT_EQ((::fcntl(file->fd(), F_GETFL) & O_DIRECT) != 0, file->direct());
+  EXPECT_EQ(4096 % file->alignment(), 0U);
+}
+
+TEST(BlockFile, BufferedWhenAskedNeedsNoExcuse) {
+  TempFolder folder;
+  const auto file = BlockFile::create(folder.file("f"), 4096, {.direct = false});
+  ASSERT_TRUE(file.ok());
+  EXPECT_FALSE(file->direct());
+  EXPECT_EQ(file->why_buffered(), "");
+  EXPECT_EQ(file->alignment(), 1U);
+}
+
+TEST(BlockFile, AFileInUseIsNotTakenOver) {
+  TempFolder folder;
+  auto first = BlockFile::create(folder.file("f"), 8192, {});
+  ASSERT_TRUE(first.ok());
+  const BlockFileOptions at_once{.lock_wait = std::chrono::milliseconds(0)};
+  for (const auto& second : {BlockFile::create(folder.file("f"), 4096, at_once), BlockFile::open(folder.file("f"), at_once)}) {
+    ASSERT_FALSE(second.ok());
+    EXPECT_THAT(second.status().message(), AllOf(HasSubstr(folder.file("f")), HasSubstr("another process uses this file")));
+  }
+  EXPECT_EQ(std::filesystem::file_size(folder.file("f")), 8192U);
+  { const BlockFile closed = std::move(first).value(); }
+  EXPECT_TRUE(BlockFile::open(folder.file("f"), {}).ok());
+}
+
+TEST(BlockFile, WaitsForAPredecessorThatIsOnItsWayOut) {
+  TempFolder folder;
+  auto first = BlockFile::create(folder.file("f"), 8192, {});
+  ASSERT_TRUE(first.ok());
+  std::thread leaving([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    const BlockFile closed = std::move(first).value();
+  });
+  const auto second = BlockFile::create(folder.file("f"), 4096, {});
+  leaving.join();
+  EXPECT_TRUE(second.ok()) << second.status().message();
+}
+
+TEST(BlockFile, BadPathsAreNamed) {
+  TempFolder folder;
+  const auto no_folder = BlockFile::create(folder.file("absent/f"), 4096, {});
+  ASSERT_FALSE(no_folder.ok());
+  EXPECT_EQ(no_folder.status().message(), "open: " + folder.file("absent/f") + ": No such file or directory");
+  EXPECT_FALSE(BlockFile::open(folder.file("absent"), {}).ok());
+  EXPECT_FALSE(BlockFile::create(folder.path(), 4096, {}).ok());
+  EXPECT_FALSE(BlockFile::open("/dev/null", {}).ok());
+}
+
+TEST(BlockFile, FullFileSystemSaysWhatIsNeededAndWhatIsFree) {
+  SmallFileSystem small(2 * kMiB);
+  if (small.why_not()) GTEST_SKIP() << *small.why_not();
+  const auto fits = BlockFile::create(small.file("fits"), kMiB, {});
+  ASSERT_TRUE(fits.ok()) << fits.status().message();
+  for (const bool prewrite : {false, true}) {
+    const auto file = BlockFile::create(small.file("f"), kMiB + 4096, {.prewrite = prewrite});
+    ASSERT_FALSE(file.ok());
+    EXPECT_EQ(file.status().code(), Code::io_error);
+    EXPECT_THAT(file.status().message(),
+                AllOf(HasSubstr(small.file("f")), HasSubstr("(1052672 bytes)"), HasSubstr("free are 1.00 MiB (1048576 bytes)"),
+                      HasSubstr("No space left on device")));
+    EXPECT_FALSE(std::filesystem::exists(small.file("f")));
+  }
+}
+
+TEST(BlockFile, FullDeviceUnderTheEngineIsAnErrorWithItsPlace) {
+  SmallFileSystem small(kMiB);
+  if (small.why_not()) GTEST_SKIP() << *small.why_not();
+  const auto file = BlockFile::create(small.file("f"), 0, {});
+  ASSERT_TRUE(file.ok());
+  Blocks out(2 * kMiB);
+  for (const auto kind : {IoEngineOptions::Kind::automatic, IoEngineOptions::Kind::threads}) {
+    const auto engine = make_io_engine(options_of(kind), nullptr).value();
+    const IoRequest request{IoRequest::Kind::write, file->fd(), out.data(), 2 * kMiB, 0};
+    const Status status = engine->run({&request, 1}, file->path());
+    EXPECT_THAT(status.message(), AllOf(HasSubstr("at offset "), HasSubstr(small.file("f") + ": No space left on device")));
+  }
+}
+
+TEST(BlockFile, FileSizeLimitIsAnErrorAndNotASignal) {
+  TempFolder folder;
+  rlimit old_limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old_limit), 0);
+  const rlimit limit{kMiB, old_limit.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const auto fits = BlockFile::create(folder.file("fits"), kMiB, {});
+  const auto file = BlockFile::create(folder.file("f"), kMiB + 4096, {});
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &old_limit), 0);
+  EXPECT_TRUE(fits.ok()) << fits.status().message();
+  ASSERT_FALSE(file.ok());
+  EXPECT_THAT(file.status().message(), AllOf(HasSubstr(folder.file("f")), HasSubstr("1052672"), HasSubstr("at most 1048576"),
+                                             HasSubstr("ulimit -f"), HasSubstr("File too large")));
+  EXPECT_FALSE(std::filesystem::exists(folder.file("f")));
+}
+
+TEST(MeasureNvme, GivesOneSampleARepeatAndRemovesItsFile) {
+  TempFolder folder;
+  const auto rates = measure_nvme(folder.path(), kMiB + 1, options_of(IoEngineOptions::Kind::automatic), 0.03, 3);
+  ASSERT_TRUE(rates.ok()) << rates.status().message();
+  for (const NvmeRate& rate : {rates->read, rates->write, rates->mixed}) {
+    EXPECT_EQ(rate.samples.size(), 3U);
+    EXPECT_GT(rate.median, 0);
+    EXPECT_THAT(rate.samples, ::testing::Contains(rate.median));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+  EXPECT_FALSE(measure_nvme(folder.path(), kMiB - 1, {}, 1, 1).ok());
+  EXPECT_FALSE(measure_nvme(folder.path(), kMiB, {}, 1, 0).ok());
+  EXPECT_FALSE(measure_nvme(folder.file("absent"), kMiB, {}, 0, 1).ok());
+}
+
+}  // namespace
+}  // namespace strata

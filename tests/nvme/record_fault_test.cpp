@@ -1,0 +1,200 @@
+// Every single operation of writing and reading a record fails once, in every way: the Status says so, and the version before
+// stays readable.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <vector>
+
+#include "nvme/faulty_engine.h"
+#include "nvme/record_file.h"
+#include "support.h"
+
+namespace strata {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+
+constexpr std::size_t kPayload = 3 * 16384 + 5;  // 3 full blocks and a rest
+constexpr std::uint64_t kForever = ~std::uint64_t{0};
+
+class RecordFaults : public EachEngine {
+ protected:
+  void SetUp() override {
+    EachEngine::SetUp();
+    if (IsSkipped()) return;
+    const IoEngineOptions options = options_of(GetParam(), 4, 16384);
+    faulty_ = std::make_unique<FaultyEngine>(make_io_engine(options, nullptr).value(), options);
+  }
+  void create(bool durable) {
+    file_.reset();
+    faulty_->reset();
+    file_ = RecordFile::create(folder_.file("state"), {kPayload}, {durable, true, true}).value();
+    ASSERT_TRUE(write(1).ok());
+    faulty_->reset();
+  }
+  Status write(std::uint64_t version) {
+    Blocks buffer(file_->buffer_bytes({0}));
+    buffer.fill(version);
+    return file_->write(*faulty_, {0}, version, buffer.span());
+  }
+  // With what the engine gives; wrong bytes that nobody noticed are Code::internal.
+  Status read(std::uint64_t version) {
+    Blocks buffer(file_->buffer_bytes({0}));
+    STRATA_RETURN_IF_ERROR(file_->read(*faulty_, {0}, version, buffer.span()));
+    return buffer.first_difference(version, kPayload) == kPayload ? Status() : Status(Code::internal, "unnoticed");
+  }
+  std::uint64_t operations_of_a_write(bool durable) {
+    create(durable);
+    EXPECT_TRUE(write(2).ok());
+    return faulty_->operations();
+  }
+  std::uint64_t operations_of_a_read() {
+    create(false);
+    EXPECT_TRUE(read(1).ok());
+    return faulty_->operations();
+  }
+  // After a write of version 2 that went wrong: 1 is readable, and writing again succeeds.
+  void expect_recovery() {
+    faulty_->reset();
+    const Status before = read(1);
+    EXPECT_TRUE(before.ok()) << before.message();
+    EXPECT_EQ(read(2).code(), Code::corrupt);
+    EXPECT_TRUE(write(2).ok());
+    EXPECT_TRUE(read(2).ok());
+  }
+
+  std::unique_ptr<FaultyEngine> faulty_;
+  std::unique_ptr<RecordFile> file_;
+};
+
+TEST_P(RecordFaults, CountsWhatADurableWriteDoes) {
+  EXPECT_EQ(operations_of_a_read(), 4U) << "payload and header in one sweep of 16 KiB blocks";
+  EXPECT_EQ(operations_of_a_write(false), 5U) << "payload, then header";
+  EXPECT_EQ(operations_of_a_write(true), 7U) << "payload, flush, header, flush";
+}
+
+TEST_P(RecordFaults, AnyFailingOperationOfAWriteIsReported) {
+  for (const bool durable : {false, true}) {
+    const std::uint64_t operations = operations_of_a_write(durable);
+    for (const int error : {EIO, ENOSPC}) {
+      for (std::uint64_t i = 0; i < operations; ++i) {
+        create(durable);
+        faulty_->inject({.kind = Fault::Kind::fail, .first = i, .error = error});
+        const Status status = write(2);
+        ASSERT_EQ(status.code(), Code::io_error) << i;
+        EXPECT_THAT(status.message(), AllOf(HasSubstr(file_->path()), HasSubstr(std::generic_category().message(error))));
+        EXPECT_THAT(status.message(), AnyOf(HasSubstr("bytes at offset "), HasSubstr("flush to the device")));
+        if (i + 1 < operations || !durable) expect_recovery();
+        faulty_->reset();
+        EXPECT_TRUE(read(1).ok());
+      }
+    }
+  }
+}
+
+TEST_P(RecordFaults, AWriterThatStopsAnywhereLeavesTheVersionBefore) {
+  const std::uint64_t operations = operations_of_a_write(false);
+  for (std::uint64_t i = 0; i < operations; ++i) {
+    create(false);
+    ASSERT_TRUE(write(2).ok());
+    ASSERT_TRUE(write(3).ok());
+    faulty_->reset();
+    faulty_->inject({.kind = Fault::Kind::fail, .first = i, .count = kForever});
+    EXPECT_FALSE(write(4).ok());
+    faulty_->reset();
+    EXPECT_TRUE(read(3).ok());
+    EXPECT_EQ(read(4).code(), Code::corrupt);
+    EXPECT_EQ(read(2).code(), i == 0 ? Code::ok : Code::corrupt) << "half a payload never passes for the old version";
+  }
+}
+
+TEST_P(RecordFaults, AnyFailingOperationOfAReadIsReported) {
+  const std::uint64_t operations = operations_of_a_read();
+  for (std::uint64_t i = 0; i < operations; ++i) {
+    create(false);
+    faulty_->inject({.kind = Fault::Kind::fail, .first = i});
+    const Status status = read(1);
+    EXPECT_EQ(status.code(), Code::io_error);
+    EXPECT_THAT(status.message(), AllOf(HasSubstr(file_->path()), HasSubstr("read of "), HasSubstr("Input/output error")));
+    EXPECT_TRUE(read(1).ok()) << "and the next read works";
+  }
+}
+
+TEST_P(RecordFaults, ShortTransfersAreContinued) {
+  const std::uint64_t writes = operations_of_a_write(false);
+  for (std::uint64_t i = 0; i <= writes; ++i) {
+    create(false);
+    faulty_->inject({.kind = Fault::Kind::shorten, .first = i == writes ? 0 : i, .count = i == writes ? 3U : 1U});
+    const Status status = write(2);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_GT(faulty_->operations(), writes);
+    EXPECT_TRUE(read(2).ok());
+  }
+  const std::uint64_t reads = operations_of_a_read();
+  for (std::uint64_t i = 0; i < reads; ++i) {
+    create(false);
+    faulty_->inject({.kind = Fault::Kind::shorten, .first = i});
+    EXPECT_TRUE(read(1).ok());
+    EXPECT_EQ(faulty_->operations(), reads + 1);
+  }
+}
+
+TEST_P(RecordFaults, TransfersThatEndEarlyAreReported) {
+  const std::uint64_t writes = operations_of_a_write(false);
+  for (std::uint64_t i = 0; i < writes; ++i) {
+    create(false);
+    faulty_->inject({.kind = Fault::Kind::truncate, .first = i});
+    EXPECT_THAT(write(2).message(), AllOf(HasSubstr(file_->path()), HasSubstr("only 0 bytes were transferred")));
+    expect_recovery();
+  }
+  const std::uint64_t reads = operations_of_a_read();
+  for (std::uint64_t i = 0; i < reads; ++i) {
+    create(false);
+    faulty_->inject({.kind = Fault::Kind::truncate, .first = i});
+    EXPECT_THAT(read(1).message(), HasSubstr("the file ends there"));
+  }
+}
+
+TEST_P(RecordFaults, BytesThatChangeOnTheWayAreNoticed) {
+  const std::uint64_t reads = operations_of_a_read();
+  for (std::uint64_t i = 0; i + 1 < reads; ++i) {
+    create(false);
+    faulty_->inject({.kind = Fault::Kind::corrupt, .first = i});
+    EXPECT_EQ(read(1).code(), Code::corrupt) << i;
+    EXPECT_TRUE(read(1).ok()) << "the file itself is intact";
+  }
+  for (std::uint64_t i = 0; i < 3; ++i) {
+    create(false);
+    faulty_->inject({.kind = Fault::Kind::corrupt, .first = i});
+    ASSERT_TRUE(write(2).ok()) << "nobody can know yet";
+    EXPECT_EQ(read(2).code(), Code::corrupt) << i;
+    EXPECT_TRUE(read(1).ok());
+  }
+}
+
+TEST_P(RecordFaults, LostWritesAreNoticed) {
+  const std::uint64_t writes = operations_of_a_write(false);
+  for (std::uint64_t i = 0; i <= writes; ++i) {
+    create(false);
+    faulty_->inject({.kind = Fault::Kind::lose, .first = i == writes ? 0 : i, .count = i == writes ? kForever : 1});
+    ASSERT_TRUE(write(2).ok());
+    faulty_->reset();
+    EXPECT_EQ(read(2).code(), Code::corrupt) << i;
+    EXPECT_TRUE(read(1).ok());
+  }
+}
+
+TEST_P(RecordFaults, DelaysChangeNothing) {
+  create(true);
+  faulty_->inject({.kind = Fault::Kind::delay, .first = 0, .count = kForever, .delay = std::chrono::milliseconds(2)});
+  EXPECT_TRUE(write(2).ok());
+  EXPECT_TRUE(read(2).ok());
+}
+
+STRATA_FOR_EACH_ENGINE(RecordFaults);
+
+}  // namespace
+}  // namespace strata

@@ -1,0 +1,128 @@
+#include "nvme/transfer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cerrno>
+
+namespace strata {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr std::size_t kBlock = 8192;
+const std::string kPath = "/some/file";
+
+IoRequest request(std::size_t bytes, std::uint64_t offset, IoRequest::Kind kind = IoRequest::Kind::read) {
+  static std::byte memory[1 << 16];
+  return {kind, 3, memory, bytes, offset};
+}
+
+TEST(TransferQueue, EmptyRequestsAreFinishedAtOnce) {
+  const IoRequest requests[] = {request(0, 0), request(0, 4096)};
+  TransferQueue queue(requests, kBlock, 2, kPath);
+  EXPECT_TRUE(queue.finished());
+  EXPECT_EQ(queue.next(), nullptr);
+  EXPECT_TRUE(TransferQueue({}, kBlock, 2, kPath).finished());
+}
+
+TEST(TransferQueue, CutsIntoBlocksWithTheRestLast) {
+  const IoRequest requests[] = {request(2 * kBlock + 1, 4096), request(0, 0), request(kBlock, 1 << 20)};
+  TransferQueue queue(requests, kBlock, 16, kPath);
+  const std::size_t sizes[] = {kBlock, kBlock, 1, kBlock};
+  const std::uint64_t offsets[] = {4096, 4096 + kBlock, 4096 + 2 * kBlock, 1 << 20};
+  for (int i = 0; i < 4; ++i) {
+    Transfer* t = queue.next();
+    ASSERT_NE(t, nullptr);
+    EXPECT_EQ(t->bytes, sizes[i]);
+    EXPECT_EQ(t->offset, offsets[i]);
+    EXPECT_EQ(t->data - requests[i == 3 ? 2 : 0].data, i == 3 ? 0 : static_cast<std::ptrdiff_t>(t->offset - 4096));
+    EXPECT_FALSE(queue.complete(t, static_cast<std::int64_t>(t->bytes)));
+  }
+  EXPECT_EQ(queue.next(), nullptr);
+  EXPECT_TRUE(queue.finished());
+  EXPECT_TRUE(queue.status().ok());
+}
+
+TEST(TransferQueue, KeepsToTheQueueDepth) {
+  const IoRequest requests[] = {request(4 * kBlock, 0)};
+  TransferQueue queue(requests, kBlock, 2, kPath);
+  Transfer* first = queue.next();
+  ASSERT_NE(first, nullptr);
+  ASSERT_NE(queue.next(), nullptr);
+  EXPECT_EQ(queue.next(), nullptr);
+  EXPECT_EQ(queue.in_flight(), 2U);
+  queue.complete(first, kBlock);
+  EXPECT_NE(queue.next(), nullptr);
+}
+
+TEST(TransferQueue, ShortTransferGoesOnAtTheLastWholeBlock) {
+  const IoRequest requests[] = {request(kBlock, 4096)};
+  TransferQueue queue(requests, kBlock, 1, kPath);
+  Transfer* t = queue.next();
+  queue.complete(t, 4096 + 512);
+  EXPECT_FALSE(queue.finished());
+  t = queue.next();
+  ASSERT_NE(t, nullptr);
+  EXPECT_EQ(t->offset, 8192U);
+  EXPECT_EQ(t->bytes, 4096U);
+  EXPECT_EQ(t->data, requests[0].data + 4096);
+  queue.complete(t, 4096);
+  EXPECT_TRUE(queue.finished());
+  EXPECT_TRUE(queue.status().ok());
+}
+
+TEST(TransferQueue, EndOfFileIsAnErrorAndNotALoop) {
+  for (const std::int64_t moved : {0, 512}) {
+    const IoRequest requests[] = {request(4096, 8192)};
+    TransferQueue queue(requests, kBlock, 1, kPath);
+    int attempts = 0;
+    while (Transfer* t = queue.next()) {
+      queue.complete(t, moved);
+      ASSERT_LT(++attempts, 100);
+    }
+    EXPECT_TRUE(queue.finished());
+    EXPECT_EQ(queue.status().code(), Code::io_error);
+    EXPECT_THAT(queue.status().message(), HasSubstr("read of 4096 bytes at offset 8192: /some/file: only " +
+                                                    std::to_string(moved) + " bytes were transferred; the file ends there"));
+  }
+}
+
+TEST(TransferQueue, InterruptedTransfersAreRepeated) {
+  const IoRequest requests[] = {request(4096, 0)};
+  TransferQueue queue(requests, kBlock, 1, kPath);
+  EXPECT_FALSE(queue.complete(queue.next(), -EINTR));
+  EXPECT_TRUE(queue.complete(queue.next(), -EAGAIN)) << "a busy device deserves a pause";
+  EXPECT_FALSE(queue.complete(queue.next(), 4096));
+  EXPECT_TRUE(queue.finished());
+  EXPECT_TRUE(queue.status().ok());
+}
+
+TEST(TransferQueue, ADeviceThatIsBusyForeverFails) {
+  const IoRequest requests[] = {request(4096, 0)};
+  TransferQueue queue(requests, kBlock, 1, kPath);
+  int attempts = 0;
+  while (Transfer* t = queue.next()) {
+    queue.complete(t, -EAGAIN);
+    ASSERT_LT(++attempts, 100000);
+  }
+  EXPECT_THAT(queue.status().message(), HasSubstr("Resource temporarily unavailable"));
+}
+
+TEST(TransferQueue, FirstFailureIsReportedAfterTheRestHasLanded) {
+  const IoRequest requests[] = {request(4 * kBlock, 0, IoRequest::Kind::write)};
+  TransferQueue queue(requests, kBlock, 3, kPath);
+  Transfer* a = queue.next();
+  Transfer* b = queue.next();
+  Transfer* c = queue.next();
+  queue.complete(b, -EIO);
+  EXPECT_FALSE(queue.finished());
+  EXPECT_EQ(queue.next(), nullptr) << "nothing is issued after a failure";
+  queue.complete(a, -ENOSPC);
+  queue.complete(c, kBlock);
+  EXPECT_TRUE(queue.finished());
+  EXPECT_EQ(queue.status().message(), "write of 8192 bytes at offset 8192: /some/file: Input/output error");
+}
+
+}  // namespace
+}  // namespace strata

@@ -1,0 +1,155 @@
+// What the kernel tests share: typed arrays, references in double, and running a kernel on every machine it must agree on.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "runtime/kernels/isa.h"
+#include "runtime/rng.h"
+#include "runtime/stream.h"
+#include "runtime/tensor.h"
+
+namespace strata::kernels::testing {
+
+// Owns elements of a dtype; reads and writes them as double. Guard bytes behind the end catch stores that run over.
+class Array {
+ public:
+  Array(DType dtype, Shape shape) : dtype_(dtype), shape_(shape), bytes_(payload() + kGuard, std::byte{0xa5}) {
+    std::memset(bytes_.data(), 0, payload());
+  }
+  DType dtype() const { return dtype_; }
+  const Shape& shape() const { return shape_; }
+  std::int64_t numel() const { return shape_.numel(); }
+  TensorRef ref() { return {bytes_.data(), dtype_, shape_}; }
+  double at(std::int64_t i) const {
+    switch (dtype_) {
+      case DType::f32: return static_cast<double>(raw<float>(i));
+      case DType::bf16: return static_cast<double>(to_float(raw<bf16>(i)));
+      case DType::f16: return static_cast<double>(to_float(raw<f16>(i)));
+      case DType::i32: return static_cast<double>(raw<std::int32_t>(i));
+    }
+    return 0.0;
+  }
+  void set(std::int64_t i, double value) {
+    switch (dtype_) {
+      case DType::f32: put(i, static_cast<float>(value)); break;
+      case DType::bf16: put(i, to_bf16(static_cast<float>(value))); break;
+      case DType::f16: put(i, to_f16(static_cast<float>(value))); break;
+      case DType::i32: put(i, static_cast<std::int32_t>(value)); break;
+    }
+  }
+  bool guard_is_intact() const {
+    for (std::size_t i = payload(); i < bytes_.size(); ++i)
+      if (bytes_[i] != std::byte{0xa5}) return false;
+    return true;
+  }
+  bool operator==(const Array& other) const { return bytes_ == other.bytes_; }
+
+ private:
+  static constexpr std::size_t kGuard = 64;
+  std::size_t payload() const { return static_cast<std::size_t>(shape_.numel()) * size_of(dtype_); }
+  template <class T>
+  T raw(std::int64_t i) const {
+    T value;
+    std::memcpy(&value, bytes_.data() + static_cast<std::size_t>(i) * sizeof(T), sizeof(T));
+    return value;
+  }
+  template <class T>
+  void put(std::int64_t i, T value) {
+    std::memcpy(bytes_.data() + static_cast<std::size_t>(i) * sizeof(T), &value, sizeof(T));
+  }
+  DType dtype_;
+  Shape shape_;
+  std::vector<std::byte> bytes_;
+};
+
+inline Array normal(DType dtype, Shape shape, const char* name, double mean = 0.0, double stddev = 1.0) {
+  Array a(dtype, shape);
+  std::vector<float> values(static_cast<std::size_t>(a.numel()));
+  Philox(1, stream_id(name)).normal(0, static_cast<float>(mean), static_cast<float>(stddev), values);
+  for (std::size_t i = 0; i < values.size(); ++i) a.set(static_cast<std::int64_t>(i), static_cast<double>(values[i]));
+  return a;
+}
+
+inline Array tokens(std::int64_t R, std::int64_t V, const char* name) {
+  Array a(DType::i32, {R});
+  const Philox draw(2, stream_id(name));
+  for (std::int64_t r = 0; r < R; ++r)
+    a.set(r, static_cast<double>(draw.u32(static_cast<std::uint64_t>(r)) % static_cast<std::uint64_t>(V)));
+  return a;
+}
+
+// |actual - expected| <= absolute + relative * |expected|. 16-bit outputs are rounded once: half an ulp is 2^-9 of the value
+// (2^-8 next to a power of two); the rest is for f32 sums.
+struct Tolerance {
+  double relative, absolute;
+};
+inline Tolerance tolerance_of(DType dtype) { return dtype == DType::f32 ? Tolerance{1e-5, 2e-6} : Tolerance{4.1e-3, 1e-5}; }
+
+inline void expect_close(const Array& actual, const std::vector<double>& expected, const char* what, double factor = 1.0) {
+  ASSERT_EQ(actual.numel(), static_cast<std::int64_t>(expected.size())) << what;
+  EXPECT_TRUE(actual.guard_is_intact()) << what << ": wrote behind its end";
+  const Tolerance tolerance = tolerance_of(actual.dtype());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double value = actual.at(static_cast<std::int64_t>(i));
+    const double allowed = factor * (tolerance.absolute + tolerance.relative * std::abs(expected[i]));
+    ASSERT_LE(std::abs(value - expected[i]), allowed)
+        << what << "[" << i << "] of " << actual.shape().str() << " " << to_string(actual.dtype()) << ": " << value
+        << " instead of " << expected[i];
+  }
+}
+
+// The value as the dtype stores it.
+inline double rounded(double value, DType dtype) {
+  Array a(dtype, {1});
+  a.set(0, value);
+  return a.at(0);
+}
+
+using Outputs = std::vector<Array>;
+
+// Runs `kernel` (which makes its buffers, enqueues, and returns what was written) with every instruction set and 1, 2 and 3
+// threads. Thread counts must agree to the bit; `check` sees the result of each instruction set.
+inline void on_every_machine(const std::function<Outputs(StreamRef)>& kernel,
+                             const std::function<void(const Outputs&)>& check) {
+  const Isa before = active_isa();
+  for (const Isa isa : available_isas()) {
+    SCOPED_TRACE(to_string(isa));
+    ASSERT_TRUE(set_isa(isa).ok());
+    Outputs first;
+    for (const int threads : {1, 2, 3}) {
+      Device device(Backend::host, threads);
+      Stream stream(device, "compute");
+      const Outputs outputs = kernel(stream);
+      if (threads == 1)
+        first = outputs;
+      else
+        EXPECT_TRUE(first == outputs) << "the bits depend on the number of threads (" << threads << ")";
+    }
+    check(first);
+    if (::testing::Test::HasFatalFailure()) break;
+  }
+  ASSERT_TRUE(set_isa(before).ok());
+}
+
+inline void finish(StreamRef stream) {
+  const Status status = stream.synchronize();
+  ASSERT_TRUE(status.ok()) << status.message();
+}
+
+// d f / d x_i by central differences; f is evaluated in double.
+inline double derivative(const std::function<double(const std::vector<double>&)>& f, std::vector<double> x, std::size_t i) {
+  const double step = 1e-5 * std::max(1.0, std::abs(x[i]));
+  const double at = x[i];
+  x[i] = at + step;
+  const double above = f(x);
+  x[i] = at - step;
+  return (above - f(x)) / (2.0 * step);
+}
+
+}  // namespace strata::kernels::testing

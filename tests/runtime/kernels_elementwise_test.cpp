@@ -1,0 +1,200 @@
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <limits>
+
+#include "kernel_testing.h"
+#include "runtime/kernels/elementwise.h"
+
+namespace strata::kernels {
+namespace {
+
+using namespace testing;  // NOLINT
+
+const std::vector<std::int64_t> kLengths = {0, 1, 15, 16, 17, 31, 80, 769, 70001};
+
+// Every kind of f32: all exponents, ties of both 16-bit formats and their neighbours, denormals, infinities, NaNs.
+std::vector<float> interesting_floats() {
+  std::vector<float> values;
+  for (std::uint32_t sign = 0; sign < 2; ++sign)
+    for (std::uint32_t exponent = 0; exponent < 256; ++exponent)
+      for (const std::uint32_t mantissa : {0x0u, 0x1u, 0xfffu, 0x1000u, 0x1001u, 0x3000u, 0x7fffu, 0x8000u, 0x8001u, 0x18000u,
+                                           0x3fffffu, 0x400000u, 0x7fefffu, 0x7ff000u, 0x7fffffu})
+        values.push_back(std::bit_cast<float>(sign << 31 | exponent << 23 | mantissa));
+  return values;
+}
+
+template <class F>
+void with_each_isa(const F& body) {
+  const Isa before = active_isa();
+  for (const Isa isa : available_isas()) {
+    SCOPED_TRACE(to_string(isa));
+    ASSERT_TRUE(set_isa(isa).ok());
+    body();
+  }
+  ASSERT_TRUE(set_isa(before).ok());
+}
+
+TEST(Add, SumsInF32AndRoundsOnce) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const std::int64_t n : kLengths) {
+      const Array a = normal(dtype, {n}, "a");
+      const Array b = normal(dtype, {n}, "b");
+      Array expected(dtype, {n});
+      for (std::int64_t i = 0; i < n; ++i)
+        expected.set(i, static_cast<double>(static_cast<float>(a.at(i)) + static_cast<float>(b.at(i))));
+      on_every_machine(
+          [&](StreamRef stream) {
+            Array x = a, y = b, out(dtype, {n}), in_a = a, in_b = b;
+            add({.a = x.ref(), .b = y.ref(), .y = out.ref()}, stream);
+            add({.a = in_a.ref(), .b = y.ref(), .y = in_a.ref()}, stream);
+            add({.a = x.ref(), .b = in_b.ref(), .y = in_b.ref()}, stream);
+            finish(stream);
+            return Outputs{out, in_a, in_b};
+          },
+          [&](const Outputs& out) {
+            for (const Array& y : out) EXPECT_TRUE(y == expected) << n;
+          });
+    }
+}
+
+TEST(Cast, EqualsTheScalarConversionForEveryPair) {
+  const std::vector<float> values = interesting_floats();
+  const auto n = static_cast<std::int64_t>(values.size()) - 3;  // not a multiple of any vector
+  for (const DType from : {DType::f32, DType::bf16, DType::f16})
+    for (const DType to : {DType::f32, DType::bf16, DType::f16}) {
+      SCOPED_TRACE(std::string(to_string(from)) + " to " + to_string(to));
+      Array source(from, {n});
+      Array expected(to, {n});
+      for (std::int64_t i = 0; i < n; ++i) {
+        const float x = values[static_cast<std::size_t>(i)];
+        float held = x;  // what the source dtype holds
+        if (from == DType::f32) std::memcpy(source.ref().as<float>() + i, &x, 4);
+        if (from == DType::bf16) held = to_float(source.ref().as<bf16>()[i] = to_bf16(x));
+        if (from == DType::f16) held = to_float(source.ref().as<f16>()[i] = to_f16(x));
+        if (to == DType::f32) std::memcpy(expected.ref().as<float>() + i, &held, 4);
+        if (to == DType::bf16) expected.ref().as<bf16>()[i] = to_bf16(held);
+        if (to == DType::f16) expected.ref().as<f16>()[i] = to_f16(held);
+      }
+      on_every_machine(
+          [&](StreamRef stream) {
+            Array x = source, y(to, {n});
+            cast({.x = x.ref(), .y = y.ref()}, stream);
+            finish(stream);
+            return Outputs{y};
+          },
+          [&](const Outputs& out) { EXPECT_TRUE(out[0] == expected); });
+    }
+}
+
+TEST(Cast, WidensEvery16BitPattern) {
+  with_each_isa([] {
+    for (const DType from : {DType::bf16, DType::f16}) {
+      Device device(Backend::host, 1);
+      Stream stream(device, "compute");
+      Array x(from, {65536}), y(DType::f32, {65536});
+      for (std::uint32_t i = 0; i < 65536; ++i) {
+        const auto bits = static_cast<std::uint16_t>(i);
+        std::memcpy(x.ref().data + 2 * i, &bits, 2);
+      }
+      cast({.x = x.ref(), .y = y.ref()}, stream);
+      finish(stream);
+      for (std::uint32_t i = 0; i < 65536; ++i) {
+        const auto bits = static_cast<std::uint16_t>(i);
+        const float expected = from == DType::bf16 ? to_float(bf16{bits}) : to_float(f16{bits});
+        ASSERT_EQ(std::bit_cast<std::uint32_t>(y.ref().as<float>()[i]), std::bit_cast<std::uint32_t>(expected)) << i;
+      }
+    }
+  });
+}
+
+TEST(Cast, SynchronousVersionsTouchOnlyTheirRange) {
+  with_each_isa([] {
+    for (const std::int64_t n : kLengths) {
+      Array x = normal(DType::f32, {n}, "x"), y(DType::bf16, {n}), z(DType::f32, {n});
+      cast_f32_to_bf16(x.ref().as<float>(), y.ref().as<bf16>(), n);
+      cast_bf16_to_f32(y.ref().as<bf16>(), z.ref().as<float>(), n);
+      EXPECT_TRUE(y.guard_is_intact() && z.guard_is_intact());
+      for (std::int64_t i = 0; i < n; ++i) ASSERT_EQ(z.at(i), rounded(x.at(i), DType::bf16));
+    }
+  });
+}
+
+TEST(Accumulate, IsOneRoundedSumPerElement) {
+  with_each_isa([] {
+    for (const std::int64_t n : kLengths) {
+      Array x = normal(DType::f32, {n}, "x"), acc = normal(DType::f32, {n}, "acc");
+      const Array before = acc;
+      accumulate_f32(x.ref().as<float>(), acc.ref().as<float>(), n);
+      EXPECT_TRUE(acc.guard_is_intact());
+      for (std::int64_t i = 0; i < n; ++i)
+        ASSERT_EQ(static_cast<float>(acc.at(i)), static_cast<float>(before.at(i)) + static_cast<float>(x.at(i)));
+    }
+  });
+}
+
+double written_definition(const float* x, std::int64_t n) {
+  double lanes[16] = {};
+  for (std::int64_t i = 0; i < n; ++i) lanes[i % 16] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  for (int half = 8; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  return lanes[0];
+}
+
+TEST(SumSquares, EqualsItsDefinitionToTheBitOnEveryInstructionSet) {
+  with_each_isa([] {
+    for (const std::int64_t n : {0, 1, 15, 16, 17, 4095, 4096, 4097, 8192, 12345}) {
+      Array x = normal(DType::f32, {n}, "x", 0.1, 3.0);
+      const float* data = x.ref().as<float>();
+      std::vector<double> partials(static_cast<std::size_t>((n + kNormBlock - 1) / kNormBlock) + 1, -1.0);
+      sum_squares_blocks(data, n, partials.data());
+      for (std::int64_t k = 0; k * kNormBlock < n; ++k)
+        ASSERT_EQ(partials[static_cast<std::size_t>(k)],
+                  written_definition(data + k * kNormBlock, std::min(kNormBlock, n - k * kNormBlock)));
+      EXPECT_EQ(partials.back(), -1.0) << "wrote one partial too many";
+    }
+  });
+}
+
+TEST(SumSquares, CutsAtBlocksDoNotMatter) {
+  constexpr std::int64_t kN = 5 * kNormBlock + 7;
+  Array x = normal(DType::f32, {kN}, "x");
+  const float* data = x.ref().as<float>();
+  std::vector<double> whole(6), parts(6);
+  sum_squares_blocks(data, kN, whole.data());
+  sum_squares_blocks(data, 2 * kNormBlock, parts.data());
+  sum_squares_blocks(data + 2 * kNormBlock, kN - 2 * kNormBlock, parts.data() + 2);
+  EXPECT_EQ(whole, parts);
+}
+
+TEST(FindNonfinite, FindsTheFirst) {
+  with_each_isa([] {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      Array x = normal(dtype, {20000}, "x");
+      EXPECT_EQ(find_nonfinite(x.ref()), -1);
+      x.set(19999, std::numeric_limits<double>::infinity());
+      EXPECT_EQ(find_nonfinite(x.ref()), 19999);
+      x.set(8192, -std::numeric_limits<double>::infinity());
+      EXPECT_EQ(find_nonfinite(x.ref()), 8192);
+      x.set(17, std::numeric_limits<double>::quiet_NaN());
+      EXPECT_EQ(find_nonfinite(x.ref()), 17);
+    }
+    Array integers(DType::i32, {3}), none(DType::f32, {0});
+    integers.set(0, 0x7fc00000);
+    EXPECT_EQ(find_nonfinite(integers.ref()), -1);
+    EXPECT_EQ(find_nonfinite(none.ref()), -1);
+  });
+}
+
+TEST(Elementwise, RefusesOtherShapesAndDtypes) {
+  Device device(Backend::host, 1);
+  Stream stream(device, "compute");
+  Array a(DType::f32, {4}), b(DType::f32, {5}), c(DType::bf16, {4}), d(DType::i32, {4});
+  EXPECT_THROW(add({.a = a.ref(), .b = b.ref(), .y = a.ref()}, stream), ContractViolation);
+  EXPECT_THROW(add({.a = a.ref(), .b = c.ref(), .y = a.ref()}, stream), ContractViolation);
+  EXPECT_THROW(cast({.x = a.ref(), .y = b.ref()}, stream), ContractViolation);
+  EXPECT_THROW(cast({.x = a.ref(), .y = d.ref()}, stream), ContractViolation);
+}
+
+}  // namespace
+}  // namespace strata::kernels

@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Every header compiles alone, twice in one file, without a warning.
+
+    tests/structure/headers_test.py --compiler g++ [--jobs 2] [--include FOLDER...] [PATH...]
+"""
+import argparse
+import concurrent.futures
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FOLDERS = ("runtime", "nvme", "parallel", "optim", "offload", "model", "trainer", "launcher")
+FLAGS = ["-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-ffp-contract=off", "-DSTRATA_ISA=isa_generic",
+         "-DSTRATA_ISA_generic=1"]
+
+
+def compile_alone(options, path, text=None):
+    text = text or f'#include "{path}"\n#include "{path}"\n'
+    command = [options.compiler, *FLAGS, f"-I{ROOT}", *(f"-idirafter{folder}" for folder in options.include), "-x", "c++", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    return done.stderr.replace(str(ROOT) + "/", "") if done.returncode else ""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compiler", default="g++")
+    parser.add_argument("--include", nargs="*", default=[])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("paths", nargs="*")
+    options = parser.parse_args()
+    if not compile_alone(options, "", "Undeclared x;\n"):
+        sys.exit("the check itself is broken: it accepts anything")
+
+    headers = options.paths or sorted(str(p.relative_to(ROOT)) for folder in FOLDERS for p in (ROOT / folder).rglob("*.h"))
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for path, problem in zip(headers, pool.map(lambda p: compile_alone(options, p), headers)):
+            if problem:
+                failed += 1
+                print(f"{path} does not compile alone:\n{problem}")
+    print(f"{len(headers)} headers, {failed} that do not compile alone")
+    return 1 if failed or not headers else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

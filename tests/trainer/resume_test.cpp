@@ -1,0 +1,147 @@
+// Resuming equals not stopping, to the bit; a checkpoint of one layout loads into any other.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "tests/trainer/fixture.h"
+#include "trainer/checkpoint/atomic_dir.h"
+#include "trainer/stop_signal.h"
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::shared_ptr<FormulaSource> data() { return std::make_shared<FormulaSource>(61); }
+
+TEST(Resume, TenAndTenStepsEqualTwenty) {
+  for (const auto home : {Config::Offload::Optimizer::Home::cpu, Config::Offload::Optimizer::Home::nvme}) {
+    const TemporaryFolder whole, halves;
+    Config c = small_config(whole.path());
+    c.zero.stage = 3;
+    c.offload.optimizer.device = home;
+    const RunResult reference = run_training(c, 2, data());
+    ASSERT_TRUE(reference.status.ok()) << reference.status.message();
+    c.run.folder = halves.path();
+    c.checkpoint.interval = 10;
+    c.checkpoint.save_final = false;
+    // The same run, broken off after its tenth step: the schedule must not know.
+    ThreadGroup group(WorldSize{2});
+    std::vector<std::thread> ranks;
+    for (int r = 0; r < 2; ++r)
+      ranks.emplace_back([&, r] {
+        const auto comm = group.communicator(Rank{r});
+        const auto environment = Environment::from_communicator(*comm, 2);
+        TrainerExtras extras;
+        extras.train = data();
+        auto trainer = Trainer::create(c, *environment, std::move(extras));
+        ASSERT_TRUE(trainer.ok()) << trainer.status().message();
+        for (int i = 0; i < 10; ++i) ASSERT_TRUE((*trainer)->step().ok());
+        ASSERT_TRUE((*trainer)->save().ok());
+      });
+    for (std::thread& t : ranks) t.join();
+    c.checkpoint.save_final = true;
+    const RunResult resumed = run_training(c, 2, data());
+    ASSERT_TRUE(resumed.status.ok()) << resumed.status.message();
+    EXPECT_EQ(resumed.losses.size(), 10u);
+    EXPECT_EQ(resumed.digest, reference.digest);
+  }
+}
+
+TEST(Resume, StageThreeOfTwoRanksGoesOnAsStageOneOfThree) {
+  const TemporaryFolder reference_folder, folder;
+  Config c = small_config(folder.path());
+  c.zero.stage = 3;
+  c.training.steps = 10;
+  c.scheduler.type = ScheduleKind::constant;
+  ASSERT_TRUE(run_training(c, 2, data()).status.ok());
+  c.training.steps = 20;
+  Config straight = c;
+  straight.run.folder = reference_folder.path() + "/straight";
+  const RunResult unbroken = run_training(straight, 2, data());
+  c.zero.stage = 1;
+  const RunResult resumed = run_training(c, 3, data());
+  ASSERT_TRUE(resumed.status.ok()) << resumed.status.message();
+  ASSERT_EQ(resumed.losses.size(), 10u);
+  for (std::size_t i = 0; i < 10; ++i)
+    EXPECT_NEAR(resumed.losses[i], unbroken.losses[i + 10], 1e-5 * std::abs(unbroken.losses[i + 10]));
+}
+
+TEST(Resume, StopSignalSavesAtTheNextStepBoundary) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  install_stop_signals();
+  clear_stop_signal();
+  ASSERT_EQ(raise(SIGUSR1), 0);
+  const RunResult run = run_training(c, 2, data());
+  clear_stop_signal();
+  ASSERT_TRUE(run.status.ok()) << run.status.message();
+  EXPECT_EQ(run.losses.size(), 1u);
+  EXPECT_TRUE(fs::exists(folder.path() + "/checkpoints/step_1/manifest.json"));
+}
+
+TEST(Checkpoint, KeepsTheLastN) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.steps = 5;
+  c.checkpoint.interval = 1;
+  c.checkpoint.keep_last = 2;
+  ASSERT_TRUE(run_training(c, 1, data()).status.ok());
+  const auto steps = list_step_dirs(folder.path() + "/checkpoints");
+  ASSERT_TRUE(steps.ok());
+  ASSERT_EQ(steps->size(), 2u);
+  EXPECT_EQ((*steps)[0].step, 4);
+  EXPECT_EQ((*steps)[1].step, 5);
+}
+
+TEST(Checkpoint, AnotherFutureInTheSameFolderIsRefused) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.steps = 4;
+  c.checkpoint.interval = 2;
+  ASSERT_TRUE(run_training(c, 1, data()).status.ok());
+  for (const std::string& resume : {std::string("never"), folder.path() + "/checkpoints/step_2"}) {
+    c.checkpoint.resume = resume;
+    const RunResult run = run_training(c, 2, data());
+    EXPECT_EQ(run.status.code(), Code::invalid_config) << resume;
+    EXPECT_NE(run.status.message().find("step_4"), std::string::npos) << run.status.message();
+  }
+}
+
+TEST(Checkpoint, AFlippedByteIsFoundAndNamed) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.steps = 2;
+  c.scheduler.warmup_steps = 0;
+  ASSERT_TRUE(run_training(c, 1, data()).status.ok());
+  const std::string file = folder.path() + "/checkpoints/step_2/rank_00000.safetensors";
+  {
+    std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);
+    bytes.seekg(-5, std::ios::end);
+    const int byte = bytes.get();
+    bytes.seekp(-5, std::ios::end);
+    bytes.put(static_cast<char>(byte ^ 1));
+  }
+  c.training.steps = 3;
+  const RunResult run = run_training(c, 1, data());
+  EXPECT_EQ(run.status.code(), Code::corrupt);
+  EXPECT_NE(run.status.message().find("rank_00000.safetensors"), std::string::npos) << run.status.message();
+}
+
+TEST(Checkpoint, OfAnotherModelIsRefusedByName) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.steps = 1;
+  c.scheduler.warmup_steps = 0;
+  ASSERT_TRUE(run_training(c, 1, data()).status.ok());
+  c.model.ffn_size = 104;
+  c.training.steps = 2;
+  const RunResult run = run_training(c, 1, data());
+  EXPECT_EQ(run.status.code(), Code::invalid_config);
+  EXPECT_NE(run.status.message().find("gate_up"), std::string::npos) << run.status.message();
+}
+
+}  // namespace
+}  // namespace strata

@@ -1,0 +1,181 @@
+#include "trainer/checkpoint/load.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+
+#include "trainer/agree.h"
+#include "trainer/checkpoint/atomic_dir.h"
+#include "trainer/checkpoint/save.h"
+#include "trainer/checkpoint/sha256.h"
+
+namespace strata {
+
+Result<CheckpointReader> CheckpointReader::open(const std::string& checkpoint_dir) {
+  CheckpointReader reader;
+  reader.path_ = checkpoint_dir;
+  STRATA_ASSIGN_OR_RETURN(reader.manifest_, read_manifest(checkpoint_dir));
+  for (std::size_t i = 0; i < reader.manifest_.files.size(); ++i) {
+    STRATA_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::open(checkpoint_dir + "/" + reader.manifest_.files[i].name));
+    reader.files_.push_back(std::move(file));
+    STRATA_RETURN_IF_ERROR(reader.index_file(i));
+  }
+  STRATA_RETURN_IF_ERROR(reader.check_coverage());
+  return reader;
+}
+
+Status CheckpointReader::index_file(std::size_t i) {
+  const SafetensorsFile& file = files_[i];
+  if (file.tensors().size() != manifest_.files[i].checksums.size())
+    return {Code::corrupt, file.path() + ": holds " + std::to_string(file.tensors().size()) + " tensors, the manifest lists " +
+                               std::to_string(manifest_.files[i].checksums.size())};
+  for (std::size_t t = 0; t < file.tensors().size(); ++t) {
+    const SafetensorsInfo& info = file.tensors()[t];
+    Result<SliceName> name = parse_slice_name(info.name);
+    if (!name.ok()) return name.status().with_context(file.path());
+    if (info.type != SafetensorsType::f32) return {Code::corrupt, file.path() + ": " + info.name + " is not F32"};
+    Stretches& stretches = slices_[name->param][static_cast<std::size_t>(name->kind)];
+    if (!stretches.emplace(name->first, Stretch{info.numel(), i, t}).second)
+      return {Code::corrupt, file.path() + ": " + info.name + " is there twice"};
+  }
+  return {};
+}
+
+Status CheckpointReader::check_coverage() const {
+  for (const CheckpointParam& param : manifest_.params)
+    for (const StateKind kind : kStateKinds) {
+      if (kind != StateKind::p && !manifest_.optimizer_state) continue;
+      std::int64_t next = 0;
+      if (const Stretches* stretches = find(param.name, kind); stretches != nullptr)
+        for (const auto& [first, stretch] : *stretches) {
+          if (first != next) break;
+          next += stretch.count;
+        }
+      if (next != param.shape.numel())
+        return {Code::corrupt, path_ + ": parameter " + param.name + ", state " + to_string(kind) + ": elements from " +
+                                   std::to_string(next) + " of " + std::to_string(param.shape.numel()) +
+                                   " are missing or overlap"};
+    }
+  return {};
+}
+
+const CheckpointReader::Stretches* CheckpointReader::find(const std::string& param, StateKind kind) const {
+  const auto it = slices_.find(param);
+  return it == slices_.end() ? nullptr : &it->second[static_cast<std::size_t>(kind)];
+}
+
+Status CheckpointReader::verify_file(std::size_t i) const {
+  const SafetensorsFile& file = files_[i];
+  std::vector<std::byte> bytes;
+  for (std::size_t t = 0; t < file.tensors().size(); ++t) {
+    const SafetensorsInfo& info = file.tensors()[t];
+    bytes.resize(info.bytes());
+    STRATA_RETURN_IF_ERROR(file.read(info, 0, bytes));
+    const std::string found = checksum_hex(bytes.data(), bytes.size());
+    if (found != manifest_.files[i].checksums[t])
+      return {Code::corrupt, file.path() + ": tensor " + info.name + ": checksum " + found + ", the manifest says " +
+                                 manifest_.files[i].checksums[t] +
+                                 "; the file was changed or the disk is failing: use an earlier checkpoint"};
+  }
+  return {};
+}
+
+Status CheckpointReader::read(const std::string& param, StateKind kind, std::int64_t first, std::span<float> out) const {
+  if (kind != StateKind::p && !manifest_.optimizer_state) {
+    std::fill(out.begin(), out.end(), 0.0f);
+    return {};
+  }
+  const Stretches* stretches = find(param, kind);
+  if (stretches == nullptr) return {Code::not_found, path_ + ": no parameter " + param};
+  std::size_t done = 0;
+  while (done < out.size()) {
+    const std::int64_t at = first + static_cast<std::int64_t>(done);
+    auto it = stretches->upper_bound(at);
+    if (it == stretches->begin()) return {Code::corrupt, path_ + ": " + param + " does not hold element " + std::to_string(at)};
+    --it;
+    const std::int64_t skip = at - it->first;
+    const std::int64_t count = std::min(it->second.count - skip, static_cast<std::int64_t>(out.size() - done));
+    if (count <= 0) return {Code::corrupt, path_ + ": " + param + " does not hold element " + std::to_string(at)};
+    const SafetensorsFile& file = files_[it->second.file];
+    STRATA_RETURN_IF_ERROR(
+        file.read_f32(file.tensors()[it->second.tensor], skip, out.subspan(done, static_cast<std::size_t>(count))));
+    done += static_cast<std::size_t>(count);
+  }
+  return {};
+}
+
+Result<std::string> CheckpointReader::digest() const {
+  constexpr std::int64_t kChunk = 1 << 20;
+  Sha256 sha;
+  const auto add_text = [&](const std::string& text) { sha.add(std::as_bytes(std::span(text.data(), text.size() + 1))); };
+  add_text("step " + std::to_string(manifest_.step));
+  std::vector<float> values;
+  for (const CheckpointParam& param : manifest_.params) {
+    add_text(param.name + " " + param.shape.str());
+    for (const StateKind kind : kStateKinds)
+      for (std::int64_t first = 0; first < param.shape.numel(); first += kChunk) {
+        values.resize(static_cast<std::size_t>(std::min(kChunk, param.shape.numel() - first)));
+        STRATA_RETURN_IF_ERROR(read(param.name, kind, first, values));
+        sha.add(std::as_bytes(std::span(values)));
+      }
+  }
+  return sha.hex();
+}
+
+namespace {
+
+Status same_params(const Manifest& manifest, const Model& model, const std::string& path) {
+  const std::vector<CheckpointParam> wanted = checkpoint_params(model);
+  for (std::size_t i = 0; i < std::max(wanted.size(), manifest.params.size()); ++i) {
+    const std::string has =
+        i < manifest.params.size() ? manifest.params[i].name + " " + manifest.params[i].shape.str() : "nothing";
+    const std::string wants = i < wanted.size() ? wanted[i].name + " " + wanted[i].shape.str() : "nothing";
+    if (has != wants)
+      return {Code::invalid_config,
+              path + " is a checkpoint of another model: it has " + has + " where the configured model has " + wants};
+  }
+  return {};
+}
+
+Status fill_record(const CheckpointReader& reader, const UnitLayout& unit, const OptimizerRecord& record, RecordState state) {
+  const auto n = static_cast<std::size_t>(record.range.count) * sizeof(float);
+  for (float* values : {state.p, state.m, state.v}) std::memset(values, 0, n);  // padding
+  for (const ParamPiece& piece : params_in(unit, record.range)) {
+    const std::string& name = unit.params[piece.param].name;
+    const auto place = [&](float* values) { return std::span(values + piece.offset, static_cast<std::size_t>(piece.count)); };
+    STRATA_RETURN_IF_ERROR(reader.read(name, StateKind::p, piece.first, place(state.p)));
+    STRATA_RETURN_IF_ERROR(reader.read(name, StateKind::m, piece.first, place(state.m)));
+    STRATA_RETURN_IF_ERROR(reader.read(name, StateKind::v, piece.first, place(state.v)));
+  }
+  return {};
+}
+
+}  // namespace
+
+Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReader& reader) {
+  STRATA_RETURN_IF_ERROR(same_params(reader.manifest(), model, reader.path()));
+  Communicator& comm = engine.control();
+  Status verified;
+  for (std::size_t i = static_cast<std::size_t>(comm.rank().v); i < reader.file_count() && verified.ok();
+       i += static_cast<std::size_t>(comm.size().v))
+    verified = reader.verify_file(i);
+  STRATA_RETURN_IF_ERROR(agree(comm, verified, "verification of a checkpoint"));
+  return engine.optimizer().fill([&](const OptimizerRecord& record, RecordState state) {
+    return fill_record(reader, engine.layout().units[static_cast<std::size_t>(record.unit)], record, state);
+  });
+}
+
+Result<std::string> find_checkpoint(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (fs::exists(path + "/manifest.json", ignored)) return path;
+  for (const std::string& parent : {path, path + "/checkpoints"}) {
+    if (!fs::is_directory(parent, ignored)) continue;
+    STRATA_ASSIGN_OR_RETURN(const std::vector<StepDir> steps, list_step_dirs(parent));
+    if (!steps.empty()) return steps.back().path;
+  }
+  return Status(Code::not_found,
+                "no checkpoint in " + path + " (looked for manifest.json, step_<N>/ and checkpoints/step_<N>/)");
+}
+
+}  // namespace strata

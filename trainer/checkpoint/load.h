@@ -1,0 +1,60 @@
+// Reads checkpoints of any layout, in global coordinates.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/safetensors.h"
+#include "model/unit.h"
+#include "trainer/checkpoint/manifest.h"
+#include "trainer/engine.h"
+
+namespace strata {
+
+class CheckpointReader {
+ public:
+  // Opens the manifest and every file's header, and checks that the slices cover every parameter's states exactly once. Does
+  // not read the data.
+  static Result<CheckpointReader> open(const std::string& checkpoint_dir);
+
+  const std::string& path() const { return path_; }
+  const Manifest& manifest() const { return manifest_; }
+  std::size_t file_count() const { return files_.size(); }
+  // Reads file i whole and compares every tensor's checksum. Error corrupt: file, tensor and what differs.
+  Status verify_file(std::size_t i) const;
+  // Elements [first, first + out.size()) of a parameter's state. m and v of a checkpoint without optimizer state are zero.
+  Status read(const std::string& param, StateKind kind, std::int64_t first, std::span<float> out) const;
+  // SHA-256 over step, then name, shape, p, m and v of every parameter, in manifest order: equal for equal states, however
+  // they were cut. Reads everything.
+  Result<std::string> digest() const;
+
+ private:
+  struct Stretch {
+    std::int64_t count = 0;
+    std::size_t file = 0;
+    std::size_t tensor = 0;
+  };
+  using Stretches = std::map<std::int64_t, Stretch>;  // by first element
+  Status index_file(std::size_t i);
+  Status check_coverage() const;
+  const Stretches* find(const std::string& param, StateKind kind) const;
+
+  std::string path_;
+  Manifest manifest_;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, std::array<Stretches, 3>> slices_;
+};
+
+// Collective, blocking: the ranks verify all files between them, then each fills its records. Error invalid_config when the
+// checkpoint's parameters are not the model's (names the first difference).
+Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReader& reader);
+
+// A checkpoint folder as the user may name it: the folder itself, a folder of step_<N> folders, or a run folder with
+// checkpoints/. Gives the newest committed checkpoint; not_found says where it looked.
+Result<std::string> find_checkpoint(const std::string& path);
+
+}  // namespace strata

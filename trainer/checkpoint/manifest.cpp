@@ -1,0 +1,132 @@
+#include "trainer/checkpoint/manifest.h"
+
+#include <xxhash.h>
+
+#include <charconv>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "trainer/model_setup.h"
+
+namespace strata {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kFormat = "strata-checkpoint";
+constexpr int kVersion = 1;
+
+json shape_to_json(const Shape& shape) {
+  json dims = json::array();
+  for (int i = 0; i < shape.rank(); ++i) dims.push_back(shape[i]);
+  return dims;
+}
+
+Shape shape_from_json(const json& dims) {
+  const auto d = dims.get<std::vector<std::int64_t>>();
+  switch (d.size()) {
+    case 0: return {};
+    case 1: return {d[0]};
+    case 2: return {d[0], d[1]};
+    case 3: return {d[0], d[1], d[2]};
+    case 4: return {d[0], d[1], d[2], d[3]};
+    default: throw std::invalid_argument("a shape has more than four dims");
+  }
+}
+
+}  // namespace
+
+const char* to_string(StateKind kind) {
+  switch (kind) {
+    case StateKind::p: return "p";
+    case StateKind::m: return "m";
+    case StateKind::v: return "v";
+  }
+  return "?";
+}
+
+std::string manifest_to_json(const Manifest& manifest) {
+  json j = {{"format", kFormat},
+            {"version", kVersion},
+            {"step", manifest.step},
+            {"samples", manifest.samples},
+            {"seed", manifest.seed},
+            {"world_size", manifest.world_size},
+            {"optimizer_state", manifest.optimizer_state},
+            {"model", manifest.model_json.empty() ? json() : json::parse(manifest.model_json)},
+            {"parameters", json::array()},
+            {"files", json::array()}};
+  for (const CheckpointParam& p : manifest.params)
+    j["parameters"].push_back({{"name", p.name}, {"shape", shape_to_json(p.shape)}});
+  for (const CheckpointFile& f : manifest.files)
+    j["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"checksums", f.checksums}});
+  return j.dump(1) + "\n";
+}
+
+Result<Manifest> manifest_from_json(const std::string& text, const std::string& path) {
+  try {
+    const json j = json::parse(text);
+    if (j.at("format") != kFormat) return Status(Code::corrupt, path + ": not a checkpoint manifest (format)");
+    if (j.at("version") != kVersion)
+      return Status(Code::unsupported,
+                    path + ": checkpoint version " + j.at("version").dump() + "; this program reads version 1");
+    Manifest m;
+    j.at("step").get_to(m.step);
+    j.at("samples").get_to(m.samples);
+    j.at("seed").get_to(m.seed);
+    j.at("world_size").get_to(m.world_size);
+    j.at("optimizer_state").get_to(m.optimizer_state);
+    if (!j.at("model").is_null()) m.model_json = j.at("model").dump();
+    for (const json& p : j.at("parameters"))
+      m.params.push_back({p.at("name").get<std::string>(), shape_from_json(p.at("shape"))});
+    for (const json& f : j.at("files"))
+      m.files.push_back({f.at("name").get<std::string>(), f.at("bytes").get<std::uint64_t>(),
+                         f.at("checksums").get<std::vector<std::string>>()});
+    return m;
+  } catch (const std::exception& error) {
+    return Status(Code::corrupt, path + ": damaged checkpoint manifest: " + error.what());
+  }
+}
+
+Result<Manifest> read_manifest(const std::string& checkpoint_dir) {
+  const std::string path = checkpoint_dir + "/manifest.json";
+  Result<std::string> text = read_text_file(path);
+  if (!text.ok()) return Status(Code::not_found, "no checkpoint at " + checkpoint_dir + ": " + text.status().message());
+  return manifest_from_json(*text, path);
+}
+
+std::string format_slice_name(const SliceName& name) {
+  char sequence[24];
+  std::snprintf(sequence, sizeof sequence, "%010lld", static_cast<long long>(name.sequence));
+  return std::string(sequence) + "/" + to_string(name.kind) + "/" + std::to_string(name.first) + "/" + name.param;
+}
+
+Result<SliceName> parse_slice_name(const std::string& text) {
+  SliceName name;
+  const std::size_t a = text.find('/');
+  const std::size_t b = a == std::string::npos ? a : text.find('/', a + 1);
+  const std::size_t c = b == std::string::npos ? b : text.find('/', b + 1);
+  const Status bad(Code::corrupt, "\"" + text + "\" is not the name of a checkpoint slice");
+  if (c == std::string::npos || b != a + 2) return bad;
+  const auto number = [&](std::size_t from, std::size_t to, std::int64_t* out) {
+    const auto [end, error] = std::from_chars(text.data() + from, text.data() + to, *out);
+    return error == std::errc() && end == text.data() + to && *out >= 0;
+  };
+  if (!number(0, a, &name.sequence) || !number(b + 1, c, &name.first)) return bad;
+  switch (text[a + 1]) {
+    case 'p': name.kind = StateKind::p; break;
+    case 'm': name.kind = StateKind::m; break;
+    case 'v': name.kind = StateKind::v; break;
+    default: return bad;
+  }
+  name.param = text.substr(c + 1);
+  return name;
+}
+
+std::string checksum_hex(const void* data, std::size_t bytes) {
+  char text[24];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(XXH3_64bits(data, bytes)));
+  return text;
+}
+
+}  // namespace strata

@@ -1,0 +1,59 @@
+// What a checkpoint folder holds: manifest.json and one safetensors file a rank. Slices are in global coordinates (parameter
+// name, first element), so any layout loads into any other. Format: docs/checkpoint_format.md.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "runtime/status.h"
+#include "runtime/tensor.h"
+
+namespace strata {
+
+enum class StateKind { p, m, v };
+inline constexpr std::array<StateKind, 3> kStateKinds = {StateKind::p, StateKind::m, StateKind::v};
+const char* to_string(StateKind kind);
+
+struct CheckpointParam {
+  std::string name;
+  Shape shape;
+};
+
+struct CheckpointFile {
+  std::string name;  // inside the folder
+  std::uint64_t bytes = 0;
+  std::vector<std::string> checksums;  // XXH3-64 of each tensor's bytes, hexadecimal, in file order
+};
+
+struct Manifest {
+  std::int64_t step = 0;                // updates done
+  std::uint64_t samples = 0;            // samples consumed
+  std::uint64_t seed = 0;               // of the data order and the initialisation
+  int world_size = 1;                   // that wrote it
+  bool optimizer_state = true;          // m and v are present
+  std::string model_json;               // ModelConfig as JSON; empty for a model made by a program
+  std::vector<CheckpointParam> params;  // in unit order
+  std::vector<CheckpointFile> files;
+};
+
+std::string manifest_to_json(const Manifest& manifest);
+// Errors: corrupt, with path and what is missing or wrong.
+Result<Manifest> manifest_from_json(const std::string& json, const std::string& path);
+Result<Manifest> read_manifest(const std::string& checkpoint_dir);
+
+// A stretch of one parameter's state as one tensor of a file. Names sort in file order: "<sequence>/<kind>/<first>/<param>".
+struct SliceName {
+  std::int64_t sequence = 0;
+  StateKind kind = StateKind::p;
+  std::int64_t first = 0;
+  std::string param;
+};
+std::string format_slice_name(const SliceName& name);
+Result<SliceName> parse_slice_name(const std::string& text);
+
+// XXH3-64 as 16 hexadecimal digits.
+std::string checksum_hex(const void* data, std::size_t bytes);
+
+}  // namespace strata

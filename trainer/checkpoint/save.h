@@ -1,0 +1,24 @@
+// Writes checkpoints: every rank its own slices, committed together by one rename.
+#pragma once
+
+#include <string>
+
+#include "model/unit.h"
+#include "trainer/checkpoint/manifest.h"
+#include "trainer/engine.h"
+
+namespace strata {
+
+struct SaveOptions {
+  std::string parent;          // folder of the step folders; the checkpoint becomes <parent>/step_<N>
+  std::int64_t keep_last = 2;  // 0: all
+};
+
+// Collective, blocking. `info` gives step, samples, seed and model_json; the rest is filled in here. After an error on any rank
+// no rank has committed, nothing that was there before is gone, and what was written is removed.
+Status save_checkpoint(Engine& engine, const Model& model, const Manifest& info, const SaveOptions& options);
+
+// Parameters of a model with their shapes, in unit order.
+std::vector<CheckpointParam> checkpoint_params(const Model& model);
+
+}  // namespace strata

@@ -1,0 +1,257 @@
+#include "trainer/config.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <sstream>
+
+#include "model/config.h"
+#include "trainer/config_schema.h"
+
+namespace strata {
+namespace {
+
+constexpr std::int64_t kRecordGranularity = 4096;  // parameters; the blocks that norms are summed in
+
+std::int64_t round_up(std::int64_t n, std::int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Fills in a config and collects what is wrong with it.
+class Resolver {
+ public:
+  Resolver(const Config& config, WorldSize world, Supplied supplied) : c_(config), world_(world.v), supplied_(supplied) {}
+
+  Result<Config> run() {
+    run_section();
+    length();
+    batch();
+    model();
+    schedule();
+    rest();
+    if (problems_.empty()) return c_;
+    if (problems_.size() == 1) return Status(Code::invalid_config, problems_[0]);
+    return Status(Code::invalid_config,
+                  fmt::format("{} problems in the configuration:\n  {}", problems_.size(), fmt::join(problems_, "\n  ")));
+  }
+
+ private:
+  template <class... Args>
+  void require(bool condition, fmt::format_string<Args...> format, Args&&... args) {
+    if (!condition) problems_.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  void run_section() {
+    require(!c_.run.name.empty() && c_.run.name.find('/') == std::string::npos && c_.run.name != "." && c_.run.name != "..",
+            "run.name: must be a plain file name, found \"{}\"", c_.run.name);
+    if (c_.run.folder.empty()) c_.run.folder = "runs/" + c_.run.name;
+    if (c_.nvme.path.empty()) c_.nvme.path = c_.run.folder + "/nvme";
+  }
+
+  void length() {
+    require(c_.training.steps > 0, "training.steps: must be given, the number of updates to make");
+    require(c_.training.seq_length > 0, "training.seq_length: must be given, the tokens of a sequence");
+    require(supplied_.train || !c_.data.train.empty(), "data.train: must be given, the training data");
+    require(c_.training.eval_interval == 0 || supplied_.validation || !c_.data.validation.empty(),
+            "training.eval_interval: is {}, but data.validation names no data", c_.training.eval_interval);
+  }
+
+  void batch() {
+    require(c_.parallel.data == 0 || c_.parallel.data == world_, "parallel.data: is {}, but the number of ranks is {}",
+            c_.parallel.data, world_);
+    c_.parallel.data = world_;
+    std::int64_t& micro = c_.training.micro_batch_size;
+    std::int64_t& global = c_.training.global_batch_size;
+    std::int64_t& accumulation = c_.training.gradient_accumulation_steps;
+    if (micro == 0 && global == 0) {
+      require(false, "training: micro_batch_size or global_batch_size must be given");
+      return;
+    }
+    if (accumulation == 0 && (micro == 0 || global == 0)) accumulation = 1;
+    if (global == 0) global = micro * accumulation * world_;
+    if (micro == 0) micro = share(global, accumulation, "micro_batch_size", "gradient_accumulation_steps");
+    if (accumulation == 0) accumulation = share(global, micro, "gradient_accumulation_steps", "micro_batch_size");
+    if (micro == 0 || accumulation == 0) return;
+    require(global == micro * accumulation * world_,
+            "training: global_batch_size = micro_batch_size * gradient_accumulation_steps * data-parallel ranks fails: {} != "
+            "{} * {} * {} = {}",
+            global, micro, accumulation, world_, micro * accumulation * world_);
+  }
+
+  // global / (known * ranks), or 0 and a problem.
+  std::int64_t share(std::int64_t global, std::int64_t known, const char* wanted, const char* known_name) {
+    const std::int64_t divisor = known * world_;
+    if (global % divisor == 0) return global / divisor;
+    require(false,
+            "training: {} = global_batch_size / ({} * data-parallel ranks) fails: {} / ({} * {}) is {}, not a whole number",
+            wanted, known_name, global, known, world_, static_cast<double>(global) / static_cast<double>(divisor));
+    return 0;
+  }
+
+  void model() {
+    if (supplied_.model) return;
+    if (!c_.model.hf.empty()) return model_from_folder();
+    const bool gpt2 = c_.model.type == Config::Model::Type::gpt2;
+    require(c_.model.type != Config::Model::Type::automatic,
+            "model: give model.hf, or model.type (gpt2 or llama) with a shape");
+    bool complete = true;
+    const auto needed = [&](const char* key, std::int64_t value) {
+      require(value > 0, "model.{}: must be given when there is no model.hf", key);
+      complete = complete && value > 0;
+    };
+    needed("vocab_size", c_.model.vocab_size);
+    needed("hidden_size", c_.model.hidden_size);
+    needed("num_layers", c_.model.num_layers);
+    needed("num_heads", c_.model.num_heads);
+    if (complete && c_.model.type != Config::Model::Type::automatic) {
+      model_defaults(gpt2);
+      check_model();
+    }
+  }
+
+  void model_from_folder() {
+    const auto& m = c_.model;
+    const bool shape_given = m.vocab_size || m.hidden_size || m.num_layers || m.num_heads || m.num_kv_heads || m.head_dim ||
+                             m.ffn_size || m.max_positions || m.norm_eps != 0.0 || m.rope_theta != 0.0 ||
+                             m.rope_scaling.type != Config::Model::RopeScaling::Type::none || m.tie_embeddings || m.qkv_bias ||
+                             m.qk_norm || m.init_std != 0.0;
+    require(!shape_given, "model.hf: the folder {} gives the shape; remove the other model keys (model.type may stay)", m.hf);
+  }
+
+  void model_defaults(bool gpt2) {
+    auto& m = c_.model;
+    if (m.head_dim == 0) {
+      require(m.hidden_size % m.num_heads == 0,
+              "model.head_dim = hidden_size / num_heads fails: {} / {} is not a whole number; give model.head_dim",
+              m.hidden_size, m.num_heads);
+      m.head_dim = std::max<std::int64_t>(m.hidden_size / m.num_heads, 1);
+    }
+    if (m.num_kv_heads == 0) m.num_kv_heads = m.num_heads;
+    if (m.ffn_size == 0) m.ffn_size = gpt2 ? 4 * m.hidden_size : round_up((8 * m.hidden_size + 2) / 3, 64);
+    if (m.max_positions == 0) m.max_positions = c_.training.seq_length;
+    if (m.norm_eps == 0.0) m.norm_eps = 1e-5;
+    if (m.init_std == 0.0) m.init_std = 0.02;
+    if (!m.tie_embeddings) m.tie_embeddings = gpt2;
+    if (!m.qkv_bias) m.qkv_bias = false;
+    if (!m.qk_norm) m.qk_norm = false;
+    if (!gpt2 && m.rope_theta == 0.0) m.rope_theta = 10000.0;
+  }
+
+  void check_model() {
+    const auto& m = c_.model;
+    const bool gpt2 = m.type == Config::Model::Type::gpt2;
+    require(!gpt2 || (m.rope_theta == 0.0 && m.rope_scaling.type == Config::Model::RopeScaling::Type::none),
+            "model: gpt2 has learned positions; remove rope_theta and rope_scaling");
+    require(m.max_positions >= c_.training.seq_length, "model.max_positions: must be at least training.seq_length: {} < {}",
+            m.max_positions, c_.training.seq_length);
+    std::istringstream problems(model_config(c_).validate().message());
+    for (std::string line; std::getline(problems, line);) problems_.push_back("model: " + line);
+  }
+
+  void schedule() {
+    auto& s = c_.scheduler;
+    const bool wsd = s.type == ScheduleKind::wsd;
+    const std::int64_t steps = c_.training.steps;
+    require(s.type == ScheduleKind::constant || s.min_lr <= c_.optimizer.lr,
+            "scheduler.min_lr: must be at most optimizer.lr: {} > {}", s.min_lr, c_.optimizer.lr);
+    require(steps == 0 || s.warmup_steps <= steps, "scheduler.warmup_steps: must be at most training.steps: {} > {}",
+            s.warmup_steps, steps);
+    require(wsd || s.decay_steps == 0, "scheduler.decay_steps: only scheduler.type wsd has a decay of its own length");
+    if (!wsd || steps == 0) return;
+    if (s.decay_steps == 0) s.decay_steps = std::max<std::int64_t>(steps / 10, 1);
+    require(s.warmup_steps + s.decay_steps <= steps,
+            "scheduler: warmup_steps + decay_steps must be at most training.steps: {} + {} > {}", s.warmup_steps, s.decay_steps,
+            steps);
+  }
+
+  void rest() {
+    require(c_.device.backend != Config::Device::Choice::cuda,
+            "device.backend: is cuda, but this program is built without CUDA; set auto or host");
+    c_.offload.optimizer.record_size = round_up(c_.offload.optimizer.record_size, kRecordGranularity);
+    require(!c_.checkpoint.resume.empty(), "checkpoint.resume: must be auto, never or a checkpoint folder");
+  }
+
+  Config c_;
+  std::int64_t world_;
+  Supplied supplied_;
+  std::vector<std::string> problems_;
+};
+
+template <class Body>
+Result<Config> parsed(Body body) {
+  Config config;
+  ConfigSchema schema;
+  describe(schema, config);
+  STRATA_RETURN_IF_ERROR(body(schema));
+  return config;
+}
+
+}  // namespace
+
+Result<Config> load_config(const std::string& path, const std::vector<std::string>& overrides) {
+  return parsed([&](ConfigSchema& schema) { return schema.parse_file(path, overrides); });
+}
+
+Result<Config> parse_config(const std::string& yaml, const std::string& name, const std::vector<std::string>& overrides) {
+  return parsed([&](ConfigSchema& schema) { return schema.parse_text(yaml, name, overrides); });
+}
+
+Result<Config> resolve(const Config& config, WorldSize world, Supplied supplied) {
+  return Resolver(config, world, supplied).run();
+}
+
+ModelConfig model_config(const Config& config) {
+  const Config::Model& m = config.model;
+  STRATA_CHECK(m.hf.empty() && m.qkv_bias && m.qk_norm && m.tie_embeddings, "needs a resolved config with a shape of its own");
+  ModelConfig out;
+  out.architecture = m.type == Config::Model::Type::gpt2 ? Architecture::gpt2 : Architecture::llama;
+  out.vocab_size = m.vocab_size;
+  out.hidden_size = m.hidden_size;
+  out.num_layers = m.num_layers;
+  out.num_heads = m.num_heads;
+  out.num_kv_heads = m.num_kv_heads;
+  out.head_dim = m.head_dim;
+  out.ffn_size = m.ffn_size;
+  out.max_positions = m.max_positions;
+  out.norm_eps = m.norm_eps;
+  if (out.architecture == Architecture::llama) out.rope_theta = m.rope_theta;
+  if (m.rope_scaling.type == Config::Model::RopeScaling::Type::llama3) {
+    out.rope_scaling = {m.rope_scaling.factor, m.rope_scaling.low_freq_factor, m.rope_scaling.high_freq_factor,
+                        m.rope_scaling.original_max_positions};
+  }
+  out.tie_embeddings = *m.tie_embeddings;
+  out.qkv_bias = *m.qkv_bias;
+  out.qk_norm = *m.qk_norm;
+  out.init_std = m.init_std;
+  return out;
+}
+
+Status validate(const Config& config, WorldSize world) { return resolve(config, world).status(); }
+
+std::string dump(const Config& config) {
+  Config copy = config;
+  ConfigSchema schema;
+  describe(schema, copy);
+  return schema.dump();
+}
+
+std::vector<std::string> config_keys() {
+  Config config;
+  ConfigSchema schema;
+  describe(schema, config);
+  return schema.keys();
+}
+
+std::string config_reference() {
+  Config config;
+  ConfigSchema schema;
+  describe(schema, config);
+  return "# Configuration keys\n\n"
+         "Written by `strata config keys`; do not edit. A file may inherit from another, relative to itself, with `base: "
+         "other.yaml`.\n"
+         "Arguments `section.key=value` after the file override it. Unknown keys are errors. Integers may be written `16Mi` or "
+         "`1_000`,\n"
+         "sizes in bytes `4GiB` or `512MB`. \"Also\" lists spellings known from elsewhere that mean the same key.\n\n" +
+         schema.reference();
+}
+
+}  // namespace strata

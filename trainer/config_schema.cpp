@@ -1,0 +1,363 @@
+#include "trainer/config_schema.h"
+
+namespace strata {
+namespace {
+
+constexpr double kMaxSize = 1 << 30;  // of one dimension; products of three stay inside 64 bits with the limits below
+constexpr double kMaxBatch = 1 << 20;
+constexpr double kMaxSteps = 1e12;
+
+const std::vector<std::pair<std::string, AutoOnOff>> kAutoOnOff = {{"auto", AutoOnOff::automatic},
+                                                                   {"on", AutoOnOff::on},
+                                                                   {"off", AutoOnOff::off},
+                                                                   {"true", AutoOnOff::on},
+                                                                   {"false", AutoOnOff::off}};
+
+void describe_run(ConfigSchema& s, Config::Run& c) {
+  s.section("run",
+            "The run as a whole. A run folder holds `config.resolved.yaml`, `plan.json`, `metrics.jsonl`, `checkpoints/` and, "
+            "when asked, `trace.json`.");
+  s.add("run.name", c.name, "Name of the run; a plain file name.");
+  s.add("run.folder", c.folder, "Where everything the run writes goes.").automatic("`runs/` and the name").alias("output_dir");
+  s.add("run.seed", c.seed, "Seed of initialisation and of the order of the data.").alias("seed");
+}
+
+void describe_model(ConfigSchema& s, Config::Model& c) {
+  using Type = Config::Model::Type;
+  s.section("model", "Either `hf`, or `type` with a shape.");
+  s.add_choice<Type>("model.type", c.type, {{"auto", Type::automatic}, {"gpt2", Type::gpt2}, {"llama", Type::llama}},
+                     "Family: GPT-2 or Llama (which Qwen2 and Qwen3 belong to). `auto`: what `hf` says.")
+      .alias("model_type");
+  s.add("model.hf", c.hf, "Hugging Face folder (config.json, safetensors) whose shape and weights training starts from.")
+      .automatic("none; start from random weights");
+  s.add("model.vocab_size", c.vocab_size, "Rows of the embedding.")
+      .at_least(1)
+      .at_most(kMaxSize)
+      .automatic("from `hf`; needed without it");
+  s.add("model.hidden_size", c.hidden_size, "Width of the residual stream.")
+      .at_least(1)
+      .at_most(kMaxBatch)
+      .automatic("from `hf`; needed without it");
+  s.add("model.num_layers", c.num_layers, "Transformer blocks.")
+      .at_least(1)
+      .at_most(100000)
+      .automatic("from `hf`; needed without it")
+      .alias("num_layers")
+      .alias("num_hidden_layers");
+  s.add("model.num_heads", c.num_heads, "Query heads.")
+      .at_least(1)
+      .at_most(kMaxBatch)
+      .automatic("from `hf`; needed without it")
+      .alias("num_attention_heads");
+  s.add("model.num_kv_heads", c.num_kv_heads, "Key and value heads; must divide num_heads.")
+      .at_least(1)
+      .at_most(kMaxBatch)
+      .automatic("num_heads")
+      .alias("num_key_value_heads")
+      .alias("num_query_groups");
+  s.add("model.head_dim", c.head_dim, "Size of one head.")
+      .at_least(1)
+      .at_most(kMaxBatch)
+      .automatic("hidden_size / num_heads")
+      .alias("kv_channels");
+  s.add("model.ffn_size", c.ffn_size, "Inner width of the feed-forward part.")
+      .at_least(1)
+      .at_most(kMaxSize)
+      .automatic("gpt2: 4 hidden_size; llama: 8/3 hidden_size, rounded up to a multiple of 64")
+      .alias("intermediate_size")
+      .alias("ffn_hidden_size");
+  s.add("model.max_positions", c.max_positions, "Longest sequence the model is made for.")
+      .at_least(1)
+      .at_most(kMaxSize)
+      .automatic("training.seq_length")
+      .alias("max_position_embeddings");
+  s.add("model.norm_eps", c.norm_eps, "Added to the variance in LayerNorm and RMSNorm.")
+      .greater_than(0)
+      .less_than(1)
+      .automatic("1e-5")
+      .alias("norm_epsilon")
+      .alias("rms_norm_eps")
+      .alias("layer_norm_epsilon");
+  s.add("model.rope_theta", c.rope_theta, "Base of the rotary embedding's frequencies; llama only.")
+      .greater_than(0)
+      .automatic("10000")
+      .alias("rotary_base");
+  using Scaling = Config::Model::RopeScaling::Type;
+  s.add_choice<Scaling>("model.rope_scaling.type", c.rope_scaling.type, {{"none", Scaling::none}, {"llama3", Scaling::llama3}},
+                        "How rotary frequencies are stretched for longer sequences; llama only.")
+      .alias("model.rope_scaling.rope_type");
+  s.add("model.rope_scaling.factor", c.rope_scaling.factor, "llama3: low frequencies are divided by this.").at_least(1);
+  s.add("model.rope_scaling.low_freq_factor", c.rope_scaling.low_freq_factor,
+        "llama3: wavelengths above original_max_positions / this are stretched fully.")
+      .greater_than(0);
+  s.add("model.rope_scaling.high_freq_factor", c.rope_scaling.high_freq_factor,
+        "llama3: wavelengths below original_max_positions / this are not stretched.")
+      .greater_than(0);
+  s.add("model.rope_scaling.original_max_positions", c.rope_scaling.original_max_positions,
+        "llama3: sequence length before stretching.")
+      .at_least(1)
+      .alias("model.rope_scaling.original_max_position_embeddings");
+  s.add("model.tie_embeddings", c.tie_embeddings, "The head uses the embedding's weights.")
+      .automatic("gpt2 true, llama false")
+      .alias("tie_word_embeddings")
+      .alias("untie_embeddings_and_output_weights", {{"true", "false"}, {"false", "true"}});
+  s.add("model.qkv_bias", c.qkv_bias,
+        "Biases on the query, key and value projections; llama only (Qwen2); gpt2 has biases anyway.")
+      .automatic("false")
+      .alias("add_qkv_bias");
+  s.add("model.qk_norm", c.qk_norm, "RMSNorm on each query and key head; llama only (Qwen3).")
+      .automatic("false")
+      .alias("qk_layernorm");
+  s.add("model.init_std", c.init_std, "Standard deviation of random initial weights.")
+      .greater_than(0)
+      .automatic("0.02")
+      .alias("init_method_std")
+      .alias("initializer_range");
+}
+
+void describe_data(ConfigSchema& s, Config::Data& c) {
+  using Format = Config::Data::Format;
+  s.section("data",
+            "Token files, as `strata data prepare` or other programs of the field write them. Paths are relative to the "
+            "working folder.");
+  s.add("data.train", c.train, "Training data: prefixes of .bin/.idx pairs, llm.c .bin files or raw files.")
+      .alias("data_path")
+      .alias("train_data_path");
+  s.add("data.validation", c.validation, "Validation data; none: no validation.").alias("valid_data_path");
+  s.add_choice<Format>(
+      "data.format", c.format,
+      {{"auto", Format::automatic}, {"megatron", Format::megatron}, {"llmc", Format::llmc}, {"bytes", Format::bytes}},
+      "megatron: .bin/.idx pairs; llmc: llm.c .bin; bytes: any file, one token a byte; auto: by what the files are.");
+}
+
+void describe_training(ConfigSchema& s, Config::Training& c) {
+  using Recompute = Config::Training::Recompute;
+  s.section("training",
+            "Length and size. global_batch_size = micro_batch_size x gradient_accumulation_steps x data-parallel ranks, in "
+            "sequences: any two give the third.");
+  s.add("training.steps", c.steps, "Updates to make.")
+      .at_least(1)
+      .at_most(kMaxSteps)
+      .automatic("must be given")
+      .alias("train_iters")
+      .alias("max_steps");
+  s.add("training.seq_length", c.seq_length, "Tokens of a sequence.")
+      .at_least(1)
+      .at_most(kMaxSize)
+      .automatic("must be given")
+      .alias("seq_length")
+      .alias("seq_len");
+  s.add("training.micro_batch_size", c.micro_batch_size, "Sequences a rank computes at once.")
+      .at_least(1)
+      .at_most(kMaxBatch)
+      .automatic("from the other two")
+      .alias("micro_batch_size")
+      .alias("train_micro_batch_size_per_gpu")
+      .alias("local_batch_size");
+  s.add("training.global_batch_size", c.global_batch_size, "Sequences of one update.")
+      .at_least(1)
+      .at_most(kMaxSize)
+      .automatic("from the other two")
+      .alias("global_batch_size")
+      .alias("train_batch_size");
+  s.add("training.gradient_accumulation_steps", c.gradient_accumulation_steps, "Micro-batches of a rank in one update.")
+      .at_least(1)
+      .at_most(kMaxBatch)
+      .automatic("from the other two; 1 when only one is given")
+      .alias("gradient_accumulation_steps");
+  s.add("training.clip_grad", c.clip_grad, "Largest global gradient norm; 0: no clipping.")
+      .at_least(0)
+      .alias("clip_grad")
+      .alias("gradient_clipping")
+      .alias("max_norm");
+  s.add("training.eval_interval", c.eval_interval, "Steps between validations; 0: only after the last step.")
+      .at_least(0)
+      .alias("eval_interval");
+  s.add("training.eval_iters", c.eval_iters, "Micro-batches per rank in one validation.").at_least(1).alias("eval_iters");
+  s.add_choice<Recompute>("training.recompute", c.recompute, {{"none", Recompute::none}, {"full", Recompute::full}},
+                          "full: backward runs each block's forward again instead of keeping its activations.")
+      .alias("recompute_granularity")
+      .alias("activation_checkpoint.mode");
+}
+
+void describe_arithmetic(ConfigSchema& s, Config& c) {
+  s.section("precision", "Number formats. Master weights, gradients' sums and optimizer states are always fp32.");
+  s.add_choice<DType>("precision.compute", c.precision.compute, {{"fp32", DType::f32}, {"bf16", DType::bf16}},
+                      "Format of activations and of the weights computed with.")
+      .alias("bf16", {{"true", "bf16"}, {"false", "fp32"}})
+      .alias("bf16.enabled", {{"true", "bf16"}, {"false", "fp32"}});
+
+  s.section("optimizer", "How an update is computed.");
+  s.add_choice<Config::Optimizer::Type>("optimizer.type", c.optimizer.type, {{"adamw", Config::Optimizer::Type::adamw}},
+                                        "adamw: Loshchilov and Hutter 2019. Norms and biases are not decayed.")
+      .alias("optimizer.name");
+  s.add("optimizer.lr", c.optimizer.lr, "Peak learning rate.")
+      .at_least(0)
+      .alias("lr")
+      .alias("learning_rate")
+      .alias("optimizer.params.lr");
+  s.add("optimizer.beta1", c.optimizer.beta1, "Decay of the first moment.").at_least(0).less_than(1).alias("adam_beta1");
+  s.add("optimizer.beta2", c.optimizer.beta2, "Decay of the second moment.").at_least(0).less_than(1).alias("adam_beta2");
+  s.add("optimizer.eps", c.optimizer.eps, "Added to the root of the second moment.")
+      .greater_than(0)
+      .alias("adam_eps")
+      .alias("optimizer.params.eps");
+  s.add("optimizer.weight_decay", c.optimizer.weight_decay, "Decoupled weight decay.")
+      .at_least(0)
+      .alias("weight_decay")
+      .alias("optimizer.params.weight_decay");
+
+  s.section(
+      "scheduler",
+      "Learning rate over the steps: linear warm-up from 0 to optimizer.lr, then the decay, which ends at training.steps.");
+  s.add_choice<ScheduleKind>("scheduler.type", c.scheduler.type,
+                             {{"constant", ScheduleKind::constant},
+                              {"linear", ScheduleKind::linear},
+                              {"cosine", ScheduleKind::cosine},
+                              {"wsd", ScheduleKind::wsd},
+                              {"WarmupLR", ScheduleKind::constant},
+                              {"WarmupDecayLR", ScheduleKind::linear},
+                              {"WarmupCosineLR", ScheduleKind::cosine}},
+                             "Shape of the decay; wsd: constant, then linear over the last decay_steps.")
+      .alias("lr_decay_style");
+  s.add("scheduler.warmup_steps", c.scheduler.warmup_steps, "Steps of warm-up.")
+      .at_least(0)
+      .at_most(kMaxSteps)
+      .alias("lr_warmup_iters")
+      .alias("lr_scheduler.warmup_steps")
+      .alias("scheduler.params.warmup_num_steps");
+  s.add("scheduler.min_lr", c.scheduler.min_lr, "Where linear, cosine and wsd end.").at_least(0).alias("min_lr");
+  s.add("scheduler.decay_steps", c.scheduler.decay_steps, "wsd: length of the decay.")
+      .at_least(1)
+      .at_most(kMaxSteps)
+      .automatic("a tenth of training.steps")
+      .alias("lr_wsd_decay_iters");
+}
+
+void describe_parallel(ConfigSchema& s, Config& c) {
+  s.section("parallel", "Ranks and how they talk. The ranks are those that `mpirun` or `srun` started.");
+  s.add("parallel.data", c.parallel.data, "Data-parallel ranks.")
+      .at_least(1)
+      .at_most(1 << 20)
+      .automatic("all ranks")
+      .alias("data_parallel_size");
+  s.add_duration("parallel.timeout", c.parallel.timeout, "How long a rank may be silent before the others stop with an error.")
+      .greater_than(0);
+  s.add_choice<AutoOnOff>("parallel.shared_memory", c.parallel.shared_memory, kAutoOnOff,
+                          "Exchange between ranks of one machine through shared memory.");
+
+  s.section("zero", "Which states are partitioned over the data-parallel ranks. No stage changes a bit of the result.");
+  s.add("zero.stage", c.zero.stage, "0: none; 1: optimizer states; 2: gradients too; 3: parameters too.")
+      .at_least(0)
+      .at_most(3)
+      .alias("zero_stage")
+      .alias("zero_optimization.stage");
+  s.add("zero.prefetch_units", c.zero.prefetch_units,
+        "Stage 3: units whose parameters are gathered ahead of the one that computes.")
+      .at_least(0)
+      .at_most(1000);
+}
+
+void describe_tiers(ConfigSchema& s, Config& c) {
+  using Home = Config::Offload::Optimizer::Home;
+  s.section("offload", "Where states live.");
+  s.add_choice<Home>("offload.optimizer.device", c.offload.optimizer.device, {{"cpu", Home::cpu}, {"nvme", Home::nvme}},
+                     "Home of master weights and optimizer states.")
+      .alias("offload_optimizer.device")
+      .alias("zero_optimization.offload_optimizer.device");
+  s.add("offload.optimizer.record_size", c.offload.optimizer.record_size,
+        "What is read, updated and written together; rounded up to a multiple of 4096.")
+      .at_least(1)
+      .at_most(kMaxSize)
+      .unit("parameters")
+      .alias("zero_optimization.sub_group_size");
+
+  s.section("memory", "Budgets of one rank. A plan that does not fit is refused before training.");
+  s.add_bytes("memory.gpu", c.memory.gpu, "Compute tier; on the host backend a budget within host memory.")
+      .automatic("what the device has");
+  s.add_bytes("memory.cpu", c.memory.cpu, "Host memory.").automatic("what is free, divided by the ranks on the machine");
+  s.add_bytes("memory.nvme", c.memory.nvme, "Space under nvme.path.")
+      .automatic("what the file system has free, divided by the ranks on the machine");
+
+  s.section("nvme", "The drive tier.");
+  s.add("nvme.path", c.nvme.path, "Folder of the state files.")
+      .automatic("`nvme` in the run folder")
+      .alias("nvme_path")
+      .alias("offload_optimizer.nvme_path")
+      .alias("zero_optimization.offload_optimizer.nvme_path");
+  using Engine = IoEngineOptions::Kind;
+  s.add_choice<Engine>("nvme.engine", c.nvme.engine,
+                       {{"auto", Engine::automatic}, {"io_uring", Engine::io_uring}, {"threads", Engine::threads}},
+                       "How the drive is driven; auto: io_uring where the kernel allows it.");
+  s.add("nvme.queue_depth", c.nvme.queue_depth, "Requests in flight.").at_least(1).at_most(4096).alias("aio.queue_depth");
+  s.add_bytes("nvme.block_size", c.nvme.block_size, "Largest request.").at_least(4096).at_most(1 << 30).alias("aio.block_size");
+  s.add("nvme.durable", c.nvme.durable, "Flush the drive at the end of every step. Checkpoints are flushed always.");
+}
+
+void describe_rest(ConfigSchema& s, Config& c) {
+  using Choice = Config::Device::Choice;
+  s.section("device", "What computes.");
+  s.add_choice<Choice>("device.backend", c.device.backend,
+                       {{"auto", Choice::automatic}, {"host", Choice::host}, {"cuda", Choice::cuda}},
+                       "Where the model computes; auto: cuda where there is a GPU and the program was built for it.");
+  s.add("device.threads", c.device.threads, "Compute threads of a rank on the host backend.")
+      .at_least(1)
+      .at_most(4096)
+      .automatic("the machine's cores divided by the ranks on it");
+
+  s.section("checkpoint",
+            "Checkpoints are written aside and committed by one rename; any layout of ranks and states loads them.");
+  s.add("checkpoint.interval", c.checkpoint.interval, "Steps between checkpoints; 0: none but the final one.")
+      .at_least(0)
+      .alias("save_interval");
+  s.add("checkpoint.keep_last", c.checkpoint.keep_last, "How many to keep; 0: all.")
+      .at_least(0)
+      .alias("most_recent_k")
+      .alias("keep_latest_k");
+  s.add("checkpoint.save_final", c.checkpoint.save_final, "Save after the last step.");
+  s.add("checkpoint.resume", c.checkpoint.resume,
+        "auto: from the newest checkpoint of the run folder, if there is one; never; or a checkpoint folder.");
+
+  s.section("logging", "`metrics.jsonl` has every step; these keys are about what is printed.");
+  s.add("logging.log_interval", c.logging.log_interval, "Steps between lines.")
+      .at_least(1)
+      .alias("log_interval")
+      .alias("steps_per_print")
+      .alias("log_freq");
+  s.add_choice<AutoOnOff>("logging.progress", c.logging.progress, kAutoOnOff,
+                          "A progress line that is redrawn; auto: on a terminal.");
+  s.add("logging.trace", c.logging.trace, "Write `trace.json` (Chrome and Perfetto read it).");
+  s.add("logging.trace_steps", c.logging.trace_steps, "Steps in the trace, from the second of the run on.").at_least(1);
+}
+
+void describe_rejected(ConfigSchema& s) {
+  s.reject("fp16", "fp16 is not supported; leave it out and use precision.compute: bf16");
+  s.reject("optimizer.params.betas", "write optimizer.beta1 and optimizer.beta2");
+  s.reject("optimizer.params", "only lr, eps and weight_decay have a counterpart; see the optimizer section");
+  s.reject("scheduler.params", "only warmup_num_steps has a counterpart; see the scheduler section");
+  s.reject("lr_decay_iters", "the decay ends at training.steps");
+  s.reject("distributed_timeout_minutes", "write parallel.timeout: 10min");
+  s.reject("zero_optimization",
+           "only stage, sub_group_size, offload_optimizer.device and offload_optimizer.nvme_path have a counterpart");
+  s.reject("aio", "only queue_depth and block_size have a counterpart; see the nvme section");
+  for (const char* key : {"tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size",
+                          "expert_model_parallel_size", "tensor_parallel"}) {
+    s.reject(key, "not supported; ranks are data-parallel, with zero.stage partitioning the states");
+  }
+}
+
+}  // namespace
+
+void describe(ConfigSchema& schema, Config& config) {
+  describe_run(schema, config.run);
+  describe_model(schema, config.model);
+  describe_data(schema, config.data);
+  describe_training(schema, config.training);
+  describe_arithmetic(schema, config);
+  describe_parallel(schema, config);
+  describe_tiers(schema, config);
+  describe_rest(schema, config);
+  describe_rejected(schema);
+}
+
+}  // namespace strata

@@ -1,0 +1,270 @@
+#include "trainer/engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "optim/clip.h"
+
+namespace strata {
+StateLayout make_layout(const Model& model, WorldSize world) {
+  StateLayout layout;
+  layout.world = world;
+  for (int u = 0; u < model.unit_count(); ++u) {
+    std::vector<ParamDecl> params;
+    for (const ParamSpec& p : model.unit(u).params()) params.push_back({p.name, p.shape.numel(), p.decay});
+    layout.units.push_back(layout_unit(model.unit(u).name(), params, world));
+  }
+  return layout;
+}
+
+namespace {
+
+std::vector<std::vector<Shape>> make_shapes(const Model& model) {
+  std::vector<std::vector<Shape>> shapes;
+  for (int u = 0; u < model.unit_count(); ++u) {
+    shapes.emplace_back();
+    for (const ParamSpec& p : model.unit(u).params()) shapes.back().push_back(p.shape);
+  }
+  return shapes;
+}
+
+}  // namespace
+
+Engine::Engine(Device& device, const Model& model, const EngineOptions& options)
+    : device_(device),
+      model_(model),
+      options_(options),
+      gpu_(Tier::gpu, options.gpu_budget,
+           device.backend() == Backend::dry ? TierArena::Backing::none : TierArena::Backing::memory),
+      cpu_(Tier::cpu, options.cpu_budget,
+           device.backend() == Backend::dry ? TierArena::Backing::none : TierArena::Backing::memory) {}
+
+Engine::~Engine() { (void)finish(); }
+
+Result<std::unique_ptr<Engine>> Engine::create(Device& device, const Model& model, const EngineOptions& options,
+                                               Communicator& comm, std::vector<std::string>* notes) {
+  std::unique_ptr<Engine> engine(new Engine(device, model, options));
+  try {
+    STRATA_RETURN_IF_ERROR(engine->allocate(comm, notes));
+  } catch (const StatusError& error) {
+    return error.status();
+  }
+  return engine;
+}
+
+Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
+  STRATA_ASSIGN_OR_RETURN(data_comm_, comm.duplicate());
+  STRATA_ASSIGN_OR_RETURN(control_, comm.duplicate());
+  layout_ = make_layout(model_, comm.size());
+  compute_ = std::make_unique<Stream>(device_, "compute");
+  comm_stream_ = std::make_unique<Stream>(device_, "communication");
+  update_ = std::make_unique<Stream>(device_, "cpu update");
+  nvme_read_ = std::make_unique<Stream>(device_, "nvme read");
+  nvme_write_ = std::make_unique<Stream>(device_, "nvme write");
+  params_ = std::make_unique<ParamStore>(layout_, make_shapes(model_),
+                                         ParamStoreOptions{.zero_stage = options_.zero_stage, .dtype = options_.compute},
+                                         *data_comm_, gpu_, *compute_, *comm_stream_);
+  grads_ =
+      std::make_unique<GradStore>(layout_, make_shapes(model_),
+                                  GradStoreOptions{.zero_stage = options_.zero_stage, .micro_batches = options_.micro_batches},
+                                  *data_comm_, gpu_, *compute_, *comm_stream_);
+  options_.optimizer.zero_stage = options_.zero_stage;
+  options_.optimizer.master = options_.compute != DType::f32;
+  STRATA_ASSIGN_OR_RETURN(optimizer_, OptimizerStore::create(layout_, comm.rank(), options_.optimizer, cpu_, *params_, *grads_,
+                                                             UpdateStreams{*update_, *nvme_read_, *nvme_write_}, notes));
+  STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());  // stores start zeroed, whoever writes next
+  const std::int64_t rows = options_.micro_batch * options_.seq_length;
+  tokens_ = Tensor(gpu_, Category::other, DType::i32, {options_.micro_batches, rows}, "tokens");
+  targets_ = Tensor(gpu_, Category::other, DType::i32, {options_.micro_batches, rows}, "targets");
+  losses_ = Tensor(gpu_, Category::other, DType::f32, {options_.micro_batches, rows}, "losses");
+  const int head = model_.unit_count() - 1;
+  for (int u = 0; u <= head; ++u) forward_order_.push_back(u);
+  for (int u = head - 1; u >= 0; --u) forward_order_.push_back(u);
+  return {};
+}
+
+Engine::Leases Engine::acquire(int u) {
+  Leases leases;
+  leases.held.push_back(params_->acquire(u));
+  leases.params = leases.held.back().params();
+  for (const SharedParam& shared : model_.unit(u).shared()) {
+    leases.held.push_back(params_->acquire(shared.unit));
+    leases.params.push_back(leases.held.back().params()[static_cast<std::size_t>(shared.param)]);
+  }
+  return leases;
+}
+
+std::vector<TensorRef> Engine::grads(int u) {
+  std::vector<TensorRef> all = grads_->acquire(u);
+  for (const SharedParam& shared : model_.unit(u).shared())
+    all.push_back(grads_->acquire(shared.unit)[static_cast<std::size_t>(shared.param)]);
+  return all;
+}
+
+void Engine::prefetch_after(std::size_t position, const std::vector<int>& order) {
+  for (std::size_t i = 1; i <= static_cast<std::size_t>(options_.prefetch_units) && position + i < order.size(); ++i)
+    params_->prefetch(order[position + i]);
+}
+
+Batch Engine::batch_view(int slot) const {
+  const Shape rows{options_.micro_batch * options_.seq_length};
+  return {tokens_.ref().rows(slot, 1).view(rows), targets_.ref().rows(slot, 1).view(rows), options_.micro_batch,
+          options_.seq_length};
+}
+
+Tensor Engine::run_forward(const Batch& batch, std::vector<Tensor>* boundaries, std::vector<Saved>* saved) {
+  const std::vector<TensorRef> no_grads;
+  const std::size_t n = model_.body().size();
+  Tensor x;
+  for (std::size_t u = 0; u < n; ++u) {
+    prefetch_after(u, forward_order_);
+    const Leases leases = acquire(static_cast<int>(u));
+    const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, no_grads};
+    const bool keep = saved != nullptr && (!options_.recompute || u == 0);  // the first unit has no boundary to start from
+    Tensor y = model_.body()[u]->forward(ctx, x, keep ? &(*saved)[u] : nullptr);
+    if (boundaries != nullptr) (*boundaries)[u] = std::move(x);
+    x = std::move(y);
+  }
+  return x;
+}
+
+void Engine::run_micro_batch(int index, const Batch& batch, TensorRef loss_R, float scale) {
+  const std::size_t n = model_.body().size();
+  std::vector<Tensor> inputs(n);
+  std::vector<Saved> saved(n);
+  Tensor x = run_forward(batch, &inputs, &saved);
+  Tensor dy;
+  {
+    prefetch_after(n, forward_order_);
+    const Leases leases = acquire(static_cast<int>(n));
+    const std::vector<TensorRef> unit_grads = grads(static_cast<int>(n));
+    const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, unit_grads};
+    dy = model_.head().loss_and_backward(ctx, x, loss_R, scale);
+    x.reset();
+  }
+  grads_->reduce(static_cast<int>(n), index);
+  for (std::size_t u = n; u-- > 0;) {
+    prefetch_after(2 * n - u, forward_order_);
+    const Leases leases = acquire(static_cast<int>(u));
+    const std::vector<TensorRef> unit_grads = grads(static_cast<int>(u));
+    const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, unit_grads};
+    if (options_.recompute && u > 0) (void)model_.body()[u]->forward(ctx, inputs[u], &saved[u]);
+    dy = model_.body()[u]->backward(ctx, inputs[u], std::move(dy), std::move(saved[u]));
+    inputs[u].reset();
+    grads_->reduce(static_cast<int>(u), index);
+  }
+}
+
+Status Engine::load_batch(int index, const BatchLoader& load) {
+  if (dry()) return {};
+  const Batch batch = batch_view(index);
+  const auto n = static_cast<std::size_t>(batch.tokens_R.numel());
+  auto* tokens = tokens_.ref().rows(index, 1).as<std::int32_t>();
+  auto* targets = targets_.ref().rows(index, 1).as<std::int32_t>();
+  return load(index, {tokens, n}, {targets, n});
+}
+
+double Engine::sum_losses(int slot) const {
+  if (dry()) return 0.0;
+  const std::int64_t n = losses_.shape()[1];
+  const float* values = losses_.ref().as<float>() + slot * n;
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(values[i]);
+  return sum;
+}
+
+Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader& load, bool stop_requested) {
+  const double tokens =
+      static_cast<double>(options_.micro_batch * options_.seq_length) * options_.micro_batches * layout_.world.v;
+  // Every micro-batch is loaded before the first is enqueued: the last step's compute is complete (exchange() waited for it).
+  for (int i = 0; i < options_.micro_batches; ++i) STRATA_RETURN_IF_ERROR(load_batch(i, load));
+  for (int i = 0; i < options_.micro_batches; ++i)
+    run_micro_batch(i, batch_view(i), losses_.ref().rows(i, 1).view({losses_.shape()[1]}), static_cast<float>(1.0 / tokens));
+  STRATA_ASSIGN_OR_RETURN(StepResult result, exchange(stop_requested));
+  result.loss /= tokens;
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) return diagnose(step, result);
+  result.clip = clip_coefficient(result.grad_norm, options_.clip_norm);
+  optimizer_->step(adamw_scalars(options_.adamw, lr, step, result.clip), compute_->ref().record());
+  return result;
+}
+
+// One exchange a step: every rank's loss sums, norm partials and wish to stop.
+Result<StepResult> Engine::exchange(bool stop_requested) {
+  STRATA_RETURN_IF_ERROR(comm_stream_->ref().synchronize());
+  STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
+  StepResult result;
+  if (dry()) return result;
+  std::vector<double> mine = {stop_requested ? 1.0 : 0.0};
+  for (int i = 0; i < options_.micro_batches; ++i) mine.push_back(sum_losses(i));
+  for (int u = 0; u < model_.unit_count(); ++u) mine.insert(mine.end(), grads_->partials(u).begin(), grads_->partials(u).end());
+  STRATA_ASSIGN_OR_RETURN(const auto blobs,
+                          control_->gather_all(std::as_bytes(std::span(mine)), "exchange of losses and norms"));
+  std::vector<std::vector<double>> ranks;
+  for (const auto& blob : blobs) {
+    ranks.emplace_back(blob.size() / sizeof(double));
+    std::memcpy(ranks.back().data(), blob.data(), blob.size());
+    if (ranks.back().front() != 0.0) result.stop = true;
+  }
+  for (int i = 0; i < options_.micro_batches; ++i)
+    for (const auto& values : ranks) result.loss += values[static_cast<std::size_t>(i) + 1];
+  std::vector<double> partials;
+  std::vector<std::size_t> at(ranks.size(), static_cast<std::size_t>(options_.micro_batches) + 1);
+  for (const UnitLayout& unit : layout_.units)
+    for (std::size_t r = 0; r < ranks.size(); ++r) {
+      const auto blocks = static_cast<std::size_t>((unit.slices[r].count + kLayoutBlock - 1) / kLayoutBlock);
+      partials.insert(partials.end(), ranks[r].begin() + static_cast<std::ptrdiff_t>(at[r]),
+                      ranks[r].begin() + static_cast<std::ptrdiff_t>(at[r] + blocks));
+      at[r] += blocks;
+    }
+  result.grad_norm = global_norm(partials);
+  return result;
+}
+
+Result<double> Engine::evaluate(int iterations, const BatchLoader& load) {
+  std::vector<double> mine;
+  const std::vector<TensorRef> no_grads;
+  for (int i = 0; i < iterations; ++i) {
+    if (!dry()) {
+      auto* tokens = tokens_.ref().as<std::int32_t>();
+      auto* targets = targets_.ref().as<std::int32_t>();
+      const auto n = static_cast<std::size_t>(tokens_.shape()[1]);
+      STRATA_RETURN_IF_ERROR(load(i, {tokens, n}, {targets, n}));
+    }
+    const Batch batch = batch_view(0);
+    const Tensor x = run_forward(batch, nullptr, nullptr);
+    const Leases leases = acquire(model_.unit_count() - 1);
+    const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, no_grads};
+    model_.head().loss(ctx, x, losses_.ref().rows(0, 1).view({losses_.shape()[1]}));
+    STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
+    mine.push_back(sum_losses(0));
+  }
+  STRATA_ASSIGN_OR_RETURN(const auto blobs,
+                          control_->gather_all(std::as_bytes(std::span(mine)), "exchange of validation losses"));
+  double sum = 0.0;
+  for (int i = 0; i < iterations; ++i)
+    for (const auto& blob : blobs) {
+      double value = 0.0;
+      std::memcpy(&value, blob.data() + static_cast<std::size_t>(i) * sizeof(double), sizeof(double));
+      sum += value;
+    }
+  const double tokens = static_cast<double>(options_.micro_batch * options_.seq_length) * iterations * layout_.world.v;
+  return sum / tokens;
+}
+
+Status Engine::finish() {
+  Status first;
+  for (Stream* stream : {compute_.get(), comm_stream_.get(), nvme_read_.get(), update_.get(), nvme_write_.get()}) {
+    if (stream == nullptr) continue;
+    const Status status = stream->ref().synchronize();
+    if (first.ok()) first = status;
+  }
+  return first;
+}
+
+BusySeconds Engine::busy() const {
+  return {compute_->busy_seconds(), comm_stream_->busy_seconds(), update_->busy_seconds(), nvme_read_->busy_seconds(),
+          nvme_write_->busy_seconds()};
+}
+
+}  // namespace strata

@@ -1,0 +1,122 @@
+// Executes training steps: forward and backward unit by unit, reduction, norm, update. The same code runs on the dry backend,
+// which is how a plan knows every peak before anything is allocated (plan.h).
+//
+// Called from one thread; collective: every rank makes the same calls. A failed call leaves the parameters as they were before
+// the step or, when a stream is poisoned, the engine unusable; it never half-applies an update.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/unit.h"
+#include "offload/grad_store.h"
+#include "offload/layout.h"
+#include "offload/optimizer_store.h"
+#include "offload/param_store.h"
+#include "optim/adamw.h"
+#include "parallel/communicator.h"
+#include "runtime/arena.h"
+#include "runtime/stream.h"
+
+namespace strata {
+
+// Units, parameters and slices of a model over `world` ranks.
+StateLayout make_layout(const Model& model, WorldSize world);
+
+struct EngineOptions {
+  DType compute = DType::f32;  // f32 or bf16
+  int zero_stage = 0;
+  int prefetch_units = 1;
+  bool recompute = false;        // keep only the units' boundaries; run each forward again before its backward
+  std::int64_t micro_batch = 1;  // sequences
+  int micro_batches = 1;         // a step and rank
+  std::int64_t seq_length = 1;   // tokens
+  double clip_norm = 1.0;        // 0: off
+  AdamWConfig adamw;
+  OptimizerStoreOptions optimizer;  // home, record size, file; zero_stage and master are set by the engine
+  std::size_t gpu_budget = 0;       // bytes
+  std::size_t cpu_budget = 0;
+};
+
+struct StepResult {
+  double loss = 0.0;       // mean over the step's tokens, all ranks
+  double grad_norm = 0.0;  // before clipping
+  double clip = 1.0;       // coefficient applied
+  bool stop = false;       // some rank asked to stop (see step())
+};
+
+// Seconds of work so far, by resource.
+struct BusySeconds {
+  double compute = 0, communication = 0, update = 0, nvme_read = 0, nvme_write = 0;
+};
+
+class Engine {
+ public:
+  // comm: data-parallel group; the engine takes duplicates for its streams. device: host or dry. All references outlive it.
+  static Result<std::unique_ptr<Engine>> create(Device& device, const Model& model, const EngineOptions& options,
+                                                Communicator& comm, std::vector<std::string>* notes);
+  ~Engine();
+
+  const StateLayout& layout() const { return layout_; }
+  const EngineOptions& options() const { return options_; }
+  OptimizerStore& optimizer() { return *optimizer_; }
+  Communicator& control() { return *control_; }
+
+  // Fills tokens and targets (R = micro_batch * seq_length each) of micro-batch `index` of this rank.
+  using BatchLoader = std::function<Status(int index, std::span<std::int32_t> tokens, std::span<std::int32_t> targets)>;
+  // One step with learning rate lr; step is 1-based. stop_requested: this rank's wish, shared with all in the result.
+  // Error numerical: loss or norm is not finite; names the step and the first offending tensor; nothing was updated.
+  Result<StepResult> step(std::int64_t step, double lr, const BatchLoader& load, bool stop_requested);
+  // Mean loss over `iterations` micro-batches a rank.
+  Result<double> evaluate(int iterations, const BatchLoader& load);
+
+  // Waits for everything enqueued; the first error of any stream.
+  Status finish();
+  MemoryReport memory(Tier tier) const { return tier == Tier::gpu ? gpu_.report() : cpu_.report(); }
+  BusySeconds busy() const;
+
+ private:
+  Engine(Device& device, const Model& model, const EngineOptions& options);
+  Status allocate(Communicator& comm, std::vector<std::string>* notes);
+  void run_micro_batch(int index, const Batch& batch, TensorRef loss_R, float scale);
+  Tensor run_forward(const Batch& batch, std::vector<Tensor>* boundaries, std::vector<Saved>* saved);
+  struct Leases {
+    std::vector<ParamLease> held;
+    std::vector<ConstTensorRef> params;
+  };
+  Leases acquire(int u);
+  std::vector<TensorRef> grads(int u);
+  void prefetch_after(std::size_t position, const std::vector<int>& order);
+  Status load_batch(int index, const BatchLoader& load);
+  Batch batch_view(int slot) const;
+  Result<StepResult> exchange(bool stop_requested);
+  Status diagnose(std::int64_t step, const StepResult& result);
+  Status first_bad_parameter(std::string* found);
+  Status first_bad_activation(std::string* found);
+  std::string first_bad_gradient() const;
+  bool dry() const { return device_.backend() == Backend::dry; }
+  double sum_losses(int slot) const;
+
+  Device& device_;
+  const Model& model_;
+  EngineOptions options_;
+  TierArena gpu_;
+  TierArena cpu_;
+  // Declared before the streams: a stream's destructor drains operations that use these.
+  StateLayout layout_;
+  std::unique_ptr<Communicator> data_comm_;
+  std::unique_ptr<Communicator> control_;
+  std::unique_ptr<Stream> compute_, comm_stream_, update_, nvme_read_, nvme_write_;
+  std::unique_ptr<ParamStore> params_;
+  std::unique_ptr<GradStore> grads_;
+  std::unique_ptr<OptimizerStore> optimizer_;
+  std::vector<int> forward_order_;  // units in the order their parameters are needed, forward and backward
+  Tensor tokens_, targets_;         // i32 [micro_batches, R]
+  Tensor losses_;                   // f32 [micro_batches, R]
+};
+
+}  // namespace strata

@@ -1,0 +1,26 @@
+// From the configuration to the values the engine takes: what Trainer::create and `strata plan` share. Pure but for reading a
+// Hugging Face folder's config.json.
+#pragma once
+
+#include <string>
+
+#include "model/config.h"
+#include "optim/schedule.h"
+#include "trainer/config.h"
+#include "trainer/engine.h"
+#include "trainer/plan.h"
+
+namespace strata {
+
+// The model's shape: the config's own keys, or the config.json of model.hf.
+Result<ModelConfig> model_config_of(const Config& resolved);
+// Everything but the two budgets.
+EngineOptions engine_options(const Config& resolved, Rank rank);
+Schedule schedule_of(const Config& resolved);
+Budgets budgets_of(const Config& resolved, std::size_t host_memory);
+
+// Replaces `path` by `text`. Errors carry path and errno.
+Status write_text_file(const std::string& path, const std::string& text);
+Result<std::string> read_text_file(const std::string& path);
+
+}  // namespace strata

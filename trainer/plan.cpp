@@ -1,0 +1,145 @@
+#include "trainer/plan.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "parallel/dry_communicator.h"
+
+namespace strata {
+namespace {
+
+constexpr std::size_t kUnlimited = std::size_t{1} << 60;
+
+std::string parts(const MemoryReport& report) {
+  std::string text;
+  for (std::size_t c = 0; c < kCategories; ++c)
+    if (report.peak_by[c] > 0)
+      text +=
+          (text.empty() ? "" : ", ") + std::string(to_string(static_cast<Category>(c))) + " " + format_bytes(report.peak_by[c]);
+  return text;
+}
+
+std::string too_small(const std::string& key, std::size_t needed, std::size_t budget, const std::string& made_of,
+                      const std::string& mend) {
+  return fmt::format("{}: planned {} ({}) > budget {}: {} too much; {}", key, format_bytes(needed), made_of,
+                     format_bytes(budget), format_bytes(needed - budget), mend);
+}
+
+std::string advice(const Plan& plan) {
+  std::string text;
+  if (!plan.options.recompute) text += "set training.recompute: full, ";
+  if (plan.options.micro_batch > 1) text += "lower training.micro_batch_size, ";
+  if (plan.world.v > 1 && plan.options.zero_stage < 3) text += "raise zero.stage, ";
+  return text;
+}
+
+nlohmann::json tier_to_json(const MemoryReport& report) {
+  nlohmann::json j = {{"peak", report.peak}};
+  for (std::size_t c = 0; c < kCategories; ++c)
+    if (report.peak_by[c] > 0) j[to_string(static_cast<Category>(c))] = report.peak_by[c];
+  return j;
+}
+
+}  // namespace
+
+Result<Plan> make_plan(const Model& model, const EngineOptions& wanted, WorldSize world, Rank rank) {
+  EngineOptions options = wanted;
+  options.gpu_budget = options.cpu_budget = kUnlimited;
+  Device device(Backend::dry, 1);
+  DryCommunicator comm(rank, world);
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::create(device, model, options, comm, nullptr));
+  const Engine::BatchLoader nothing = [](int, std::span<std::int32_t>, std::span<std::int32_t>) { return Status(); };
+  for (std::int64_t step = 1; step <= 2; ++step) {
+    STRATA_RETURN_IF_ERROR(engine->step(step, 0.0, nothing, false).status());
+    STRATA_RETURN_IF_ERROR(engine->evaluate(1, nothing).status());
+  }
+  Plan plan;
+  plan.world = world;
+  plan.rank = rank;
+  plan.parameters = model.parameter_count();
+  plan.units = model.unit_count();
+  plan.records = static_cast<std::int64_t>(engine->optimizer().records().size());
+  plan.tokens_per_step = options.micro_batch * options.micro_batches * options.seq_length * world.v;
+  plan.flops_per_step =
+      (options.recompute ? 8.0 : 6.0) * static_cast<double>(plan.parameters) * static_cast<double>(plan.tokens_per_step);
+  plan.gpu = engine->memory(Tier::gpu);
+  plan.cpu = engine->memory(Tier::cpu);
+  plan.nvme_bytes = engine->optimizer().nvme_bytes();
+  plan.options = options;
+  return plan;
+}
+
+Rank largest_rank(const Model& model, WorldSize world) {
+  const StateLayout layout = make_layout(model, world);
+  Rank largest;
+  for (int r = 1; r < world.v; ++r)
+    if (layout.owned(Rank{r}) > layout.owned(largest)) largest = Rank{r};
+  return largest;
+}
+
+Status check_budgets(const Plan& plan, const Budgets& budgets) {
+  std::string problems;
+  const auto add = [&](const std::string& text) { problems += (problems.empty() ? "" : "\n") + text; };
+  if (budgets.gpu && plan.gpu.peak > *budgets.gpu)
+    add(too_small("memory.gpu", plan.gpu.peak, *budgets.gpu, parts(plan.gpu), advice(plan) + "or raise memory.gpu"));
+  if (budgets.cpu && plan.cpu.peak > *budgets.cpu)
+    add(too_small("memory.cpu", plan.cpu.peak, *budgets.cpu, parts(plan.cpu),
+                  std::string(plan.options.optimizer.home == Tier::cpu ? "set offload.optimizer.device: nvme, "
+                                                                       : "lower offload.optimizer.record_size, ") +
+                      "or raise memory.cpu"));
+  if (budgets.nvme && plan.nvme_bytes > *budgets.nvme)
+    add(too_small("memory.nvme", plan.nvme_bytes, *budgets.nvme, "two slots a record", "use more ranks or raise memory.nvme"));
+  if (budgets.host_memory && plan.gpu.peak + plan.cpu.peak > *budgets.host_memory)
+    add(too_small("memory of this machine for one rank", plan.gpu.peak + plan.cpu.peak, *budgets.host_memory,
+                  "gpu tier " + format_bytes(plan.gpu.peak) + ", cpu tier " + format_bytes(plan.cpu.peak),
+                  advice(plan) + (plan.options.optimizer.home == Tier::cpu ? "set offload.optimizer.device: nvme"
+                                                                           : "or use more machines")));
+  return problems.empty() ? Status() : Status(Code::invalid_config, problems);
+}
+
+std::string format_plan(const Plan& plan, const Budgets& budgets) {
+  std::string text = fmt::format(
+      "{:.2f} M parameters in {} units, {} rank{}, ZeRO stage {}, {} compute, optimizer state in {} ({} records a rank)\n",
+      static_cast<double>(plan.parameters) / 1e6, plan.units, plan.world.v, plan.world.v == 1 ? "" : "s",
+      plan.options.zero_stage, to_string(plan.options.compute), to_string(plan.options.optimizer.home), plan.records);
+  text += fmt::format("{} tokens a step, {:.3g} FLOP a step{}\n\n", plan.tokens_per_step, plan.flops_per_step,
+                      plan.options.recompute ? " (forward run twice)" : "");
+  text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", "tier", "category", "peak/rank", "budget/rank");
+  const auto tier = [&](Tier t, const MemoryReport& report, const std::optional<std::size_t>& budget) {
+    for (std::size_t c = 0; c < kCategories; ++c)
+      if (report.peak_by[c] > 0)
+        text += fmt::format("{:<6}{:<16}{:>12}\n", to_string(t), to_string(static_cast<Category>(c)),
+                            format_bytes(report.peak_by[c]));
+    text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", to_string(t), "all at once", format_bytes(report.peak),
+                        budget ? format_bytes(*budget) : "auto");
+  };
+  tier(Tier::gpu, plan.gpu, budgets.gpu);
+  tier(Tier::cpu, plan.cpu, budgets.cpu);
+  text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", "nvme", "state file", format_bytes(plan.nvme_bytes),
+                      budgets.nvme ? format_bytes(*budgets.nvme) : "auto");
+  if (budgets.host_memory)
+    text += fmt::format("host memory for both tiers: {} of {} a rank\n", format_bytes(plan.gpu.peak + plan.cpu.peak),
+                        format_bytes(*budgets.host_memory));
+  return text;
+}
+
+std::string plan_to_json(const Plan& plan) {
+  const nlohmann::json j = {{"world_size", plan.world.v},
+                            {"parameters", plan.parameters},
+                            {"units", plan.units},
+                            {"records", plan.records},
+                            {"tokens_per_step", plan.tokens_per_step},
+                            {"flops_per_step", plan.flops_per_step},
+                            {"zero_stage", plan.options.zero_stage},
+                            {"compute", to_string(plan.options.compute)},
+                            {"recompute", plan.options.recompute},
+                            {"optimizer_home", to_string(plan.options.optimizer.home)},
+                            {"record_size", plan.options.optimizer.record_size},
+                            {"gpu", tier_to_json(plan.gpu)},
+                            {"cpu", tier_to_json(plan.cpu)},
+                            {"nvme", {{"peak", plan.nvme_bytes}}}};
+  return j.dump(1) + "\n";
+}
+
+}  // namespace strata

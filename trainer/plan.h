@@ -1,0 +1,44 @@
+// What a run will need, known before anything is allocated: the engine's own code runs two steps and a validation on the dry
+// backend and every allocation is counted. The run then gets exactly the planned peaks as its budgets, so a plan that is too
+// small is an error.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "trainer/engine.h"
+
+namespace strata {
+
+// Bytes per rank a user or the machine allows; absent: unlimited.
+struct Budgets {
+  std::optional<std::size_t> gpu, cpu, nvme;
+  // On the host backend both tiers are one memory: what this rank may use of it.
+  std::optional<std::size_t> host_memory;
+};
+
+struct Plan {
+  WorldSize world;
+  Rank rank;                    // whose bytes these are
+  std::int64_t parameters = 0;  // shared ones once, without padding
+  std::int64_t units = 0;
+  std::int64_t records = 0;          // of this rank
+  std::int64_t tokens_per_step = 0;  // all ranks
+  double flops_per_step = 0;         // all ranks: 6 * parameters * tokens, and 2 more where forwards run again
+  MemoryReport gpu, cpu;             // peak and peak_by are what counts
+  std::size_t nvme_bytes = 0;
+  EngineOptions options;
+};
+
+// Pure: depends on its arguments alone. Whether it fits is not decided here; see check_budgets().
+Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank);
+// The rank that owns the most elements (shares differ by at most one block a unit): whose plan stands for all.
+Rank largest_rank(const Model& model, WorldSize world);
+// invalid_config naming every tier that does not fit, the inequality in numbers and the keys that would mend it.
+Status check_budgets(const Plan& plan, const Budgets& budgets);
+
+std::string format_plan(const Plan& plan, const Budgets& budgets);  // the memory table
+std::string plan_to_json(const Plan& plan);
+
+}  // namespace strata
