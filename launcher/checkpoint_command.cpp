@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 
@@ -14,6 +13,7 @@
 #include "trainer/checkpoint/atomic_dir.h"
 #include "trainer/checkpoint/hf_checkpoint.h"
 #include "trainer/checkpoint/load.h"
+#include "trainer/config.h"
 
 namespace strata {
 namespace {
@@ -65,10 +65,18 @@ void add_action(CLI::App& command, const std::string& name, const std::string& h
 }
 
 struct ModelOptions {
-  std::string from, to, tokenizer;
-  DType dtype = DType::f32;
-  std::uint64_t seed = 1234;
+  std::string from, to, tokenizer, dtype;
 };
+
+int import_model(const ModelOptions& options) {
+  const Status status = import_checkpoint(options.from, options.to, Config::Run().seed);
+  if (status.ok()) fmt::print("{}/step_0\n", options.to);
+  return finish_command(status);
+}
+
+int export_model(const ModelOptions& options) {
+  return finish_command(export_checkpoint(options.from, options.to, options.dtype, options.tokenizer));
+}
 
 }  // namespace
 
@@ -84,31 +92,23 @@ void add_model_command(CLI::App& app, std::function<int()>& action) {
   CLI::App* command = app.add_subcommand("model", "Convert between Hugging Face folders and checkpoints");
   command->require_subcommand(1);
   const auto options = std::make_shared<ModelOptions>();
-  CLI::App* import = command->add_subcommand("import", "HF_DIR -> CHECKPOINT_DIR/step_0, without optimizer state");
-  import->add_option("hf_dir", options->from, "folder with config.json and safetensors")->required()->type_name("HF_DIR");
-  import->add_option("checkpoint_dir", options->to, "folder of checkpoints")->required()->type_name("CHECKPOINT_DIR");
-  import->callback([options, &action] {
-    action = [options] {
-      const Status status = import_checkpoint(options->from, options->to, options->seed);
-  if (status.ok()) fmt::print("{}/step_0\n", options->to);
-  return finish_command(status);
-};
-}  // namespace strata
-);
-CLI::App* exporting = command->add_subcommand("export", "CHECKPOINT_DIR -> HF_DIR that transformers loads");
-exporting->add_option("checkpoint_dir", options->from, "checkpoint, folder of checkpoints or run folder")
-    ->required()
-    ->type_name("CHECKPOINT_DIR");
-exporting->add_option("hf_dir", options->to, "folder to create")->required()->type_name("HF_DIR");
-const std::map<std::string, DType> dtypes = {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}};
-exporting->add_option("--dtype", options->dtype, "f32, bf16 or f16 (default f32)")->transform(CLI::CheckedTransformer(dtypes));
-exporting->add_option("--tokenizer-from", options->tokenizer, "Hugging Face folder whose tokenizer files are copied")
-    ->type_name("HF_DIR");
-exporting->callback([options, &action] {
-  action = [options] {
-    return finish_command(export_checkpoint(options->from, options->to, options->dtype, options->tokenizer));
-  };
-});
+  CLI::App* importing = command->add_subcommand("import", "HF_DIR -> CHECKPOINT_DIR/step_0, without optimizer state");
+  importing->add_option("hf_dir", options->from, "folder with config.json and safetensors")->required()->type_name("HF_DIR");
+  importing->add_option("checkpoint_dir", options->to, "folder of checkpoints")->required()->type_name("CHECKPOINT_DIR");
+  importing->callback([options, &action] { action = [options] { return import_model(*options); }; });
+  CLI::App* exporting = command->add_subcommand("export", "CHECKPOINT_DIR -> HF_DIR that transformers loads");
+  exporting->add_option("checkpoint_dir", options->from, "checkpoint, folder of checkpoints or run folder")
+      ->required()
+      ->type_name("CHECKPOINT_DIR");
+  exporting->add_option("hf_dir", options->to, "folder to create")->required()->type_name("HF_DIR");
+  exporting
+      ->add_option("--dtype", options->dtype,
+                   "f32, bf16 or f16; default: what loses nothing, which is the dtype of the imported folder before the first "
+                   "step of training, and f32 after")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  exporting->add_option("--tokenizer-from", options->tokenizer, "Hugging Face folder whose tokenizer files are copied")
+      ->type_name("HF_DIR");
+  exporting->callback([options, &action] { action = [options] { return export_model(*options); }; });
 }
 
 }  // namespace strata

@@ -19,6 +19,7 @@
 #include "parallel/mpi_communicator.h"
 #include "runtime/arena.h"
 #include "runtime/kernels/isa.h"
+#include "trainer/environment.h"
 
 namespace strata {
 namespace {
@@ -54,26 +55,6 @@ Finding instruction_set() {
                   "kernels run slower than they could; unset STRATA_ISA");
   if (active == kernels::Isa::generic) return absent("instruction set", found, "no AVX2: kernels run several times slower");
   return present("instruction set", found);
-}
-
-// The tightest limit that control groups (version 2 or 1) put on this process's memory; 0: none is visible.
-std::uint64_t memory_limit() {
-  std::vector<fs::path> files = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
-  std::ifstream groups("/proc/self/cgroup");  // lines "0::/a/b" (version 2) and "7:memory:/a/b" (version 1)
-  for (std::string line; std::getline(groups, line);) {
-    const bool second = line.rfind("0::", 0) == 0;
-    const auto at = second ? line.find("::/") : line.find(":memory:/");
-    if (at == std::string::npos) continue;
-    const fs::path root = second ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
-    for (fs::path group = line.substr(line.find('/', at) + 1); !group.empty(); group = group.parent_path())
-      files.push_back(root / group / (second ? "memory.max" : "memory.limit_in_bytes"));
-  }
-  std::uint64_t tightest = 0;
-  for (const fs::path& file : files) {
-    const std::uint64_t limit = std::strtoull(first_line(file).c_str(), nullptr, 10);  // "max" gives 0
-    if (limit > 0 && limit < (std::uint64_t{1} << 60) && (tightest == 0 || limit < tightest)) tightest = limit;
-  }
-  return tightest;
 }
 
 Finding memory(const Machine& machine) {
@@ -198,7 +179,7 @@ std::vector<Finding> examine_gpus() {
   const std::string found = devices == 0 ? "none" : fmt::format("{} of NVIDIA", devices);
   return {absent("GPU", found + "; this program is built without CUDA",
                  devices == 0 ? "training runs on the processor; the gpu tier is a budget in its memory"
-                              : "the GPU is not used; build with the preset cuda-release")};
+                              : "the GPU is not used: this version trains on the processor")};
 }
 
 std::vector<Finding> examine_libraries() {

@@ -47,14 +47,14 @@ Status generate(const Options& options) {
   // Bytes are the tokens of a vocabulary that is just large enough for them; any other needs its own tokenizer outside.
   const bool bytes = options.prompt_ids.empty();
   if (bytes && model->model().vocab_size() > 512)
-    return {Code::invalid_argument, "this model's vocabulary of " + std::to_string(model->model().vocab_size()) +
-                                        " tokens is not the byte tokenizer's; tokenize the prompt and give --prompt-ids"};
+    return {Code::invalid_config, "this model's vocabulary of " + std::to_string(model->model().vocab_size()) +
+                                      " tokens is not the byte tokenizer's; tokenize the prompt and give --prompt-ids"};
   std::vector<std::int32_t> ids = bytes ? ByteTokenizer::encode(options.prompt) : options.prompt_ids;
   if (ids.empty()) ids = {ByteTokenizer::kEndOfText};
   for (const std::int32_t id : ids)
     if (id < 0 || id >= model->model().vocab_size())
-      return {Code::invalid_argument, "prompt token " + std::to_string(id) + " is not in the model's vocabulary of " +
-                                          std::to_string(model->model().vocab_size())};
+      return {Code::invalid_config, "prompt token " + std::to_string(id) + " is not in the model's vocabulary of " +
+                                        std::to_string(model->model().vocab_size())};
   if (!options.logits_file.empty()) return write_logits(*model, ids, options.logits_file);
   const auto window = static_cast<std::size_t>(model->model().max_tokens());
   if (bytes) fmt::print("{}", options.prompt);

@@ -3,14 +3,15 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "launcher/command.h"
 #include "model/transformer.h"
-#include "trainer/agree.h"
 #include "trainer/model_setup.h"
 #include "trainer/stop_signal.h"
 #include "trainer/trainer.h"
@@ -27,7 +28,7 @@ struct Options {
 
 void print_start(const Trainer& trainer, const Environment& environment) {
   const Config& c = trainer.config();
-  fmt::print("{}", format_plan(trainer.plan(), budgets_of(c, environment.host_memory())));
+  fmt::print("{}", format_plan(trainer.plan(), trainer.budgets()));
   fmt::print("run folder {}, {} rank{} on this machine, {} compute thread{} each\n\n", c.run.folder,
              environment.ranks_on_machine(), environment.ranks_on_machine() == 1 ? "" : "s",
              environment.compute_threads(c.device.threads), environment.compute_threads(c.device.threads) == 1 ? "" : "s");
@@ -40,34 +41,36 @@ Status run_training(const Config& config, Environment& environment) {
     fmt::print("{}\n", text);
     std::fflush(stdout);
   };
+  if (environment.leader())
+    for (const std::string& text : environment.notes()) extras.on_note(text);
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::create(config, environment, std::move(extras)));
   if (environment.leader()) print_start(*trainer, environment);
   return trainer->train();
 }
 
-// One rank speaks for all when all failed alike (a wrong config); a rank that failed alone speaks for itself and tells the
-// others.
-int report(const Status& status, Environment& environment) {
+// One rank speaks for all when all failed alike (a wrong config); a rank that failed alone speaks for itself.
+int report(const Status& status, const Environment& environment) {
   if (status.ok()) return 0;
-  const bool common = is_common(status);
-  if (!common) environment.world().abort(status.message());
-  if (!common || environment.leader())
-    std::fprintf(
-        stderr, "strata: error: %s%s\n",
-        environment.world().size().v > 1 && !common ? fmt::format("rank {}: ", environment.world().rank().v).c_str() : "",
-        status.message().c_str());
+  const bool alone = environment.world().size().v > 1 && !status.is_on_every_rank();
+  if (alone || environment.leader())
+    std::fprintf(stderr, "strata: error: %s%s\n", alone ? fmt::format("rank {}: ", environment.world().rank().v).c_str() : "",
+                 status.message().c_str());
   std::fflush(stderr);
   return exit_code(status);
+}
+
+// The rank that the launcher gave, before MPI starts; srun's are known by Slurm's or PMIx's variables.
+bool first_of_launch() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"})
+    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
+  return true;
 }
 
 int train(const Options& options) {
   install_stop_signals();
   Result<Config> config = load_config(options.config, options.overrides);
   // Before MPI starts, every rank has the same error; only one of them should say so.
-  if (!config.ok()) {
-    const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
-    return rank == nullptr || std::string(rank) == "0" ? finish_command(config.status()) : exit_code(config.status());
-  }
+  if (!config.ok()) return first_of_launch() ? finish_command(config.status()) : exit_code(config.status());
   Result<std::unique_ptr<Environment>> environment = Environment::from_launcher(config->parallel);
   if (!environment.ok()) return finish_command(environment.status());
   Status status;
@@ -84,8 +87,10 @@ Status print_plan(const Options& options) {
   STRATA_ASSIGN_OR_RETURN(const Config config, resolve(written, WorldSize{options.ranks}));
   STRATA_ASSIGN_OR_RETURN(const ModelConfig model_shape, model_config_of(config));
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(model_shape));
+  const int threads =
+      config.device.threads > 0 ? static_cast<int>(config.device.threads) : std::max(1, usable_cores() / options.ranks);
   STRATA_ASSIGN_OR_RETURN(const Plan plan, make_plan(*model, engine_options(config, Rank{0}), WorldSize{options.ranks},
-                                                     largest_rank(*model, WorldSize{options.ranks})));
+                                                     largest_rank(*model, WorldSize{options.ranks}), threads));
   Budgets budgets = budgets_of(config, 0);
   budgets.host_memory.reset();  // the plan is for the machine the config describes, not for this one
   fmt::print("{}", options.json ? plan_to_json(plan) : format_plan(plan, budgets));

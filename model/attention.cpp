@@ -11,26 +11,30 @@ namespace strata {
 RopeTables::RopeTables(std::int64_t H, double theta, const kernels::RopeScaling& scaling, std::int64_t max_positions)
     : inverse_frequencies_(kernels::rope_inverse_frequencies(H, theta, scaling)), max_positions_(max_positions) {}
 
-RopeTables::View RopeTables::get(const UnitContext& ctx, std::int64_t T) {
+void RopeTables::prepare(StreamRef stream, TierArena& arena, std::int64_t T) {
   STRATA_CHECK(T <= max_positions_, "a sequence longer than the model's positions");
   // A dry run leaves tables that hold nothing, and another run may have another budget.
-  const bool same_run = arena_ == &ctx.arena && backend_ == ctx.stream.backend();
-  if (rows_ < T || !same_run) {
-    rows_ = same_run ? std::min(std::max(T, 2 * rows_), max_positions_) : T;
-    arena_ = &ctx.arena;
-    backend_ = ctx.stream.backend();
-    const Shape shape{rows_, static_cast<std::int64_t>(inverse_frequencies_.size())};
-    cos_TH2_.reset();
-    sin_TH2_.reset();
-    cos_TH2_ = Tensor(ctx.arena, Category::other, DType::f32, shape, "rotary cos");
-    sin_TH2_ = Tensor(ctx.arena, Category::other, DType::f32, shape, "rotary sin");
-    ctx.stream.enqueue("rope_tables",
-                       [rows = rows_, frequencies = inverse_frequencies_, cos = cos_TH2_.ref(), sin = sin_TH2_.ref()] {
-                         kernels::rope_tables(rows, frequencies, cos.as<float>(), sin.as<float>());
-                         return Status();
-                       });
-    filled_ = ctx.stream.record();
-  }
+  const bool same_run = arena_ == &arena && backend_ == stream.backend();
+  if (rows_ >= T && same_run) return;
+  const std::int64_t rows = same_run ? std::min(std::max(T, 2 * rows_), max_positions_) : T;
+  rows_ = 0;  // in case there is no memory
+  const Shape shape{rows, static_cast<std::int64_t>(inverse_frequencies_.size())};
+  cos_TH2_.reset();
+  sin_TH2_.reset();
+  cos_TH2_ = Tensor(arena, Category::other, DType::f32, shape, "rotary cos");
+  sin_TH2_ = Tensor(arena, Category::other, DType::f32, shape, "rotary sin");
+  stream.enqueue("rope_tables", [rows, frequencies = inverse_frequencies_, cos = cos_TH2_.ref(), sin = sin_TH2_.ref()] {
+    kernels::rope_tables(rows, frequencies, cos.as<float>(), sin.as<float>());
+    return Status();
+  });
+  filled_ = stream.record();
+  rows_ = rows;
+  arena_ = &arena;
+  backend_ = stream.backend();
+}
+
+RopeTables::View RopeTables::get(const UnitContext& ctx, std::int64_t T) {
+  prepare(ctx.stream, ctx.arena, T);
   ctx.stream.wait(filled_);
   return {cos_TH2_, sin_TH2_};
 }
@@ -46,6 +50,10 @@ CausalSelfAttention::CausalSelfAttention(std::vector<ParamSpec>& params, const s
   q_norm_ = params.size();
   params.push_back({name + ".q_norm.weight", Shape{options.H}, Init::constant(1.0f), false});
   params.push_back({name + ".k_norm.weight", Shape{options.H}, Init::constant(1.0f), false});
+}
+
+void CausalSelfAttention::prepare(StreamRef stream, TierArena& arena, std::int64_t T) const {
+  if (options_.rope) options_.rope->prepare(stream, arena, T);
 }
 
 void CausalSelfAttention::rotate(const UnitContext& ctx, const TensorRef& qkv_RD, bool inverse) const {
@@ -139,18 +147,24 @@ Tensor CausalSelfAttention::backward_core(const UnitContext& ctx, const ConstTen
   out_.backward_input(ctx, dy_RC, do_RE);
   Tensor dqkv_RD = ctx.activation(qkv_RD.shape(), "gradient of qkv");
   NormedHeads heads = normalise_heads(ctx, qkv_RD);
-  kernels::attention_backward({.qkv_RD = options_.qk_norm ? heads.qkv_RD : qkv_RD,
-                               .o_RE = o_RE,
-                               .do_RE = do_RE,
-                               .lse_BNT = lse_BNT,
-                               .dqkv_RD = dqkv_RD,
-                               .B = batch.B,
-                               .T = batch.T,
-                               .N = options_.N,
-                               .K = options_.K,
-                               .H = options_.H,
-                               .scale = scale_},
-                              ctx.stream);
+  {
+    kernels::AttentionBackwardArgs args = {.qkv_RD = options_.qk_norm ? heads.qkv_RD : qkv_RD,
+                                           .o_RE = o_RE,
+                                           .do_RE = do_RE,
+                                           .lse_BNT = lse_BNT,
+                                           .dqkv_RD = dqkv_RD,
+                                           .B = batch.B,
+                                           .T = batch.T,
+                                           .N = options_.N,
+                                           .K = options_.K,
+                                           .H = options_.H,
+                                           .scale = scale_,
+                                           .scratch_SW = {}};
+    const Shape scratch = kernels::attention_backward_scratch(args, ctx.stream.device());
+    const Tensor scratch_SW = ctx.workspace(DType::f32, scratch, "scratch of attention backward");
+    args.scratch_SW = scratch_SW;
+    kernels::attention_backward(args, ctx.stream);
+  }
   backward_heads(ctx, qkv_RD, heads.rstd_RM, dqkv_RD);
   return dqkv_RD;
 }

@@ -10,8 +10,8 @@
 
 namespace strata {
 
-// cos and sin of every position, f32, computed when first needed and again when a longer sequence comes. Held in the arena of
-// the run that asks. One driving thread; one compute stream at a time.
+// cos and sin of every position, f32, computed by prepare(), or when first needed, and again when a longer sequence comes. Held
+// in the arena of the run that asks. One driving thread; one compute stream at a time.
 class RopeTables {
  public:
   // Positions are in [0, max_positions).
@@ -20,6 +20,7 @@ class RopeTables {
   struct View {
     ConstTensorRef cos_TH2, sin_TH2;
   };
+  void prepare(StreamRef stream, TierArena& arena, std::int64_t T);
   // At least T rows, valid for what is enqueued on ctx.stream after this call and before the next get().
   View get(const UnitContext& ctx, std::int64_t T);
 
@@ -54,6 +55,7 @@ class CausalSelfAttention {
   };
   CausalSelfAttention(std::vector<ParamSpec>& params, const std::string& name, const Options& options);
 
+  void prepare(StreamRef stream, TierArena& arena, std::int64_t T) const;
   // Rows of x are ctx.batch.B sequences of ctx.batch.T tokens. Returns [R, C].
   Tensor forward(const UnitContext& ctx, const ConstTensorRef& x_RC, Saved* saved) const;
   // The backward in two parts, so that x need not exist during the first one. dqkv: gradient of the qkv projection's output.

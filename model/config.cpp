@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -70,6 +71,17 @@ void check_llama(const ModelConfig& c, Problems& problems) {
   problems.require(s.original_max_position > 0, "rope_scaling.original_max_position must be positive");
 }
 
+// In double: what is absurd must not overflow before it is refused.
+double parameter_count(const ModelConfig& c) {
+  const auto of = [](std::int64_t a, std::int64_t b) { return static_cast<double>(a) * static_cast<double>(b); };
+  const bool gpt2 = c.architecture == Architecture::gpt2;
+  const double embeddings =
+      of(c.vocab_size, c.hidden_size) * (c.tie_embeddings ? 1.0 : 2.0) + (gpt2 ? of(c.max_positions, c.hidden_size) : 0.0);
+  const double attention = of(c.hidden_size, 2 * c.num_heads + 2 * c.num_kv_heads) * static_cast<double>(c.head_dim);
+  const double mlp = of(c.hidden_size, c.ffn_size) * (gpt2 ? 2.0 : 3.0);
+  return embeddings + static_cast<double>(c.num_layers) * (attention + mlp);  // less biases and norms
+}
+
 // Reads typed members of one object; the first problem is kept, so that callers check once.
 class ObjectReader {
  public:
@@ -134,6 +146,11 @@ Status ModelConfig::validate() const {
   problems.require(std::isfinite(norm_eps) && norm_eps > 0.0, "norm_eps must be finite and positive");
   problems.require(std::isfinite(init_std) && init_std >= 0.0, "init_std must be finite and not negative");
   architecture == Architecture::gpt2 ? check_gpt2(*this, problems) : check_llama(*this, problems);
+  std::array<char, 32> count{};
+  std::snprintf(count.data(), count.size(), "%.3g", parameter_count(*this));
+  problems.require(parameter_count(*this) <= 0x1p50, std::string("these sizes make a model of ") + count.data() +
+                                                         " parameters, more than 2^50: lower vocab_size, hidden_size, "
+                                                         "num_layers, num_heads, head_dim or ffn_size");
   return problems.status();
 }
 
@@ -175,10 +192,19 @@ Result<ModelConfig> model_config_from_json(const Json& json, const std::string& 
 }
 
 Result<Json> parse_json(const std::string& text, const std::string& where) {
+  const auto shallow = [&](int depth, Json::parse_event_t event, const Json&) {
+    const bool opens = event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
+    if (opens && depth >= kMaxJsonDepth)
+      throw StatusError(
+          Status(Code::corrupt, where + ": not JSON of this kind: nested deeper than " + std::to_string(kMaxJsonDepth)));
+    return true;
+  };
   try {
-    return Json::parse(text);
+    return Json::parse(text, shallow);
   } catch (const Json::exception& error) {
     return Status(Code::corrupt, where + ": not valid JSON: " + error.what());
+  } catch (const StatusError& error) {
+    return error.status();
   }
 }
 

@@ -47,7 +47,10 @@ nlohmann::json to_json(const ModelConfig& config);
 // `where` (a file name) begins the messages.
 Result<ModelConfig> model_config_from_json(const nlohmann::json& json, const std::string& where);
 
-// Parses a JSON text without exceptions. Error: corrupt, with `where` and the parser's words.
+// Nothing that is read here nests deeper, and copying or printing a value recurses.
+inline constexpr int kMaxJsonDepth = 64;
+// Parses a JSON text without exceptions. Error: corrupt, with `where` and the parser's words; also where it nests deeper than
+// kMaxJsonDepth.
 Result<nlohmann::json> parse_json(const std::string& text, const std::string& where);
 
 // The config of a Hugging Face folder's config.json: GPT2LMHeadModel, LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM,

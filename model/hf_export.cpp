@@ -95,12 +95,12 @@ nlohmann::json make_index(const std::vector<Shard>& shards, DType dtype) {
   return json;
 }
 
-// Removes what it was told of unless the export is complete.
+// Holds what this export created, and removes it, last first, unless the export is complete.
 class Cleanup {
  public:
   ~Cleanup() {
     std::error_code ignored;
-    for (const std::string& path : paths_) fs::remove(path, ignored);
+    for (auto path = paths_.rbegin(); path != paths_.rend(); ++path) fs::remove(*path, ignored);
   }
   void add(const std::string& path) { paths_.push_back(path); }
   void keep() { paths_.clear(); }
@@ -109,24 +109,45 @@ class Cleanup {
   std::vector<std::string> paths_;
 };
 
-Status prepare_folder(const std::string& dir) {
+// What a model folder holds already that an export would write or leave beside its own files; empty: nothing.
+Result<std::string> find_in_the_way(const std::string& dir, bool with_tokenizer) {
+  std::error_code error;
+  fs::directory_iterator entries(dir, error);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    const std::string name = entries->path().filename();
+    if (name == "config.json" || name == "model.safetensors.index.json" || name.ends_with(".safetensors")) return name;
+    if (with_tokenizer && std::find(kTokenizerFiles.begin(), kTokenizerFiles.end(), name) != kTokenizerFiles.end()) return name;
+  }
+  if (error) return Status::from_errno("list folder", dir, error.value());
+  return std::string();
+}
+
+Status prepare_folder(const std::string& dir, const std::string& tokenizer_from) {
   std::error_code error;
   fs::create_directories(dir, error);
   if (error) return Status::from_errno("create folder", dir, error.value());
-  for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json"})
-    if (fs::exists(dir + "/" + name, error))
-      return {Code::invalid_argument, dir + "/" + name + " is there already: export into a folder that holds no model"};
-  return {};
+  if (!tokenizer_from.empty()) {
+    if (!fs::is_directory(tokenizer_from, error))
+      return {Code::not_found, tokenizer_from + ": no such folder to take tokenizer files from"};
+    if (fs::equivalent(dir, tokenizer_from, error))
+      return {Code::invalid_argument,
+              dir + " is also the folder that the tokenizer files come from: export into another folder"};
+  }
+  STRATA_ASSIGN_OR_RETURN(const std::string name, find_in_the_way(dir, !tokenizer_from.empty()));
+  if (name.empty()) return {};
+  return {Code::invalid_argument, dir + "/" + name + " is there already: export into a folder that holds no model"};
 }
 
-Status copy_tokenizer(const std::string& from, const std::string& to, nlohmann::json& config, Cleanup& cleanup) {
+Status copy_tokenizer(const std::string& from, const std::string& to, const HfExportOptions& options, nlohmann::json& config,
+                      Cleanup& cleanup) {
   std::error_code error;
-  if (!fs::is_directory(from, error)) return {Code::not_found, from + ": no such folder to take tokenizer files from"};
   for (const char* name : kTokenizerFiles) {
     if (!fs::exists(from + "/" + name, error)) continue;
-    cleanup.add(to + "/" + name);
-    fs::copy_file(from + "/" + name, to + "/" + name, fs::copy_options::overwrite_existing, error);
-    if (error) return Status::from_errno("copy of " + from + "/" + name, to, error.value());
+    const std::string target = to + "/" + name;
+    fs::copy_file(from + "/" + name, target, fs::copy_options::none, error);
+    if (error != std::errc::file_exists) cleanup.add(target);  // also half a copy; never another's file
+    if (error) return Status::from_errno("copy of " + from + "/" + name, target, error.value());
+    if (options.fsync) STRATA_RETURN_IF_ERROR(flush_to_device(target));
   }
   const Result<std::string> text = read_text_file(from + "/config.json");
   if (!text.ok()) return text.status().code() == Code::not_found ? Status() : text.status();
@@ -142,21 +163,29 @@ Status export_hf(const std::string& dir, const ModelConfig& config, const ParamS
   if (torch_name(options.dtype) == nullptr) return {Code::invalid_argument, "export writes f32, bf16 or f16"};
   STRATA_ASSIGN_OR_RETURN(nlohmann::json hf_config, model_config_to_hf(config, torch_name(options.dtype)));
   STRATA_ASSIGN_OR_RETURN(const std::vector<HfTensor> mapping, hf_mapping(config));
-  STRATA_RETURN_IF_ERROR(prepare_folder(dir));
+  STRATA_RETURN_IF_ERROR(prepare_folder(dir, options.tokenizer_from));
   Cleanup cleanup;
-  if (!options.tokenizer_from.empty()) STRATA_RETURN_IF_ERROR(copy_tokenizer(options.tokenizer_from, dir, hf_config, cleanup));
+  if (!options.tokenizer_from.empty())
+    STRATA_RETURN_IF_ERROR(copy_tokenizer(options.tokenizer_from, dir, options, hf_config, cleanup));
   const std::vector<Shard> shards = cut_shards(mapping, options);
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const std::string path = dir + "/" + shard_name(i, shards.size());
-    cleanup.add(path);
     STRATA_RETURN_IF_ERROR(write_shard(path, shards[i], options, source));
+    cleanup.add(path);
   }
-  if (shards.size() > 1) {
-    cleanup.add(dir + "/model.safetensors.index.json");
-    STRATA_RETURN_IF_ERROR(
-        write_text_file(dir + "/model.safetensors.index.json", make_index(shards, options.dtype).dump(2) + "\n"));
+  const auto write_json = [&](const char* name, const nlohmann::json& json) {
+    STRATA_RETURN_IF_ERROR(write_text_file(dir + "/" + name, json.dump(2) + "\n", options.fsync));
+    cleanup.add(dir + "/" + name);
+    return Status();
+  };
+  if (shards.size() > 1) STRATA_RETURN_IF_ERROR(write_json("model.safetensors.index.json", make_index(shards, options.dtype)));
+  // config.json makes the folder a model: it comes when all else is on the device.
+  if (options.fsync) STRATA_RETURN_IF_ERROR(flush_to_device(dir));
+  STRATA_RETURN_IF_ERROR(write_json("config.json", hf_config));
+  if (options.fsync) {
+    STRATA_RETURN_IF_ERROR(flush_to_device(dir));
+    STRATA_RETURN_IF_ERROR(flush_to_device(fs::canonical(dir).parent_path()));
   }
-  STRATA_RETURN_IF_ERROR(write_text_file(dir + "/config.json", hf_config.dump(2) + "\n"));
   cleanup.keep();
   return {};
 }

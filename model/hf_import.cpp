@@ -109,6 +109,14 @@ class Importer {
     return {};
   }
 
+  // After match().
+  std::optional<DType> common_dtype() const {
+    const SafetensorsType first = found_.front()->info->type;
+    const bool same =
+        std::all_of(found_.begin(), found_.end(), [first](const HfFolder::Entry* entry) { return entry->info->type == first; });
+    return same ? to_dtype(first) : std::nullopt;
+  }
+
   // After match() with the same mapping.
   Status deliver(const std::vector<HfTensor>& mapping, const ParamSink& sink) const {
     std::vector<float> values;
@@ -166,12 +174,13 @@ Result<ModelConfig> read_hf_config(const std::string& dir) {
   return model_config_from_hf(json, path);
 }
 
-Status import_hf(const std::string& dir, const ModelConfig& config, const ParamSink& sink) {
+Result<std::optional<DType>> import_hf(const std::string& dir, const ModelConfig& config, const ParamSink& sink) {
   STRATA_ASSIGN_OR_RETURN(const std::vector<HfTensor> mapping, hf_mapping(config));
   STRATA_ASSIGN_OR_RETURN(const HfFolder folder, HfFolder::open(dir));
   Importer importer(dir, config, folder);
   STRATA_RETURN_IF_ERROR(importer.match(mapping));
-  return importer.deliver(mapping, sink);
+  STRATA_RETURN_IF_ERROR(importer.deliver(mapping, sink));
+  return importer.common_dtype();
 }
 
 }  // namespace strata

@@ -58,7 +58,11 @@ Result<SafetensorsHeader> read_header(int fd, const std::string& path, std::uint
 
 Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return Status::from_errno("open", path, errno);
+  if (fd < 0) {
+    const int error = errno;
+    const Status status = Status::from_errno("open", path, error);
+    return error == ENOENT ? Status(Code::not_found, status.message()) : status;
+  }
   SafetensorsFile file(path, fd);
   STRATA_ASSIGN_OR_RETURN(SafetensorsHeader header, read_header(fd, path, file.data_start_));
   file.tensors_ = std::move(header.tensors);

@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "model/config.h"
+
 namespace strata {
 namespace {
 
@@ -43,10 +45,14 @@ std::optional<std::uint64_t> byte_size(const std::vector<std::int64_t>& shape, s
   return bytes;
 }
 
-// Remembers the keys of every open object, because a parsed object silently keeps the last of two equal keys.
+// Remembers the keys of every open object, because a parsed object silently keeps the last of two equal keys. Throws where the
+// text nests deeper than a header can: it may be 100 MB of brackets.
 class DuplicateKeys {
  public:
-  bool operator()(int, Json::parse_event_t event, Json& parsed) {
+  struct TooDeep {};
+  bool operator()(int depth, Json::parse_event_t event, Json& parsed) {
+    const bool opens = event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
+    if (opens && depth >= kMaxJsonDepth) throw TooDeep();
     if (event == Json::parse_event_t::object_start) open_.emplace_back();
     if (event == Json::parse_event_t::object_end && !open_.empty()) open_.pop_back();
     if (event == Json::parse_event_t::key && !open_.empty()) {
@@ -73,6 +79,8 @@ class HeaderParser {
       json = Json::parse(text.begin(), text.end(), std::ref(duplicates));
     } catch (const Json::exception& error) {
       return corrupt("the header is not valid JSON: " + std::string(error.what()));
+    } catch (const DuplicateKeys::TooDeep&) {
+      return corrupt("the header nests deeper than " + std::to_string(kMaxJsonDepth));
     }
     if (duplicates.found) return corrupt("the header has the key '" + *duplicates.found + "' twice");
     SafetensorsHeader header;

@@ -44,6 +44,7 @@ class BlockUnit : public BodyUnit {
   BlockUnit(const ModelConfig& config, std::int64_t layer, std::shared_ptr<RopeTables> rope);
   std::string name() const override { return name_; }
   std::vector<ParamSpec> params() const override { return params_; }
+  void prepare(StreamRef stream, TierArena& arena, std::int64_t T) override { attention_.prepare(stream, arena, T); }
   Tensor forward(const UnitContext& ctx, const Tensor& x, Saved* saved) override;
   Tensor backward(const UnitContext& ctx, const Tensor& x, Tensor dy, Saved saved) override;
 

@@ -69,6 +69,9 @@ class Unit {
   virtual std::string name() const = 0;
   virtual std::vector<ParamSpec> params() const = 0;
   virtual std::vector<SharedParam> shared() const { return {}; }
+  // Allocates what the unit keeps from batch to batch, for sequences of up to T tokens: once, before the first batch. All else
+  // that it allocates is gone when a step ends, so that every step finds the same memory (Engine checks it).
+  virtual void prepare(StreamRef /*stream*/, TierArena& /*arena*/, std::int64_t /*T*/) {}
 };
 
 class BodyUnit : public Unit {

@@ -12,7 +12,6 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <optional>
@@ -21,6 +20,7 @@
 #include <utility>
 
 #include "nvme/format.h"
+#include "nvme/transfer.h"
 #include "runtime/arena.h"
 
 namespace strata {
@@ -59,14 +59,14 @@ std::size_t device_max_transfer(dev_t device) {
 }
 
 // Alignment that direct I/O on the file demands; 0 where the file has no direct I/O.
-std::size_t direct_alignment(int fd) {
+std::size_t direct_alignment([[maybe_unused]] int fd) {
 #ifdef STATX_DIOALIGN
   struct statx info {};
   if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 && (info.stx_mask & STATX_DIOALIGN) != 0) {
     return std::max<std::size_t>(info.stx_dio_mem_align, info.stx_dio_offset_align);
   }
 #endif
-  return fd >= 0 ? format::kBlockBytes : 0;  // older kernels do not say; the sector size of every common device divides this
+  return format::kBlockBytes;  // older kernels do not say; the sector size of every common device divides this
 }
 
 }  // namespace
@@ -85,23 +85,35 @@ void BlockFile::swap(BlockFile& other) noexcept {
   std::swap(why_buffered_, other.why_buffered_);
 }
 
-Status BlockFile::open_descriptor(const std::string& path, int flags, const BlockFileOptions& options) {
-  path_ = path;
-  flags |= O_RDWR | O_CLOEXEC;
-  if (options.direct) {
-    fd_ = ::open(path.c_str(), flags | O_DIRECT, 0644);
-    direct_ = fd_ >= 0;
-    if (fd_ < 0 && (errno == EINVAL || errno == EOPNOTSUPP)) why_buffered_ = "the file system has no direct I/O";
-    if (fd_ < 0 && why_buffered_.empty()) return Status::from_errno("open", path, errno);
-  }
-  if (fd_ < 0) fd_ = ::open(path.c_str(), flags, 0644);
-  if (fd_ < 0) return Status::from_errno("open", path, errno);
-  STRATA_RETURN_IF_ERROR(lock(options.lock_wait));
+Status BlockFile::open_locked(const BlockFileOptions& options) {
+  const auto deadline = std::chrono::steady_clock::now() + options.lock_wait;
+  do {
+    STRATA_RETURN_IF_ERROR(open_descriptor(options.direct));
+    STRATA_RETURN_IF_ERROR(lock(deadline));
+  } while (!has_its_name());  // whoever held the lock has removed the file meanwhile
   return describe();
 }
 
-Status BlockFile::lock(std::chrono::milliseconds wait) const {
-  const auto deadline = std::chrono::steady_clock::now() + wait;
+Status BlockFile::open_descriptor(bool direct) {
+  if (fd_ >= 0) ::close(fd_);
+  constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC;
+  fd_ = ::open(path_.c_str(), direct ? kFlags | O_DIRECT : kFlags, 0644);
+  direct_ = direct && fd_ >= 0;
+  if (fd_ < 0 && direct && (errno == EINVAL || errno == EOPNOTSUPP)) {
+    why_buffered_ = "the file system has no direct I/O";
+    fd_ = ::open(path_.c_str(), kFlags, 0644);
+  }
+  return fd_ >= 0 ? Status() : Status::from_errno("open", path_, errno);
+}
+
+bool BlockFile::has_its_name() const {
+  struct stat mine {
+  }, named{};
+  if (::stat(path_.c_str(), &named) != 0) return errno != ENOENT;
+  return ::fstat(fd_, &mine) != 0 || (mine.st_dev == named.st_dev && mine.st_ino == named.st_ino);
+}
+
+Status BlockFile::lock(std::chrono::steady_clock::time_point deadline) const {
   // Any other error is a file system without locks: then nothing is promised.
   while (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && (errno == EWOULDBLOCK || errno == EINTR)) {
     if (std::chrono::steady_clock::now() >= deadline) {
@@ -116,7 +128,6 @@ Status BlockFile::describe() {
   struct stat info {};
   if (::fstat(fd_, &info) != 0) return Status::from_errno("stat", path_, errno);
   if (!S_ISREG(info.st_mode)) return {Code::unsupported, path_ + ": not a regular file"};
-  bytes_ = static_cast<std::uint64_t>(info.st_size);
   max_transfer_ = device_max_transfer(info.st_dev);
   if (!direct_) return {};
   const std::size_t alignment = direct_alignment(fd_);
@@ -139,13 +150,31 @@ void BlockFile::fall_back_to_buffered(const std::string& why) {
   why_buffered_ = why;
 }
 
-// Some file systems accept the flag and refuse the first transfer.
+// Some file systems accept the flag and refuse the first transfer. What is written is zero like the rest of the file.
 Status BlockFile::probe_direct() {
   if (!direct_) return {};
   const AlignedBytes block = zeroed_blocks(format::kBlockBytes);
-  const ssize_t result = ::pread(fd_, block.get(), format::kBlockBytes, 0);
-  if (result < 0 && errno == EINVAL) fall_back_to_buffered("the file system refused a direct read");
+  const auto transfer = [&](bool write) {
+    return write ? ::pwrite(fd_, block.get(), format::kBlockBytes, 0) : ::pread(fd_, block.get(), format::kBlockBytes, 0);
+  };
+  for (const bool write : {false, true}) {
+    ssize_t moved = 0;
+    do {
+      moved = transfer(write);
+    } while (moved < 0 && errno == EINTR);
+    if (moved >= 0) continue;
+    const std::string what = write ? "direct write" : "direct read";
+    if (errno != EINVAL && errno != EOPNOTSUPP) return error_of("first " + what + " at offset 0", bytes_, errno);
+    fall_back_to_buffered("the file system refused a " + what + ": " + error_text(errno));
+    return {};
+  }
   return {};
+}
+
+// Of `operation` while a file of `bytes` was made: only some errors say that there is no room.
+Status BlockFile::error_of(const std::string& operation, std::uint64_t bytes, int error) const {
+  const bool no_room = error == ENOSPC || error == EDQUOT || error == EFBIG;
+  return no_room ? space_error(bytes, error) : Status::from_errno(operation, path_, error);
 }
 
 Status BlockFile::space_error(std::uint64_t bytes, int error) const {
@@ -178,8 +207,11 @@ Status BlockFile::allocate(std::uint64_t bytes, bool prewrite_all) {
     error = ::fallocate(fd_, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
   } while (error == EINTR);
   const bool can_reserve = error != EOPNOTSUPP && error != ENOSYS;
-  if (error != 0 && can_reserve) return space_error(bytes, error);
-  if (!can_reserve && ::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) return space_error(bytes, errno);
+  if (error != 0 && can_reserve) return error_of("allocate " + format_bytes(bytes), bytes, error);
+  if (!can_reserve && ::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) {
+    return error_of("extend to " + format_bytes(bytes), bytes, errno);
+  }
+  bytes_ = bytes;
   STRATA_RETURN_IF_ERROR(probe_direct());
   // Where space cannot be reserved, only writing it proves that it is there.
   return prewrite_all || !can_reserve ? prewrite(bytes) : Status();
@@ -191,7 +223,7 @@ Status BlockFile::prewrite(std::uint64_t bytes) const {
     const auto piece = static_cast<std::size_t>(std::min<std::uint64_t>(kPrewriteBytes, bytes - at));
     const ssize_t written = ::pwrite(fd_, zeros.get(), piece, static_cast<off_t>(at));
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return space_error(bytes, errno);
+    if (written < 0) return error_of(strata::describe(IoRequest::Kind::write, piece, at), bytes, errno);
     const std::uint64_t reached = at + static_cast<std::uint64_t>(written);
     // A short write ends where direct I/O cannot go on, so its last part of a block is written again.
     const std::uint64_t next = reached == bytes ? bytes : reached / format::kBlockBytes * format::kBlockBytes;
@@ -204,33 +236,15 @@ Status BlockFile::prewrite(std::uint64_t bytes) const {
 Result<BlockFile> BlockFile::create(const std::string& path, std::uint64_t bytes, const BlockFileOptions& options) {
   STRATA_CHECK(bytes % format::kBlockBytes == 0, "files are made of whole blocks");
   BlockFile file;
-  STRATA_RETURN_IF_ERROR(file.open_descriptor(path, O_CREAT, options));
+  file.path_ = path;
+  STRATA_RETURN_IF_ERROR(file.open_locked(options));
   if (const Status status = file.allocate(bytes, options.prewrite); !status.ok()) {
     file.unlink();
     return status;
   }
-  file.bytes_ = bytes;
-  return file;
-}
-
-Result<BlockFile> BlockFile::open(const std::string& path, const BlockFileOptions& options) {
-  BlockFile file;
-  STRATA_RETURN_IF_ERROR(file.open_descriptor(path, 0, options));
-  STRATA_RETURN_IF_ERROR(file.probe_direct());
   return file;
 }
 
 void BlockFile::unlink() { ::unlink(path_.c_str()); }
-
-Status BlockFile::sync_metadata() const {
-  if (::fsync(fd_) != 0) return Status::from_errno("fsync", path_, errno);
-  const std::string parent = std::filesystem::path(path_).parent_path().string();
-  const std::string folder = parent.empty() ? std::string(".") : parent;
-  const int dir = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (dir < 0) return Status::from_errno("open", folder, errno);
-  const int error = ::fsync(dir) == 0 ? 0 : errno;
-  ::close(dir);
-  return error == 0 ? Status() : Status::from_errno("fsync", folder, error);
-}
 
 }  // namespace strata

@@ -28,8 +28,6 @@ class BlockFile {
   // alone: a file that another run has open is refused. What needs more space than there is fails here, says both numbers and
   // leaves no file behind.
   static Result<BlockFile> create(const std::string& path, std::uint64_t bytes, const BlockFileOptions& options);
-  // Opens an existing file for reading and writing, for this process alone.
-  static Result<BlockFile> open(const std::string& path, const BlockFileOptions& options);
 
   BlockFile(BlockFile&& other) noexcept { swap(other); }
   BlockFile& operator=(BlockFile&& other) noexcept {
@@ -52,20 +50,21 @@ class BlockFile {
 
   // Removes the name; the file stays usable until destruction.
   void unlink();
-  // Makes the file itself (its size, extents and name) survive a power failure.
-  Status sync_metadata() const;
 
  private:
   BlockFile() = default;
   void swap(BlockFile& other) noexcept;
-  Status open_descriptor(const std::string& path, int flags, const BlockFileOptions& options);
-  Status lock(std::chrono::milliseconds wait) const;
+  Status open_locked(const BlockFileOptions& options);
+  Status open_descriptor(bool direct);
+  Status lock(std::chrono::steady_clock::time_point deadline) const;
+  bool has_its_name() const;
   Status describe();
   void fall_back_to_buffered(const std::string& why);
   Status probe_direct();
   Status require_space(std::uint64_t bytes) const;
   Status allocate(std::uint64_t bytes, bool prewrite);
   Status prewrite(std::uint64_t bytes) const;
+  Status error_of(const std::string& operation, std::uint64_t bytes, int error) const;
   Status space_error(std::uint64_t bytes, int error) const;
 
   int fd_ = -1;

@@ -55,13 +55,4 @@ Status FaultyEngine::run(std::span<const IoRequest> requests, const std::string&
   return queue.status();
 }
 
-Status FaultyEngine::sync(int fd, const std::string& path) {
-  const Fault* fault = next_fault();
-  if (fault != nullptr && fault->kind == Fault::Kind::fail) {
-    return Status::from_errno("flush to the device (fdatasync)", path, fault->error);
-  }
-  if (fault != nullptr && fault->kind == Fault::Kind::delay) std::this_thread::sleep_for(fault->delay);
-  return inner_->sync(fd, path);
-}
-
 }  // namespace strata

@@ -26,8 +26,7 @@ struct Fault {
   std::chrono::milliseconds delay{0};
 };
 
-// Passes blocks one by one to `inner`; each block, each rest of a shortened block, and each sync is one operation. A failing
-// sync is one hit by Kind::fail; the other kinds but delay leave syncs alone.
+// Passes blocks one by one to `inner`; each block and each rest of a shortened block is one operation.
 class FaultyEngine final : public IoEngine {
  public:
   FaultyEngine(std::unique_ptr<IoEngine> inner, const IoEngineOptions& options);
@@ -39,7 +38,6 @@ class FaultyEngine final : public IoEngine {
 
   const char* name() const override { return "faulty"; }
   Status run(std::span<const IoRequest> requests, const std::string& path) override;
-  Status sync(int fd, const std::string& path) override;
 
  private:
   const Fault* next_fault();

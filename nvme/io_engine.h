@@ -26,10 +26,9 @@ class IoEngine {
   virtual const char* name() const = 0;  // "io_uring", "threads"
   // Runs all requests, in any order, at most queue_depth at a time; returns when every one is complete. Every completion's
   // result is checked; a short transfer is continued; the first failure is returned with `path`, offset, size and errno
-  // after all requests in flight have ended (their buffers are then no longer used).
+  // after all requests in flight have ended (their buffers are then no longer used). The one exception: a kernel that for 10 s
+  // refuses to say what became of them. The error then says that their buffers must not be reused.
   virtual Status run(std::span<const IoRequest> requests, const std::string& path) = 0;
-  // Flushes the file's data to the device.
-  virtual Status sync(int fd, const std::string& path) = 0;
 };
 
 struct IoEngineOptions {

@@ -8,18 +8,23 @@
 #include "nvme/record_layout.h"
 
 namespace strata {
+namespace {
+
+std::string name(RecordId id, std::uint64_t version) {
+  return "record " + std::to_string(id.v) + ", version " + std::to_string(version);
+}
+
+}  // namespace
 
 class RecordFile::Impl {
  public:
-  Impl(BlockFile file, RecordLayout layout, const RecordFileOptions& options, bool keep)
-      : file_(std::move(file)), layout_(std::move(layout)), durable_(options.durable), keep_(keep), last_(layout_.records()) {}
-  ~Impl() {
-    if (!keep_) file_.unlink();
-  }
+  Impl(BlockFile file, RecordLayout layout) : file_(std::move(file)), layout_(std::move(layout)), last_(layout_.records()) {}
+  ~Impl() { file_.unlink(); }
 
   Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
   Status read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
   Status run(IoEngine& engine, IoRequest::Kind kind, std::span<std::byte> data, std::uint64_t offset);
+  Status write_slot(IoEngine& engine, const RecordExtent& extent, std::span<std::byte> buffer);
   std::size_t index(RecordId id) const {
     STRATA_CHECK(id.v >= 0 && static_cast<std::size_t>(id.v) < layout_.records(), "no record " + std::to_string(id.v));
     return static_cast<std::size_t>(id.v);
@@ -27,8 +32,6 @@ class RecordFile::Impl {
 
   BlockFile file_;
   const RecordLayout layout_;
-  const bool durable_;
-  bool keep_;
 
  private:
   struct Last {
@@ -44,6 +47,13 @@ Status RecordFile::Impl::run(IoEngine& engine, IoRequest::Kind kind, std::span<s
   return engine.run({&request, 1}, file_.path());
 }
 
+// A crash between the two leaves the slot with an old header that its payload contradicts: unreadable, as it should be.
+Status RecordFile::Impl::write_slot(IoEngine& engine, const RecordExtent& extent, std::span<std::byte> buffer) {
+  STRATA_RETURN_IF_ERROR(run(engine, IoRequest::Kind::write, buffer.first(extent.padded_payload), extent.offset));
+  return run(engine, IoRequest::Kind::write, buffer.subspan(extent.padded_payload, format::kBlockBytes),
+             extent.header_offset());
+}
+
 Status RecordFile::Impl::write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer) {
   const std::size_t r = index(id);
   Last& last = last_[r];
@@ -56,11 +66,7 @@ Status RecordFile::Impl::write(IoEngine& engine, RecordId id, std::uint64_t vers
   const auto block = buffer.subspan(extent.padded_payload).first<format::kBlockBytes>();
   std::fill(payload.begin() + static_cast<std::ptrdiff_t>(payload_bytes), payload.end(), std::byte{0});
   encode({id.v, version, payload_bytes, checksum(payload.first(payload_bytes))}, block);
-  // A crash between the two leaves the slot with an old header that its payload contradicts: unreadable, as it should be.
-  STRATA_RETURN_IF_ERROR(run(engine, IoRequest::Kind::write, payload, extent.offset));
-  if (durable_) STRATA_RETURN_IF_ERROR(engine.sync(file_.fd(), file_.path()));
-  STRATA_RETURN_IF_ERROR(run(engine, IoRequest::Kind::write, block, extent.header_offset()));
-  if (durable_) STRATA_RETURN_IF_ERROR(engine.sync(file_.fd(), file_.path()));
+  if (const Status status = write_slot(engine, extent, buffer); !status.ok()) return status.with_context(name(id, version));
   last = {true, version};
   return {};
 }
@@ -69,7 +75,9 @@ Status RecordFile::Impl::read(IoEngine& engine, RecordId id, std::uint64_t versi
   const std::size_t r = index(id);
   const RecordExtent extent = layout_.extent(r, version);
   STRATA_CHECK(buffer.size() >= extent.bytes(), "the buffer of a record holds its header block too");
-  STRATA_RETURN_IF_ERROR(run(engine, IoRequest::Kind::read, buffer.first(extent.bytes()), extent.offset));
+  if (const Status status = run(engine, IoRequest::Kind::read, buffer.first(extent.bytes()), extent.offset); !status.ok()) {
+    return status.with_context(name(id, version));
+  }
   const std::size_t payload_bytes = layout_.payload_bytes(r);
   std::uint64_t stored = 0;
   std::string wrong =
@@ -81,8 +89,7 @@ Status RecordFile::Impl::read(IoEngine& engine, RecordId id, std::uint64_t versi
     wrong = "its payload has checksum " + hex(computed) + " and its header says " + hex(stored);
     at = extent.offset;
   }
-  return {Code::corrupt, file_.path() + ": record " + std::to_string(id.v) + ", version " + std::to_string(version) +
-                             ", at offset " + std::to_string(at) + ": " + wrong};
+  return {Code::corrupt, file_.path() + ": " + name(id, version) + ", at offset " + std::to_string(at) + ": " + wrong};
 }
 
 RecordFile::RecordFile(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -93,21 +100,7 @@ Result<std::unique_ptr<RecordFile>> RecordFile::create(const std::string& path, 
   RecordLayout layout(std::move(payload_bytes));
   STRATA_ASSIGN_OR_RETURN(
       BlockFile file, BlockFile::create(path, layout.file_bytes(), {.direct = options.direct, .prewrite = options.prewrite}));
-  if (options.durable) STRATA_RETURN_IF_ERROR(file.sync_metadata());
-  return std::unique_ptr<RecordFile>(
-      new RecordFile(std::make_unique<Impl>(std::move(file), std::move(layout), options, /*keep=*/false)));
-}
-
-Result<std::unique_ptr<RecordFile>> RecordFile::open(const std::string& path, std::vector<std::size_t> payload_bytes,
-                                                     const RecordFileOptions& options) {
-  RecordLayout layout(std::move(payload_bytes));
-  STRATA_ASSIGN_OR_RETURN(BlockFile file, BlockFile::open(path, {.direct = options.direct}));
-  if (file.bytes() != layout.file_bytes()) {
-    return Status(Code::corrupt, path + ": has " + std::to_string(file.bytes()) + " bytes, its records need " +
-                                     std::to_string(layout.file_bytes()));
-  }
-  return std::unique_ptr<RecordFile>(
-      new RecordFile(std::make_unique<Impl>(std::move(file), std::move(layout), options, /*keep=*/true)));
+  return std::unique_ptr<RecordFile>(new RecordFile(std::make_unique<Impl>(std::move(file), std::move(layout))));
 }
 
 std::size_t RecordFile::file_bytes(std::span<const std::size_t> payload_bytes) {
@@ -128,7 +121,6 @@ Status RecordFile::read(IoEngine& engine, RecordId id, std::uint64_t version, st
   return impl_->read(engine, id, version, buffer);
 }
 
-void RecordFile::keep() { impl_->keep_ = true; }
 const std::string& RecordFile::path() const { return impl_->file_.path(); }
 const std::string& RecordFile::why_buffered() const { return impl_->file_.why_buffered(); }
 

@@ -40,7 +40,6 @@ class ThreadEngine final : public IoEngine {
 
   const char* name() const override { return "threads"; }
   Status run(std::span<const IoRequest> requests, const std::string& path) override;
-  Status sync(int fd, const std::string& path) override { return sync_data(fd, path); }
 
  private:
   void start_helpers(std::span<const IoRequest> requests);

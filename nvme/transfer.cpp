@@ -1,7 +1,5 @@
 #include "nvme/transfer.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -22,13 +20,6 @@ constexpr int kMaxStalls = 3;
 std::string describe(IoRequest::Kind kind, std::size_t bytes, std::uint64_t offset) {
   return std::string(kind == IoRequest::Kind::read ? "read" : "write") + " of " + std::to_string(bytes) + " bytes at offset " +
          std::to_string(offset);
-}
-
-Status sync_data(int fd, const std::string& path) {
-  while (::fdatasync(fd) != 0) {
-    if (errno != EINTR) return Status::from_errno("flush to the device (fdatasync)", path, errno);
-  }
-  return {};
 }
 
 void TransferQueue::pause() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }

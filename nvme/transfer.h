@@ -61,7 +61,5 @@ class TransferQueue {
 
 // "read of 4096 bytes at offset 8192".
 std::string describe(IoRequest::Kind kind, std::size_t bytes, std::uint64_t offset);
-// fdatasync, repeated when interrupted.
-Status sync_data(int fd, const std::string& path);
 
 }  // namespace strata

@@ -12,7 +12,7 @@
 namespace strata {
 namespace {
 
-constexpr int kMaxSubmitPauses = 10000;  // of 1 ms: then a busy kernel counts as a failed one
+constexpr int kMaxPauses = 10000;  // of 1 ms: then a busy kernel counts as a failed one
 
 std::string why_no_ring(int error) {
   std::string why = "io_uring is not available (io_uring_setup: " + std::generic_category().message(error) + ")";
@@ -82,12 +82,11 @@ class UringEngine final : public IoEngine {
 
   const char* name() const override { return "io_uring"; }
   Status run(std::span<const IoRequest> requests, const std::string& path) override;
-  Status sync(int fd, const std::string& path) override { return sync_data(fd, path); }
 
  private:
   void prepare(TransferQueue& queue);
   bool reap(TransferQueue& queue);  // true: the device is busy
-  void abandon(TransferQueue& queue, int error, const std::string& path);
+  Status abandon(TransferQueue& queue, int error, const std::string& path);
 
   IoEngineOptions options_;
   Ring ring_;
@@ -121,15 +120,22 @@ bool UringEngine::reap(TransferQueue& queue) {
 }
 
 // The ring itself failed: waits for what the kernel has accepted, then drops the ring with what it has not.
-void UringEngine::abandon(TransferQueue& queue, int error, const std::string& path) {
+Status UringEngine::abandon(TransferQueue& queue, int error, const std::string& path) {
   queue.fail(Status::from_errno("submission to io_uring", path, error));
-  while (queue.in_flight() > ::io_uring_sq_ready(ring_.get())) {
+  int pauses = 0;
+  while (queue.in_flight() > ::io_uring_sq_ready(ring_.get()) && pauses <= kMaxPauses) {
     io_uring_cqe* cqe = nullptr;
     const int waited = ::io_uring_wait_cqe(ring_.get(), &cqe);
-    if (waited != 0 && waited != -EINTR) break;
+    if (waited != 0 && waited != -EINTR) {  // then completions may still be seen to come
+      ++pauses;
+      TransferQueue::pause();
+    }
     (void)reap(queue);
   }
+  const bool lost = queue.in_flight() > ::io_uring_sq_ready(ring_.get());
   ring_.close();
+  return lost ? queue.status().with_context("transfers may still be in flight and their buffers must not be reused")
+              : queue.status();
 }
 
 Status UringEngine::run(std::span<const IoRequest> requests, const std::string& path) {
@@ -144,9 +150,8 @@ Status UringEngine::run(std::span<const IoRequest> requests, const std::string& 
     const int submitted = ::io_uring_submit_and_wait(ring_.get(), 1);
     const bool busy = submitted == -EAGAIN || submitted == -EBUSY;
     pauses = busy ? pauses + 1 : 0;
-    if ((submitted < 0 && submitted != -EINTR && !busy) || pauses > kMaxSubmitPauses) {
-      abandon(queue, -submitted, path);
-      break;
+    if ((submitted < 0 && submitted != -EINTR && !busy) || pauses > kMaxPauses) {
+      return abandon(queue, -submitted, path);
     }
     if (reap(queue) || busy) TransferQueue::pause();
   }

@@ -32,6 +32,12 @@ GradStore::GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> 
   }
 }
 
+// Also after an error buffers may be in flight, and measure() refers to units_.
+GradStore::~GradStore() {
+  (void)compute_.record().drain();
+  (void)comm_stream_.record().drain();
+}
+
 void GradStore::make_views(UnitState& unit, int u, TensorRef whole) const {
   unit.views.clear();
   const UnitLayout& layout = layout_.units[static_cast<std::size_t>(u)];

@@ -26,9 +26,14 @@ class GradStore {
  public:
   GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> shapes, const GradStoreOptions& options,
             Communicator& comm, TierArena& arena, StreamRef compute, StreamRef comm_stream);
+  ~GradStore();  // waits for what it has enqueued
+  GradStore(const GradStore&) = delete;
+  GradStore& operator=(const GradStore&) = delete;
 
   // The buffers into which unit u's backward of this micro-batch adds, zero at first use on the compute stream.
   const std::vector<TensorRef>& acquire(int u);
+  // Returns the memory of stages 2 and 3 that no reduction needs any more. Both streams are synchronized.
+  void release_buffers() { in_flight_.clear(); }
   // Everything enqueued so far completes unit u's gradient of micro-batch `index`: starts its reduction.
   void reduce(int u, int index);
   // After the last micro-batch's reduce of unit u: its sums are complete when this event is.

@@ -29,9 +29,7 @@ OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOp
 
 OptimizerStore::~OptimizerStore() {
   // Operations in flight refer to the windows and the file.
-  (void)streams_.nvme_read.synchronize();
-  (void)streams_.update.synchronize();
-  (void)streams_.nvme_write.synchronize();
+  for (const StreamRef stream : {streams_.nvme_read, streams_.update, streams_.nvme_write}) (void)stream.record().drain();
 }
 
 Result<std::unique_ptr<OptimizerStore>> OptimizerStore::create(const StateLayout& layout, Rank rank,
@@ -69,16 +67,19 @@ Status OptimizerStore::allocate(TierArena& cpu, std::vector<std::string>* notes)
     STRATA_ASSIGN_OR_RETURN(w.memory, cpu.allocate(largest, Category::io, "window of optimizer records"));
   }
   if (streams_.update.backend() == Backend::dry || records_.empty()) return {};
-  STRATA_ASSIGN_OR_RETURN(file_, RecordFile::create(options_.nvme_file, payloads, {.durable = options_.durable}));
-  if (notes != nullptr && !file_->why_buffered().empty()) notes->push_back(file_->why_buffered());
-  return open_file(notes);
+  return open_file(payloads, notes);
 }
 
-Status OptimizerStore::open_file(std::vector<std::string>* notes) {
-  std::string why;
-  STRATA_ASSIGN_OR_RETURN(read_engine_, make_io_engine(options_.io, &why));
-  STRATA_ASSIGN_OR_RETURN(write_engine_, make_io_engine(options_.io, nullptr));
-  if (!why.empty() && notes != nullptr) notes->push_back(why);
+Status OptimizerStore::open_file(const std::vector<std::size_t>& payloads, std::vector<std::string>* notes) {
+  STRATA_ASSIGN_OR_RETURN(file_, RecordFile::create(options_.nvme_file, payloads));
+  std::string why_read, why_write;
+  STRATA_ASSIGN_OR_RETURN(read_engine_, options_.make_engine(options_.io, &why_read));
+  STRATA_ASSIGN_OR_RETURN(write_engine_, options_.make_engine(options_.io, &why_write));
+  if (notes == nullptr) return {};
+  const std::string path = options_.nvme_file + ": ";
+  if (!file_->why_buffered().empty()) notes->push_back(path + "goes through the page cache: " + file_->why_buffered());
+  if (!why_read.empty()) notes->push_back(path + why_read);
+  if (!why_write.empty() && why_write != why_read) notes->push_back(path + why_write);
   return {};
 }
 

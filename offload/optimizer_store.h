@@ -26,9 +26,11 @@ struct OptimizerStoreOptions {
   Tier home = Tier::cpu;                              // cpu or nvme
   std::int64_t record_size = std::int64_t{16} << 20;  // parameters; rounded up to kLayoutBlock
   bool master = false;                                // records hold p (compute dtype is not f32)
-  std::string nvme_file;                              // path of this rank's state file
-  bool durable = false;                               // every record is flushed to the device before it counts as written
-  IoEngineOptions io;
+  std::string nvme_file = {};                         // path of this rank's state file
+  IoEngineOptions io = {};
+  // Called twice: for reading, then for writing.
+  std::function<Result<std::unique_ptr<IoEngine>>(const IoEngineOptions&, std::string* why_fallback)> make_engine =
+      make_io_engine;
 };
 
 struct OptimizerRecord {
@@ -55,15 +57,19 @@ class OptimizerStore {
   static std::vector<OptimizerRecord> cut(const StateLayout& layout, Rank rank, int zero_stage, std::int64_t record_size);
 
   // Allocates homes (cpu arena) or windows and the state file. All references outlive the store. `notes` receives lines worth
-  // telling the user (an I/O engine that fell back).
+  // telling the user, each with the state file's path (an I/O engine that fell back, a file without direct I/O).
   static Result<std::unique_ptr<OptimizerStore>> create(const StateLayout& layout, Rank rank,
                                                         const OptimizerStoreOptions& options, TierArena& cpu,
                                                         ParamStore& params, GradStore& grads, const UpdateStreams& streams,
                                                         std::vector<std::string>* notes);
+  // Waits for what is enqueued. An error that nobody was given stays with its stream, whose destructor prints it.
   ~OptimizerStore();
+  OptimizerStore(const OptimizerStore&) = delete;
+  OptimizerStore& operator=(const OptimizerStore&) = delete;
 
   // Enqueues the update of every record in unit order; each starts when its gradient sums and `after` are there, and each unit
-  // is published to the parameter store. Does not block; errors poison the streams.
+  // is published to the parameter store. Does not block; errors poison the streams. A record that could not be written stops
+  // the next step (its read waits for that write); after the last step, synchronize nvme_write to hear of it.
   void step(const AdamWScalars& scalars, const Event& after);
 
   // Blocking. Calls `fill` for every record with p, m, v to be set (contents undefined before), stores them, refreshes the
@@ -80,7 +86,7 @@ class OptimizerStore {
   OptimizerStore(const StateLayout& layout, const OptimizerStoreOptions& options, ParamStore& params, GradStore& grads,
                  const UpdateStreams& streams);
   Status allocate(TierArena& cpu, std::vector<std::string>* notes);
-  Status open_file(std::vector<std::string>* notes);
+  Status open_file(const std::vector<std::size_t>& payloads, std::vector<std::string>* notes);
   // What becomes of one record on its way through the pipeline.
   struct Home {
     Buffer memory;  // home cpu

@@ -19,7 +19,11 @@ ParamStore::ParamStore(const StateLayout& layout, std::vector<std::vector<Shape>
     units_[u].stored = Tensor(arena, Category::parameters, options.dtype, {n}, unit.name.c_str());
     if (n > 0) zero_async(units_[u].stored.ref().data, units_[u].stored.ref().bytes(), compute);  // padding stays zero
   }
+  throw_if_error(compute.synchronize().with_context("parameters"));
 }
+
+// Gathers in flight write into memory that returns to the arena.
+ParamStore::~ParamStore() { (void)comm_stream_.record().drain(); }
 
 Slice ParamStore::stored_slice(int u) const {
   const UnitLayout& unit = layout_.units[static_cast<std::size_t>(u)];

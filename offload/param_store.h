@@ -35,9 +35,13 @@ struct ParamStoreOptions {
 
 class ParamStore {
  public:
-  // shapes[u][p]: of parameter p of unit u. All references outlive the store.
+  // shapes[u][p]: of parameter p of unit u. All references outlive the store. Blocking: returns when everything stored is zero,
+  // so that any stream may write next. Throws StatusError when memory or the compute stream fails.
   ParamStore(const StateLayout& layout, std::vector<std::vector<Shape>> shapes, const ParamStoreOptions& options,
              Communicator& comm, TierArena& arena, StreamRef compute, StreamRef comm_stream);
+  ~ParamStore();  // waits for what it has enqueued
+  ParamStore(const ParamStore&) = delete;
+  ParamStore& operator=(const ParamStore&) = delete;
 
   // Starts gathering unit u if it is not on its way already. No effect when units are kept whole.
   void prefetch(int u);

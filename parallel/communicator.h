@@ -5,10 +5,13 @@
 // enqueued on the given stream; control-plane ones block the caller. The two planes must not be mixed on one communicator
 // from different threads: take a duplicate() for each thread or stream that communicates.
 // Failure. A peer that died, or that does not arrive within the group's timeout, is a Status (peer_lost) that names the rank,
-// the operation and, where known, what happened to it; never a hang. Ranks that issue different operations, or the same with
-// different sizes, get Code::internal. After an error the communicator is unusable: it returns its first error again.
-// Sums. Always in rank order: ((acc + x_0) + x_1) + ..., in f32, each rank adding for the slice it owns. The result does not
-// depend on message size, on the number of chunks or on where the ranks are.
+// the operation and, where known, what happened to it. The death of a process is noticed within moments where shared memory
+// reaches it. Elsewhere (another host, or shared memory off) a dead peer looks like a slow one: mpirun and srun end the job,
+// and where they do not, the timeout bounds the wait. duplicate() between hosts meets in a barrier first, but MPI_Comm_dup,
+// which follows, has no timeout: only the launcher ends the wait for a rank that dies between the two. Ranks that issue
+// different operations, or the same with different sizes, get Code::internal. After an error the communicator is unusable: it
+// returns its first error again. Sums. Always in rank order: ((acc + x_0) + x_1) + ..., in f32, each rank adding for the slice
+// it owns. The result does not depend on message size, on the number of chunks or on where the ranks are.
 #pragma once
 
 #include <cstddef>
@@ -48,7 +51,7 @@ class Communicator {
   // A second group of the same ranks whose operations are independent of this one's. Collective.
   virtual Result<std::unique_ptr<Communicator>> duplicate() = 0;
 
-  // ---- data plane: enqueued on `stream`; buffers stay alive until the operation is complete -----------------------------
+  // ---- data plane: enqueued on `stream`; buffers stay alive until the operation is complete ----
   struct AllGatherArgs {
     const void* shard = nullptr;      // this rank's slice; null: already in place inside `full`
     void* full = nullptr;             // all elements
@@ -67,7 +70,7 @@ class Communicator {
   };
   void reduce_scatter_add(const ReduceScatterArgs& args, StreamRef stream);
 
-  // ---- control plane: blocks the caller -----------------------------------------------------------------------------------
+  // ---- control plane: blocks the caller ----
   virtual Status barrier(const char* what) = 0;
   // Every rank's bytes, by rank; sizes may differ.
   virtual Result<std::vector<std::vector<std::byte>>> gather_all(std::span<const std::byte> mine, const char* what);

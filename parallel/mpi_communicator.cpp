@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <map>
 
 #include "parallel/mpi_peers.h"
 #include "parallel/process_communicator.h"
@@ -138,15 +139,28 @@ MpiSession::~MpiSession() {
 namespace {
 
 Result<std::shared_ptr<NodeChannel>> open_world_channels(const std::vector<GroupMember>& members, Rank self,
-                                                         const WorldOptions& options) {
+                                                         const WorldOptions& options, std::vector<std::string>* notes) {
   if (options.shared_memory == WorldOptions::SharedMemory::off) return std::shared_ptr<NodeChannel>();
   const int size = static_cast<int>(members.size());
   auto opened = open_node_channels(members, self, options.chunk_bytes, ProcessCommunicator::kRoundsInFlight,
                                    [size](std::span<const std::byte> mine) { return gather_by_mpi(mine, size); });
-  if (!opened.ok() && options.shared_memory == WorldOptions::SharedMemory::automatic &&
-      opened.status().code() == Code::unsupported)
-    return std::shared_ptr<NodeChannel>();
-  return opened;
+  const bool may_do_without = options.shared_memory == WorldOptions::SharedMemory::automatic;
+  if (opened.ok() || !may_do_without || opened.status().code() != Code::unsupported) return opened;
+  if (notes != nullptr)
+    notes->push_back(opened.status().message() + "; ranks of one host use point-to-point MPI instead, which is slower");
+  return std::shared_ptr<NodeChannel>();
+}
+
+Status pretend(const std::vector<int>& hosts, std::vector<GroupMember>* members) {
+  if (hosts.size() != members->size())
+    return {Code::invalid_argument, "pretended_hosts has an entry for each of the " + std::to_string(members->size()) +
+                                        " ranks, not " + std::to_string(hosts.size())};
+  std::map<int, int> ranks_of;
+  for (std::size_t r = 0; r < hosts.size(); ++r) {
+    (*members)[r].node = hosts[r];
+    (*members)[r].local = ranks_of[hosts[r]]++;
+  }
+  return {};
 }
 
 std::vector<int> ranks_without_shared_memory(const std::vector<GroupMember>& members, Rank self, bool shared) {
@@ -160,7 +174,8 @@ std::vector<int> ranks_without_shared_memory(const std::vector<GroupMember>& mem
 
 }  // namespace
 
-Result<std::unique_ptr<Communicator>> make_world(MpiSession& session, const WorldOptions& options) {
+Result<std::unique_ptr<Communicator>> make_world(MpiSession& session, const WorldOptions& options,
+                                                 std::vector<std::string>* notes) {
   if (options.chunk_bytes < 64 || options.chunk_bytes % 64 != 0 || options.chunk_bytes > (std::size_t{1} << 30))
     return Status(Code::invalid_argument,
                   "chunk_bytes is a multiple of 64 between 64 and 2^30, not " + std::to_string(options.chunk_bytes));
@@ -168,11 +183,12 @@ Result<std::unique_ptr<Communicator>> make_world(MpiSession& session, const Worl
 
   const Rank self = session.rank();
   STRATA_ASSIGN_OR_RETURN(std::vector<GroupMember> members, find_members(MPI_COMM_WORLD, session.size().v));
+  if (!options.pretended_hosts.empty()) STRATA_RETURN_IF_ERROR(pretend(options.pretended_hosts, &members));
   if (options.chunk_bytes < 64 * static_cast<std::size_t>(largest_node(members)))
     return Status(Code::invalid_argument, "chunk_bytes is at least 64 for each of the " +
                                               std::to_string(largest_node(members)) + " ranks of a host, not " +
                                               std::to_string(options.chunk_bytes));
-  STRATA_ASSIGN_OR_RETURN(std::shared_ptr<NodeChannel> node, open_world_channels(members, self, options));
+  STRATA_ASSIGN_OR_RETURN(std::shared_ptr<NodeChannel> node, open_world_channels(members, self, options, notes));
   const std::vector<int> others = ranks_without_shared_memory(members, self, node != nullptr);
   // Where no rank needs it MPI is not asked for more; whether one does is the same answer everywhere.
   const bool needs_mpi = node == nullptr || largest_node(members) < session.size().v;

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "parallel/communicator.h"
 
@@ -47,7 +48,8 @@ class MpiSession {
   bool is_abandoned() const { return abandoned_->load(); }
 
  private:
-  friend Result<std::unique_ptr<Communicator>> make_world(MpiSession& session, const WorldOptions& options);
+  friend Result<std::unique_ptr<Communicator>> make_world(MpiSession& session, const WorldOptions& options,
+                                                          std::vector<std::string>* notes);
   explicit MpiSession(bool owns_mpi);
   bool owns_mpi_;
   Rank rank_;
@@ -59,7 +61,8 @@ class MpiSession {
 
 struct WorldOptions {
   enum class SharedMemory {
-    automatic,  // within a host where its processes can reach each other, which is decided once for all hosts
+    automatic,  // within a host where its processes can reach each other, which is decided once for all hosts; memory that
+                // could be shared but fails (none is left) is an error
     on,         // an error where they cannot
     off,        // point-to-point also within a host
   };
@@ -68,10 +71,15 @@ struct WorldOptions {
   std::chrono::milliseconds timeout{600'000};
   // Bytes a rank moves at once, multiple of 64; four of them are in flight. Does not affect results.
   std::size_t chunk_bytes = std::size_t{256} << 10;
+  // For tests: the host of each rank, by rank, as if there were several. Empty: the real ones. Ranks of one entry are on one
+  // real host.
+  std::vector<int> pretended_hosts = {};
 };
 
 // The communicator of all ranks. Collective over the session; every rank passes the same options. When all ranks are on one
-// host and share memory, no operation of it calls MPI.
-Result<std::unique_ptr<Communicator>> make_world(MpiSession& session, const WorldOptions& options);
+// host and share memory, no operation of it calls MPI. `notes` receives on every rank what the user should hear: why shared
+// memory is not used although it was to be where it can.
+Result<std::unique_ptr<Communicator>> make_world(MpiSession& session, const WorldOptions& options,
+                                                 std::vector<std::string>* notes = nullptr);
 
 }  // namespace strata

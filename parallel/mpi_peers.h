@@ -20,8 +20,8 @@ namespace strata {
 // Status of an MPI return code; ok for MPI_SUCCESS.
 Status mpi_status(int code, const char* call);
 
-// A communicator of MPI's that returns its errors. Not freed one by one: MPI_Comm_free is collective, and ranks destroy their
-// communicators in no agreed order; MPI_Finalize releases them.
+// A communicator of MPI's that returns its errors. Waits for every rank without a timeout. Not freed one by one: MPI_Comm_free
+// is collective, and ranks destroy their communicators in no agreed order; MPI_Finalize releases them.
 Result<MPI_Comm> duplicate_comm(MPI_Comm comm);
 
 // Carries the reason of a rank that gives up to the ranks that share no memory with it. One for a world and its duplicates.

@@ -41,8 +41,7 @@ class NodeChannel {
   const Shape& shape() const { return shape_; }
   int self() const { return self_; }
 
-  // ---- moving bytes
-  // ----------------------------------------------------------------------------------------------------------
+  // ---- moving bytes ----
   bool has_released_slot_of(int peer, std::uint64_t round) const;
   std::span<std::byte> slot(int rank, std::uint64_t round) const;  // slot_bytes
   // What was written into slot(self, round) becomes readable. `what` and `signature` say which operation it belongs to.
@@ -53,15 +52,13 @@ class NodeChannel {
   // This rank has read what it wanted of the round.
   void release(std::uint64_t round);
 
-  // ---- waiting
-  // --------------------------------------------------------------------------------------------------------------- ticket =
-  // prepare_to_sleep(); look again for what is awaited; then sleep(ticket) or, when it was there, stay_awake().
+  // ---- waiting ----
+  // ticket = prepare_to_sleep(); look again for what is awaited; then sleep(ticket) or, when it was there, stay_awake().
   std::uint32_t prepare_to_sleep();
   void sleep(std::uint32_t ticket, std::chrono::nanoseconds at_most);
   void stay_awake();
 
-  // ---- peers
-  // -----------------------------------------------------------------------------------------------------------------
+  // ---- peers ----
   enum class PeerState {
     absent,  // has not joined
     alive,

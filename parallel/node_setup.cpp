@@ -17,14 +17,24 @@ struct Opening {
   }
 };
 
-Status first_error(const std::vector<GroupMember>& members, const std::vector<std::vector<std::byte>>& errors) {
-  for (std::size_t r = 0; r < errors.size(); ++r) {
-    if (errors[r].empty()) continue;
-    const std::string text(reinterpret_cast<const char*>(errors[r].data()), errors[r].size());
-    return {Code::unsupported,
-            "shared memory between the ranks of host " + members[r].host + ", rank " + std::to_string(r) + ": " + text};
+// One byte of code, then the message.
+std::vector<std::byte> to_bytes(const Status& status) {
+  std::vector<std::byte> bytes = {static_cast<std::byte>(status.code())};
+  const auto text = std::as_bytes(std::span(status.message()));
+  bytes.insert(bytes.end(), text.begin(), text.end());
+  return bytes;
+}
+
+// Of all ranks; a failure counts more than what is not supported.
+Status first_error(const std::vector<GroupMember>& members, const std::vector<std::vector<std::byte>>& statuses) {
+  Status first;
+  for (std::size_t r = 0; r < statuses.size(); ++r) {
+    const auto code = static_cast<Code>(statuses[r].front());
+    if (code == Code::ok || (!first.ok() && (first.code() != Code::unsupported || code == Code::unsupported))) continue;
+    const std::string text(reinterpret_cast<const char*>(statuses[r].data()) + 1, statuses[r].size() - 1);
+    first = {code, "shared memory between the ranks of host " + members[r].host + ", rank " + std::to_string(r) + ": " + text};
   }
-  return {};
+  return first;
 }
 
 }  // namespace
@@ -50,10 +60,9 @@ Result<std::shared_ptr<NodeChannel>> open_node_channels(const std::vector<GroupM
   // Joined before the others hear of it: from here on they notice when this process dies.
   std::shared_ptr<NodeChannel> channel;
   if (opening.memory) channel = std::make_shared<NodeChannel>(opening.memory, shape, me.local);
-  const std::string error = opening.status.message();
-  STRATA_ASSIGN_OR_RETURN(const auto errors, gather(std::as_bytes(std::span(error))));
+  STRATA_ASSIGN_OR_RETURN(const auto statuses, gather(to_bytes(opening.status)));
   if (opening.memory) opening.memory->hide();
-  STRATA_RETURN_IF_ERROR(first_error(members, errors));
+  STRATA_RETURN_IF_ERROR(first_error(members, statuses));
   return channel;
 }
 

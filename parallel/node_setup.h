@@ -22,7 +22,8 @@ struct GroupMember {
 using GatherBytes = std::function<Result<std::vector<std::vector<std::byte>>>(std::span<const std::byte>)>;
 
 // Gives every rank the channel of its node, in memory made by the node's first rank. Collective over all ranks of `members`.
-// An error on any rank (for example: containers that do not see each other's processes) is an error on all.
+// An error on any rank is the same error on all. Code::unsupported: shared memory cannot be had on that host (containers that
+// do not see each other's processes); any other code is a failure.
 Result<std::shared_ptr<NodeChannel>> open_node_channels(const std::vector<GroupMember>& members, Rank self,
                                                         std::size_t slot_bytes, int slots, const GatherBytes& gather);
 

@@ -12,7 +12,7 @@ namespace strata {
 // [r*B/W, (r+1)*B/W) of the B = ceil(numel / block). Slices are contiguous, in rank order, and may be empty.
 std::vector<Slice> partition_blocks(std::int64_t numel, WorldSize world, std::int64_t block);
 
-// Cuts `slice` into pieces of at most `size` elements (a multiple of `block`), counted from slice.first.
+// Cuts `slice` into pieces of `size` elements, counted from slice.first; the last may be shorter.
 std::vector<Slice> cut_records(Slice slice, std::int64_t size);
 
 }  // namespace strata

@@ -90,8 +90,7 @@ Status ProcessCommunicator::barrier(const char* what) {
   return run(exchange);
 }
 
-// ---- rounds
-// ------------------------------------------------------------------------------------------------------------------
+// ---- rounds ----
 
 Status ProcessCommunicator::run(Exchange& exchange) {
   if (!failure_.ok()) return failure_;
@@ -174,8 +173,7 @@ Status ProcessCommunicator::drain_sends(const Exchange& exchange) {
   return wait(exchange.what(), [&](const Peer& peer) { return peer.local < 0 && !remote_->has_sent(peer.remote); });
 }
 
-// ---- waiting
-// -----------------------------------------------------------------------------------------------------------------
+// ---- waiting ----
 
 bool ProcessCommunicator::any(const Awaited& awaited) const {
   for (const Peer& peer : peers_)
@@ -270,8 +268,7 @@ void ProcessCommunicator::abort(const std::string& reason) {
   if (abort_line_) abort_line_->abort(reason);
 }
 
-// ---- more of the same group
-// ----------------------------------------------------------------------------------------------------
+// ---- more of the same group ----
 
 Result<std::shared_ptr<NodeChannel>> ProcessCommunicator::duplicate_node() {
   return open_node_channels(group_.members, group_.self, node_->shape().slot_bytes, kRoundsInFlight,

@@ -21,7 +21,8 @@ class SharedMemory {
     std::uint64_t bytes = 0;   // usable bytes
   };
 
-  // Zero-filled.
+  // Zero-filled. Code::unsupported, here and in open(): processes cannot share memory on this host (a sandbox, containers that
+  // do not see each other). Any other code is a failure.
   static Result<std::shared_ptr<SharedMemory>> create(std::size_t bytes);
   static Result<std::shared_ptr<SharedMemory>> open(const Address& address);
   ~SharedMemory();

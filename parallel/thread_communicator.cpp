@@ -65,26 +65,35 @@ class ThreadGroup::Channel {
     taken_[static_cast<std::size_t>(rank)] = 1;
   }
 
-  // Returns when all ranks have come to their n-th meeting. A post stays readable until its rank posts again, which it may do
-  // two meetings later.
-  Status meet(int rank, const char* what, const Post* post) {
+  // Returns ok when all ranks have come to their n-th meeting, and then on all of them: a rank that gives up frees what it has
+  // posted, so that nobody may read it who comes later.
+  Status meet(int rank, const Post& post) {
     std::unique_lock lock(mutex_);
-    const std::uint64_t meeting = ++arrivals_[static_cast<std::size_t>(rank)];
-    if (post != nullptr) posts_[static_cast<std::size_t>(rank)] = *post;
-    if (!awaits_someone(meeting)) {
-      changed_.notify_all();
-      return {};
-    }
+    posts_[static_cast<std::size_t>(rank)] = post;
+    const std::uint64_t meeting = arrive(rank);
     const Clock::time_point deadline = Clock::now() + timeout_;
-    while (awaits_someone(meeting)) {
+    while (meeting < called_off_ && awaits_someone(meeting)) {
       changed_.wait_until(lock, std::min(deadline, Clock::now() + kCheckInterval));
-      if (!awaits_someone(meeting)) break;
-      STRATA_RETURN_IF_ERROR(check_peers(meeting, what, Clock::now() >= deadline));
+      if (meeting >= called_off_ || !awaits_someone(meeting)) break;
+      if (Status status = check_peers(meeting, post.what, Clock::now() >= deadline); !status.ok()) {
+        board_->abort(rank, status.message());
+        called_off_ = meeting;
+        changed_.notify_all();
+        return status;
+      }
     }
-    return {};
+    return meeting < called_off_ ? Status() : board_->status().with_context(post.what);
   }
 
-  // Between two meetings.
+  // After meet() was ok everywhere: returns when every rank has come here too. Nothing else ends the wait, neither an abort nor
+  // the timeout: a slower rank may still read what this one has posted, and all it does before it comes is to read.
+  void part(int rank) {
+    std::unique_lock lock(mutex_);
+    const std::uint64_t meeting = arrive(rank);
+    changed_.wait(lock, [&] { return !awaits_someone(meeting); });
+  }
+
+  // Between meet() and part().
   const Post& post(int rank) const { return posts_[static_cast<std::size_t>(rank)]; }
 
   void leave(int rank) {
@@ -101,6 +110,12 @@ class ThreadGroup::Channel {
   static std::size_t count(WorldSize size) {
     STRATA_CHECK(size.v >= 1, "a group has ranks");
     return static_cast<std::size_t>(size.v);
+  }
+
+  std::uint64_t arrive(int rank) {
+    const std::uint64_t meeting = ++arrivals_[static_cast<std::size_t>(rank)];
+    if (!awaits_someone(meeting)) changed_.notify_all();
+    return meeting;
   }
 
   bool awaits_someone(std::uint64_t meeting) const {
@@ -128,7 +143,8 @@ class ThreadGroup::Channel {
   const std::shared_ptr<AbortBoard> board_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<std::uint64_t> arrivals_;  // meetings each rank has come to
+  std::vector<std::uint64_t> arrivals_;           // meetings each rank has come to
+  std::uint64_t called_off_ = ~std::uint64_t{0};  // the first meeting that a rank gave up; none after it takes place
   std::vector<char> left_;
   std::vector<char> taken_;
   std::vector<Post> posts_;
@@ -187,6 +203,12 @@ class ThreadCommunicator final : public Communicator {
  private:
   static constexpr std::size_t kUncut = std::size_t{1} << 60;  // everything in one round
 
+  struct Parting {  // the others wait for it, whatever happens in between
+    ThreadGroup::Channel& channel;
+    int rank;
+    ~Parting() { channel.part(rank); }
+  };
+
   // Shows `mine` to the others, calls `use` with what every rank shows, and keeps it valid until all are done with it.
   template <class Use>
   Status run(const Exchange& exchange, const void* mine, const Use& use) {
@@ -198,27 +220,25 @@ class ThreadCommunicator final : public Communicator {
   Status try_run(const Exchange& exchange, const void* mine, const Use& use) {
     STRATA_RETURN_IF_ERROR(channel_->board().status().with_context(exchange.what()));
     const Post post{exchange.what(), exchange.signature(), mine};
-    STRATA_RETURN_IF_ERROR(told_to_others(channel_->meet(rank_.v, exchange.what(), &post)));
+    STRATA_RETURN_IF_ERROR(channel_->meet(rank_.v, post));
+    const Parting parting{*channel_, rank_.v};
     std::vector<const void*> by_rank;
     Status same;
     for (int r = 0; r < size().v; ++r) {
       by_rank.push_back(channel_->post(r).data);
       if (same.ok()) same = check_same_operation(exchange, r);
     }
-    STRATA_RETURN_IF_ERROR(told_to_others(std::move(same)));
-    use(by_rank);
-    return told_to_others(channel_->meet(rank_.v, exchange.what(), nullptr));
+    if (same.ok())
+      use(by_rank);
+    else
+      abort(same.message());
+    return same;
   }
 
   Status check_same_operation(const Exchange& exchange, int peer) const {
     if (channel_->post(peer).signature == exchange.signature()) return {};
     return {Code::internal, name_of(peer) + " issues " + channel_->post(peer).what + " where " + name_of(rank_.v) + " issues " +
                                 exchange.what() + ", or the same with other sizes: the ranks' programs went apart"};
-  }
-
-  Status told_to_others(Status status) {
-    if (!status.ok()) abort(status.message());
-    return status;
   }
 
   const std::shared_ptr<ThreadGroup::Channel> channel_;

@@ -51,44 +51,45 @@ std::string format_bytes(std::size_t bytes) {
   return text;
 }
 
-// The budget limits what is in use; the address range is twice as long, so that a plan which fits is not refused because free
-// ranges are scattered. Best fit with coalescing: which addresses are used depends on the sequence of calls alone.
 class ArenaImpl {
  public:
   ArenaImpl(Tier tier, std::size_t budget, TierArena::Backing backing) : tier_(tier), backing_(backing) {
     report_.budget = budget;
     if (budget == 0) return;
-    span_ = round_up(budget, kPage) * 2;
-    free_.emplace(0, span_);
     if (backing == TierArena::Backing::none) {
-      base_ = reinterpret_cast<std::byte*>(kPage);
+      base_ = reinterpret_cast<std::byte*>(TierArena::kAlignment);
       return;
     }
-    void* base = mmap(nullptr, span_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* base = mmap(nullptr, budget, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED)
-      throw StatusError(Status(Code::out_of_budget, std::string("cannot reserve ") + format_bytes(span_) +
+      throw StatusError(Status(Code::out_of_budget, std::string("cannot reserve ") + format_bytes(budget) +
                                                         " of address space for the " + to_string(tier) +
                                                         " tier; lower memory." + to_string(tier)));
     base_ = static_cast<std::byte*>(base);
-    madvise(base_, span_, MADV_HUGEPAGE);
+    madvise(base_, budget, MADV_HUGEPAGE);
   }
   ~ArenaImpl() {
-    if (base_ != nullptr && backing_ == TierArena::Backing::memory) munmap(base_, span_);
+    if (base_ != nullptr && backing_ == TierArena::Backing::memory) munmap(base_, report_.budget);
   }
   ArenaImpl(const ArenaImpl&) = delete;
   ArenaImpl& operator=(const ArenaImpl&) = delete;
 
   Result<std::byte*> allocate(std::size_t reserved, Category category, const char* what) {
     const std::lock_guard lock(mutex_);
-    if (reserved > report_.budget - report_.in_use) return refuse(reserved, category, what);
-    auto best = free_.end();
-    for (auto it = free_.begin(); it != free_.end(); ++it)
-      if (it->second >= reserved && (best == free_.end() || it->second < best->second)) best = it;
-    if (best == free_.end()) return refuse(reserved, category, what);
-    const std::size_t offset = best->first;
-    const std::size_t left = best->second - reserved;
-    free_.erase(best);
-    if (left > 0) free_.emplace(offset + reserved, left);
+    auto best = holes_.end();
+    for (auto hole = holes_.begin(); hole != holes_.end(); ++hole)
+      if (hole->second >= reserved && (best == holes_.end() || hole->second < best->second)) best = hole;
+    std::size_t offset = end_;
+    if (best != holes_.end()) {
+      offset = best->first;
+      const std::size_t left = best->second - reserved;
+      holes_.erase(best);
+      if (left > 0) holes_.emplace(offset + reserved, left);
+    } else {
+      if (reserved > report_.budget - end_) return refuse(reserved, category, what);
+      end_ += reserved;
+      report_.high_water = std::max(report_.high_water, end_);
+    }
     account(reserved, category);
     return base_ + offset;
   }
@@ -100,35 +101,32 @@ class ArenaImpl {
     report_.in_use_by[c] -= reserved;
     auto offset = static_cast<std::size_t>(data - base_);
     std::size_t size = reserved;
-    auto next = free_.lower_bound(offset);
-    if (next != free_.end() && offset + size == next->first) {
-      size += next->second;
-      next = free_.erase(next);
-    }
-    if (next != free_.begin()) {
-      auto previous = std::prev(next);
+    const auto next = holes_.lower_bound(offset);
+    if (next != holes_.begin()) {
+      const auto previous = std::prev(next);
       if (previous->first + previous->second == offset) {
-        previous->second += size;
-        return;
+        offset = previous->first;
+        size += previous->second;
+        holes_.erase(previous);
       }
     }
-    free_.emplace(offset, size);
+    if (next != holes_.end() && offset + size == next->first) {
+      size += next->second;
+      holes_.erase(next);
+    }
+    if (offset + size == end_)
+      end_ = offset;
+    else
+      holes_.emplace(offset, size);
   }
 
   MemoryReport report() const {
     const std::lock_guard lock(mutex_);
     return report_;
   }
-  void reset_peaks() {
-    const std::lock_guard lock(mutex_);
-    report_.peak = report_.in_use;
-    report_.peak_by = report_.in_use_by;
-  }
   Tier tier() const { return tier_; }
 
  private:
-  static constexpr std::size_t kPage = 2u << 20;
-
   void account(std::size_t reserved, Category category) {
     const auto c = static_cast<std::size_t>(category);
     report_.in_use += reserved;
@@ -144,11 +142,15 @@ class ArenaImpl {
         held += std::string(held.empty() ? "" : ", ") + to_string(static_cast<Category>(c)) + " " +
                 format_bytes(report_.in_use_by[c]);
     const std::size_t left = report_.budget - report_.in_use;
-    const std::string reason = reserved > left ? format_bytes(reserved - left) + " too much" : "no free range is that long";
+    const std::string key = std::string("memory.") + to_string(tier_);
+    const std::string reason = reserved > left ? format_bytes(reserved - left) + " too much; raise " + key
+                                               : "the free " + format_bytes(left) +
+                                                     " are in pieces that are too short (fragmentation); raise " + key +
+                                                     " by " + format_bytes(end_ + reserved - report_.budget);
     return {Code::out_of_budget, std::string(to_string(tier_)) + " tier: " + what + " (" + to_string(category) + ") needs " +
                                      format_bytes(reserved) + ", in use " + format_bytes(report_.in_use) +
                                      (held.empty() ? "" : " (" + held + ")") + ", budget " + format_bytes(report_.budget) +
-                                     ": " + reason + "; raise memory." + to_string(tier_)};
+                                     ": " + reason};
   }
 
   const Tier tier_;
@@ -156,8 +158,8 @@ class ArenaImpl {
   mutable std::mutex mutex_;
   MemoryReport report_;
   std::byte* base_ = nullptr;
-  std::size_t span_ = 0;
-  std::map<std::size_t, std::size_t> free_;  // offset -> size, coalesced
+  std::map<std::size_t, std::size_t> holes_;  // offset -> size, free, each between two live buffers
+  std::size_t end_ = 0;                       // of the last live buffer
 };
 
 Buffer::~Buffer() {
@@ -189,18 +191,5 @@ Result<Buffer> TierArena::allocate(std::size_t bytes, Category category, const c
 
 Tier TierArena::tier() const { return impl_->tier(); }
 MemoryReport TierArena::report() const { return impl_->report(); }
-void TierArena::reset_peaks() { impl_->reset_peaks(); }
-
-std::string format_report(Tier tier, const MemoryReport& report) {
-  std::string text;
-  for (std::size_t c = 0; c < kCategories; ++c) {
-    if (report.peak_by[c] == 0) continue;
-    char line[160];
-    std::snprintf(line, sizeof line, "%-5s %-14s %12s (peak %s)\n", to_string(tier), to_string(static_cast<Category>(c)),
-                  format_bytes(report.in_use_by[c]).c_str(), format_bytes(report.peak_by[c]).c_str());
-    text += line;
-  }
-  return text;
-}
 
 }  // namespace strata

@@ -1,8 +1,17 @@
-// Tier arenas: every byte that training uses in a tier comes from one arena with a hard budget, accounted by category.
+// Tier arenas: parameters, gradients, optimizer state, activations and workspaces of a tier come from one arena with a hard
+// budget, accounted by category. Not in it: scratch of host kernels that does not grow with the batch (a thread: attention
+// forward 16 KiB + H KiB, a matrix product 1 MiB and what oneDNN takes for one tile; norm gradients 512 C bytes in all), the
+// channels between ranks, and what reading data and writing checkpoints takes.
 //
 // Ordering. Memory freed while earlier operations on it are still queued may be handed out again at once, because one
 // stream uses it: the compute stream for activations and workspace. A buffer that another stream still uses must be kept
 // alive by that stream's operation or by a lease until its event is complete.
+//
+// Placement. An address is a function of the live buffers and of the size asked for, not of the budget nor of time: the
+// smallest hole between live buffers that is long enough (the lowest of equal ones), else behind the last live buffer. So the
+// same calls in an arena whose budget is the first one's high_water succeed at the same addresses, which is what makes a plan's
+// dry run binding, and a step that begins with the same live buffers takes the same addresses again. It holds as long as one
+// thread makes the calls: a run's driving thread does, for operations on streams hold references and no buffers.
 #pragma once
 
 #include <array>
@@ -24,7 +33,8 @@ const char* to_string(Category category);
 struct MemoryReport {
   std::size_t budget = 0;
   std::size_t in_use = 0;
-  std::size_t peak = 0;                              // largest in_use so far
+  std::size_t peak = 0;        // largest in_use so far
+  std::size_t high_water = 0;  // largest end of a buffer so far: the peak and what holes between buffers cost
   std::array<std::size_t, kCategories> in_use_by{};  // indexed by Category
   std::array<std::size_t, kCategories> peak_by{};    // each category's own peak
 };
@@ -64,24 +74,22 @@ class TierArena {
     memory,  // anonymous memory, reserved at once, touched on use
     none     // addresses without memory behind them: a plan's dry run, which must never dereference
   };
-  // budget: bytes. A budget of 0 refuses every allocation.
+  // budget: bytes, and the length of the arena's address range, so no more memory than this becomes resident. A budget of 0
+  // refuses every allocation.
   TierArena(Tier tier, std::size_t budget, Backing backing = Backing::memory);
 
   // Uninitialised memory of `bytes` (rounded up to kAlignment for the budget). Error: out_of_budget, with what was asked,
-  // what is in use by category and by how much it does not fit. `what` names the buffer in that message.
+  // what is in use by category, and by how much it does not fit or which budget the holes call for. `what` names the buffer in
+  // that message.
   Result<Buffer> allocate(std::size_t bytes, Category category, const char* what);
 
   Tier tier() const;
   MemoryReport report() const;
-  // Forgets peaks (keeps what is in use), so that a phase can be measured alone.
-  void reset_peaks();
 
  private:
   std::shared_ptr<ArenaImpl> impl_;
 };
 
-// One row a category: "gpu  activations  12.0 MiB (peak 40.1 MiB)".
-std::string format_report(Tier tier, const MemoryReport& report);
 // "1.50 GiB", "12.0 MiB", "512 B".
 std::string format_bytes(std::size_t bytes);
 

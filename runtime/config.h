@@ -131,8 +131,8 @@ class ConfigSchema {
 std::optional<std::int64_t> parse_integer(const std::string& text);  // 12, -3, 1_000, 1e6, 16Ki, 16Mi, 1Gi
 std::optional<double> parse_number(const std::string& text);         // finite
 std::optional<std::uint64_t> parse_bytes(const std::string& text);
-std::optional<double> parse_duration(const std::string& text);
-std::string exact_bytes(std::uint64_t bytes);  // exact: "4GiB" where it divides, else the number
+std::optional<double> parse_duration(const std::string& text);  // seconds, finite
+std::string exact_bytes(std::uint64_t bytes);                   // exact: "4GiB" where it divides, else the number
 // Insertions, deletions, substitutions and swaps of neighbours that turn a into b.
 int edit_distance(const std::string& a, const std::string& b);
 

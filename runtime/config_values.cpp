@@ -49,7 +49,9 @@ std::optional<double> scaled(std::string_view text, std::span<const UnitScale> u
   if (!value) return std::nullopt;
   const std::string unit = lower(text);
   for (const UnitScale& u : units) {
-    if (u.name == unit) return *value * u.scale;
+    if (u.name != unit) continue;
+    const double product = *value * u.scale;
+    return std::isfinite(product) ? std::optional(product) : std::nullopt;
   }
   return std::nullopt;
 }

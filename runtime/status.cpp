@@ -27,8 +27,15 @@ Status Status::from_errno(const std::string& operation, const std::string& where
 }
 
 Status Status::with_context(const std::string& context) const {
-  if (ok()) return *this;
-  return {code_, context + ": " + message_};
+  Status status = *this;
+  if (!ok()) status.message_ = context + ": " + message_;
+  return status;
+}
+
+Status Status::on_every_rank() const {
+  Status status = *this;
+  status.on_every_rank_ = !ok();
+  return status;
 }
 
 int exit_code(const Status& status) {

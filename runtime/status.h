@@ -41,9 +41,13 @@ class [[nodiscard]] Status {
   const std::string& message() const { return message_; }
   // Prefixes the message with what the caller was doing: "context: message".
   Status with_context(const std::string& context) const;
+  // Marks an error that every rank of the group has alike (trainer/agree.h), so that one of them may speak for all.
+  Status on_every_rank() const;
+  bool is_on_every_rank() const { return on_every_rank_; }
 
  private:
   Code code_ = Code::ok;
+  bool on_every_rank_ = false;
   std::string message_;
 };
 

@@ -1,11 +1,13 @@
 #include "runtime/stream.h"
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace strata {
@@ -21,6 +23,7 @@ const char* to_string(Backend backend) {
 
 Device::Device(Backend backend, int threads)
     : backend_(backend),
+      threads_(threads),
       pool_(std::make_unique<ThreadPool>(backend == Backend::dry ? 1 : threads)),
       trace_(std::make_unique<TraceRecorder>()) {}
 
@@ -29,13 +32,14 @@ struct Event::State {
   std::condition_variable changed;
   bool complete = false;
   Status status;
-  std::shared_ptr<std::atomic<bool>> error_was_read;  // of the stream
+  std::shared_ptr<std::atomic<bool>> error_was_read;  // one flag an error, on whatever streams it arrives; null: no error
 
-  void finish(const Status& result) {
+  void finish(const Status& result, std::shared_ptr<std::atomic<bool>> was_read) {
     {
       const std::lock_guard lock(mutex);
       complete = true;
       status = result;
+      error_was_read = std::move(was_read);
     }
     changed.notify_all();
   }
@@ -47,12 +51,17 @@ bool Event::is_complete() const {
   return state_->complete;
 }
 
-Status Event::wait() const {
+Status Event::drain() const {
   if (!state_) return {};
   std::unique_lock lock(state_->mutex);
   state_->changed.wait(lock, [&] { return state_->complete; });
-  if (!state_->status.ok()) *state_->error_was_read = true;
   return state_->status;
+}
+
+Status Event::wait() const {
+  Status status = drain();
+  if (!status.ok()) *state_->error_was_read = true;
+  return status;
 }
 
 class Stream::Worker {
@@ -66,12 +75,6 @@ class Stream::Worker {
     Event wait_for;
     std::shared_ptr<Event::State> signal;
   };
-
-  std::shared_ptr<Event::State> make_signal() const {
-    auto signal = std::make_shared<Event::State>();
-    signal->error_was_read = error_was_read_;
-    return signal;
-  }
 
   void push(Operation operation) {
     {
@@ -89,7 +92,8 @@ class Stream::Worker {
     }
     wake_.notify_one();
     thread_.join();
-    if (!status_.ok() && !*error_was_read_) std::fprintf(stderr, "stream %s: %s\n", name.c_str(), status_.message().c_str());
+    if (!status_.ok() && !error_was_read_->exchange(true))
+      std::fprintf(stderr, "stream %s: %s\n", name.c_str(), status_.message().c_str());
   }
 
  private:
@@ -107,17 +111,21 @@ class Stream::Worker {
 
   void execute(Operation& operation) {
     if (operation.signal) {
-      operation.signal->finish(status_);
+      operation.signal->finish(status_, error_was_read_);
       return;
     }
     if (!operation.run) {  // waited for even when poisoned: what follows may rely on it
-      const Status waited = operation.wait_for.wait();
-      if (status_.ok()) status_ = waited;
+      const Status waited = operation.wait_for.drain();
+      if (status_.ok()) {
+        status_ = waited;
+        error_was_read_ = operation.wait_for.state_->error_was_read;
+      }
       return;
     }
     if (!status_.ok()) return;
     const auto begin = TraceClock::now();
     status_ = guarded(operation.run);
+    if (!status_.ok()) error_was_read_ = std::make_shared<std::atomic<bool>>(false);
     trace_.span(lane_, operation.name, begin, TraceClock::now());
   }
 
@@ -141,14 +149,20 @@ class Stream::Worker {
   std::condition_variable wake_;
   std::deque<Operation> queue_;
   bool stopping_ = false;
-  Status status_;  // written by the worker thread only
-  const std::shared_ptr<std::atomic<bool>> error_was_read_ = std::make_shared<std::atomic<bool>>(false);
+  Status status_;                                      // written by the worker thread only
+  std::shared_ptr<std::atomic<bool>> error_was_read_;  // of status_
   std::thread thread_;
 };
 
 Stream::Stream(Device& device, std::string name) : device_(device), name_(std::move(name)), lane_(device.trace().lane(name_)) {
   STRATA_CHECK(device.backend() != Backend::cuda, "this build has no cuda backend");
-  if (device.backend() == Backend::host) worker_ = std::make_unique<Worker>(device.trace(), lane_);
+  if (device.backend() != Backend::host) return;
+  try {
+    worker_ = std::make_unique<Worker>(device.trace(), lane_);
+  } catch (const std::system_error& error) {
+    throw StatusError(Status(Code::out_of_budget, "cannot start the thread of stream " + name_ + ": " + error.code().message() +
+                                                      "; raise the limit on threads or lower device.threads"));
+  }
 }
 
 Stream::~Stream() {
@@ -177,7 +191,7 @@ void StreamRef::wait(const Event& event) const {
 Event StreamRef::record() const {
   Event event;
   if (!stream_->worker_) return event;
-  event.state_ = stream_->worker_->make_signal();
+  event.state_ = std::make_shared<Event::State>();
   Stream::Worker::Operation op;
   op.signal = event.state_;
   stream_->worker_->push(std::move(op));
@@ -192,8 +206,12 @@ void copy_async(const void* from, void* to, std::size_t n, StreamRef stream) {
 }
 
 void zero_async(void* to, std::size_t n, StreamRef stream) {
-  stream.enqueue("zero", [=] {
-    if (n > 0) std::memset(to, 0, n);
+  constexpr std::size_t kChunk = std::size_t{1} << 20;
+  stream.enqueue("zero", [=, &pool = stream.device().pool()] {
+    pool.parallel_for(static_cast<std::int64_t>((n + kChunk - 1) / kChunk), [=](std::int64_t i) {
+      const std::size_t first = static_cast<std::size_t>(i) * kChunk;
+      std::memset(static_cast<std::byte*>(to) + first, 0, std::min(kChunk, n - first));
+    });
     return Status();
   });
 }

@@ -2,7 +2,8 @@
 // (host: a thread; cuda: a CUDA stream). Streams run beside each other; events order them.
 //
 // Failure. An operation that fails poisons its stream: later operations on it are skipped, and every event recorded on it,
-// and every stream that waits for such an event, carries the first error. Nothing is lost: synchronize() returns it.
+// and every stream that waits for such an event, carries the first error. Nothing is lost: synchronize() returns it, and an
+// error that nobody was given is printed once, by the destructor of a stream that carries it.
 #pragma once
 
 #include <functional>
@@ -25,15 +26,18 @@ const char* to_string(Backend backend);
 // What streams belong to. Outlives every stream made on it.
 class Device {
  public:
-  // threads: of the compute pool on the host backend (>= 1).
+  // threads: of the compute pool on the host backend (>= 1). The dry backend starts none, but plans for as many.
   Device(Backend backend, int threads);
   Backend backend() const { return backend_; }
-  // Used by host kernels only, from the compute stream's worker.
+  int threads() const { return threads_; }
+  // Of the host kernels. Operations of several streams share it and take turns (the compute stream's kernels and fills, the
+  // update stream's optimizer).
   ThreadPool& pool() const { return *pool_; }
   TraceRecorder& trace() const { return *trace_; }
 
  private:
   Backend backend_;
+  int threads_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<TraceRecorder> trace_;
 };
@@ -45,6 +49,8 @@ class Event {
   bool is_complete() const;
   // Blocks the calling thread until the point is reached; returns the stream's status there.
   Status wait() const;
+  // Blocks like wait() and returns the same, for destructors: the error stays unread, so that its stream still prints it.
+  Status drain() const;
 
  private:
   friend class Stream;
@@ -81,8 +87,9 @@ class StreamRef {
 // Owns the queue and its worker. Not movable: operations and refs point to it.
 class Stream {
  public:
+  // Throws StatusError (out_of_budget) when the system refuses the worker's thread.
   Stream(Device& device, std::string name);
-  ~Stream();  // waits for what is queued; an unread error is printed to stderr
+  ~Stream();  // waits for what is queued; an error that nobody has read, from any stream, is printed to stderr
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
@@ -103,7 +110,7 @@ class Stream {
 
 // Copies n bytes on `stream` (host: memcpy by its worker). Ranges do not overlap.
 void copy_async(const void* from, void* to, std::size_t n, StreamRef stream);
-// Fills n bytes with zero on `stream`.
+// Fills n bytes with zero on `stream` (host: by the threads of the pool).
 void zero_async(void* to, std::size_t n, StreamRef stream);
 
 }  // namespace strata

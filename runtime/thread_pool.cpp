@@ -3,6 +3,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -14,16 +16,18 @@ class ThreadPool::Impl {
  public:
   explicit Impl(int threads) {
     STRATA_CHECK(threads >= 1, "a thread pool has at least the calling thread");
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
-  }
-  ~Impl() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
+    for (int i = 1; i < threads; ++i) {
+      try {
+        workers_.emplace_back([this] { work(); });
+      } catch (const std::system_error& error) {
+        stop();  // a constructor that throws has no destructor to do it
+        throw StatusError(Status(Code::out_of_budget, "cannot start compute thread " + std::to_string(i + 1) + " of " +
+                                                          std::to_string(threads) + ": " + error.code().message() +
+                                                          "; lower device.threads"));
+      }
     }
-    wake_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
   }
+  ~Impl() { stop(); }
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
@@ -49,6 +53,15 @@ class ThreadPool::Impl {
   }
 
  private:
+  void stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
   void drain(const std::function<void(std::int64_t)>& task, std::int64_t tasks) {
     for (std::int64_t i = next_.fetch_add(1); i < tasks; i = next_.fetch_add(1)) task(i);
   }

@@ -10,7 +10,8 @@ namespace strata {
 
 class ThreadPool {
  public:
-  // threads >= 1 counts the calling thread: ThreadPool(1) runs everything on the caller.
+  // threads >= 1 counts the calling thread: ThreadPool(1) runs everything on the caller. Throws StatusError (out_of_budget)
+  // when the system refuses a thread.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

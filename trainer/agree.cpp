@@ -1,18 +1,10 @@
 #include "trainer/agree.h"
 
 #include <algorithm>
+#include <chrono>
+#include <future>
 
 namespace strata {
-namespace {
-
-const std::string kRank = "rank ";
-const std::string kEveryRank = "every rank: ";
-
-Status prefixed(const Status& status, const std::string& prefix) {
-  return {status.code(), status.code() == Code::invalid_config ? status.message() : prefix + status.message()};
-}
-
-}  // namespace
 
 Status agree(Communicator& comm, const Status& mine, const char* what, const std::string& part,
              std::vector<std::string>* parts) {
@@ -26,16 +18,36 @@ Status agree(Communicator& comm, const Status& mine, const char* what, const std
   const auto same = [&](const Status& s) { return s.code() == ranks[0].code() && s.message() == ranks[0].message(); };
   const bool alike = std::all_of(ranks.begin(), ranks.end(), same);
   for (std::size_t r = 0; r < ranks.size(); ++r) {
-    if (!ranks[r].ok())
-      return prefixed(ranks[r], ranks.size() == 1 ? "" : alike ? kEveryRank : kRank + std::to_string(r) + ": ");
+    if (!ranks[r].ok()) {
+      if (ranks.size() == 1 || ranks[r].code() == Code::invalid_config) return ranks[r].on_every_rank();
+      return Status(ranks[r].code(), (alike ? "every rank: " : "rank " + std::to_string(r) + ": ") + ranks[r].message())
+          .on_every_rank();
+    }
     if (parts != nullptr) parts->push_back(ranks[r].message());
   }
   return {};
 }
 
-bool is_common(const Status& status) {
-  return status.code() == Code::invalid_config || status.code() == Code::numerical || status.message().starts_with(kRank) ||
-         status.message().starts_with(kEveryRank);
+Status agree_on_leader(Communicator& comm, const std::function<Status()>& work, const char* what) {
+  constexpr std::chrono::milliseconds kBeat(200);
+  const auto guarded = [&work]() -> Status {
+    try {
+      return work();
+    } catch (const StatusError& error) {
+      return error.status();
+    } catch (const std::exception& error) {
+      return {Code::internal, error.what()};
+    }
+  };
+  std::future<Status> running;
+  if (comm.rank().v == 0) running = std::async(std::launch::async, guarded);
+  while (true) {
+    const bool done = running.valid() && running.wait_for(kBeat) == std::future_status::ready;
+    std::vector<std::string> parts;
+    STRATA_RETURN_IF_ERROR(agree(comm, {}, what, done ? "done" : "", &parts));
+    if (!parts[0].empty()) break;
+  }
+  return agree(comm, running.valid() ? running.get() : Status(), what);
 }
 
 }  // namespace strata

@@ -126,7 +126,6 @@ struct Config {
     IoEngineOptions::Kind engine = IoEngineOptions::Kind::automatic;
     std::int64_t queue_depth = 16;
     std::uint64_t block_size = std::uint64_t{1} << 20;  // bytes per request
-    bool durable = false;                               // flush the device at every step's end
   } nvme;
 
   struct Device {

@@ -242,7 +242,8 @@ void describe_parallel(ConfigSchema& s, Config& c) {
       .automatic("all ranks")
       .alias("data_parallel_size");
   s.add_duration("parallel.timeout", c.parallel.timeout, "How long a rank may be silent before the others stop with an error.")
-      .greater_than(0);
+      .greater_than(0)
+      .at_most(1e9);
   s.add_choice<AutoOnOff>("parallel.shared_memory", c.parallel.shared_memory, kAutoOnOff,
                           "Exchange between ranks of one machine through shared memory.");
 
@@ -277,7 +278,7 @@ void describe_tiers(ConfigSchema& s, Config& c) {
       .automatic("what the device has");
   s.add_bytes("memory.cpu", c.memory.cpu, "Host memory.").automatic("what is free, divided by the ranks on the machine");
   s.add_bytes("memory.nvme", c.memory.nvme, "Space under nvme.path.")
-      .automatic("what the file system has free, divided by the ranks on the machine");
+      .automatic("no budget of its own: the files are allocated before training, or refused");
 
   s.section("nvme", "The drive tier.");
   s.add("nvme.path", c.nvme.path, "Folder of the state files.")
@@ -291,7 +292,6 @@ void describe_tiers(ConfigSchema& s, Config& c) {
                        "How the drive is driven; auto: io_uring where the kernel allows it.");
   s.add("nvme.queue_depth", c.nvme.queue_depth, "Requests in flight.").at_least(1).at_most(4096).alias("aio.queue_depth");
   s.add_bytes("nvme.block_size", c.nvme.block_size, "Largest request.").at_least(4096).at_most(1 << 30).alias("aio.block_size");
-  s.add("nvme.durable", c.nvme.durable, "Flush the drive at the end of every step. Checkpoints are flushed always.");
 }
 
 void describe_rest(ConfigSchema& s, Config& c) {

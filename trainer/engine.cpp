@@ -40,7 +40,12 @@ Engine::Engine(Device& device, const Model& model, const EngineOptions& options)
       cpu_(Tier::cpu, options.cpu_budget,
            device.backend() == Backend::dry ? TierArena::Backing::none : TierArena::Backing::memory) {}
 
-Engine::~Engine() { (void)finish(); }
+Engine::~Engine() {
+  for (Stream* stream : streams()) {
+    // Another rank may wait in a collective that a poisoned stream of this one will never enter.
+    if (const Status status = stream->ref().record().drain(); !status.ok()) data_comm_->abort(status.message());
+  }
+}
 
 Result<std::unique_ptr<Engine>> Engine::create(Device& device, const Model& model, const EngineOptions& options,
                                                Communicator& comm, std::vector<std::string>* notes) {
@@ -73,12 +78,12 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   options_.optimizer.master = options_.compute != DType::f32;
   STRATA_ASSIGN_OR_RETURN(optimizer_, OptimizerStore::create(layout_, comm.rank(), options_.optimizer, cpu_, *params_, *grads_,
                                                              UpdateStreams{*update_, *nvme_read_, *nvme_write_}, notes));
-  STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());  // stores start zeroed, whoever writes next
   const std::int64_t rows = options_.micro_batch * options_.seq_length;
   tokens_ = Tensor(gpu_, Category::other, DType::i32, {options_.micro_batches, rows}, "tokens");
   targets_ = Tensor(gpu_, Category::other, DType::i32, {options_.micro_batches, rows}, "targets");
   losses_ = Tensor(gpu_, Category::other, DType::f32, {options_.micro_batches, rows}, "losses");
   const int head = model_.unit_count() - 1;
+  for (int u = 0; u <= head; ++u) model_.unit(u).prepare(*compute_, gpu_, options_.seq_length);
   for (int u = 0; u <= head; ++u) forward_order_.push_back(u);
   for (int u = head - 1; u >= 0; --u) forward_order_.push_back(u);
   return {};
@@ -102,9 +107,14 @@ std::vector<TensorRef> Engine::grads(int u) {
   return all;
 }
 
-void Engine::prefetch_after(std::size_t position, const std::vector<int>& order) {
-  for (std::size_t i = 1; i <= static_cast<std::size_t>(options_.prefetch_units) && position + i < order.size(); ++i)
-    params_->prefetch(order[position + i]);
+// Called when the unit at `position` is acquired and its compute is not enqueued yet: gathers are in the order of their use and
+// overlap that compute. end: of what will be used.
+void Engine::prefetch_after(std::size_t position, std::size_t end) {
+  const auto ahead = static_cast<std::size_t>(options_.prefetch_units);
+  for (std::size_t i = position + 1; i <= position + ahead && i < end; ++i) {
+    params_->prefetch(forward_order_[i]);
+    for (const SharedParam& shared : model_.unit(forward_order_[i]).shared()) params_->prefetch(shared.unit);
+  }
 }
 
 Batch Engine::batch_view(int slot) const {
@@ -118,8 +128,8 @@ Tensor Engine::run_forward(const Batch& batch, std::vector<Tensor>* boundaries, 
   const std::size_t n = model_.body().size();
   Tensor x;
   for (std::size_t u = 0; u < n; ++u) {
-    prefetch_after(u, forward_order_);
     const Leases leases = acquire(static_cast<int>(u));
+    prefetch_after(u, saved != nullptr ? forward_order_.size() : n + 1);
     const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, no_grads};
     const bool keep = saved != nullptr && (!options_.recompute || u == 0);  // the first unit has no boundary to start from
     Tensor y = model_.body()[u]->forward(ctx, x, keep ? &(*saved)[u] : nullptr);
@@ -136,8 +146,8 @@ void Engine::run_micro_batch(int index, const Batch& batch, TensorRef loss_R, fl
   Tensor x = run_forward(batch, &inputs, &saved);
   Tensor dy;
   {
-    prefetch_after(n, forward_order_);
     const Leases leases = acquire(static_cast<int>(n));
+    prefetch_after(n, forward_order_.size());
     const std::vector<TensorRef> unit_grads = grads(static_cast<int>(n));
     const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, unit_grads};
     dy = model_.head().loss_and_backward(ctx, x, loss_R, scale);
@@ -145,8 +155,8 @@ void Engine::run_micro_batch(int index, const Batch& batch, TensorRef loss_R, fl
   }
   grads_->reduce(static_cast<int>(n), index);
   for (std::size_t u = n; u-- > 0;) {
-    prefetch_after(2 * n - u, forward_order_);
     const Leases leases = acquire(static_cast<int>(u));
+    prefetch_after(2 * n - u, forward_order_.size());
     const std::vector<TensorRef> unit_grads = grads(static_cast<int>(u));
     const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, unit_grads};
     if (options_.recompute && u > 0) (void)model_.body()[u]->forward(ctx, inputs[u], &saved[u]);
@@ -174,14 +184,14 @@ double Engine::sum_losses(int slot) const {
   return sum;
 }
 
-Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader& load, bool stop_requested) {
+Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader& load, const StopWish& wishes_to_stop) {
   const double tokens =
       static_cast<double>(options_.micro_batch * options_.seq_length) * options_.micro_batches * layout_.world.v;
   // Every micro-batch is loaded before the first is enqueued: the last step's compute is complete (exchange() waited for it).
   for (int i = 0; i < options_.micro_batches; ++i) STRATA_RETURN_IF_ERROR(load_batch(i, load));
   for (int i = 0; i < options_.micro_batches; ++i)
     run_micro_batch(i, batch_view(i), losses_.ref().rows(i, 1).view({losses_.shape()[1]}), static_cast<float>(1.0 / tokens));
-  STRATA_ASSIGN_OR_RETURN(StepResult result, exchange(stop_requested));
+  STRATA_ASSIGN_OR_RETURN(StepResult result, exchange(wishes_to_stop));
   result.loss /= tokens;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) return diagnose(step, result);
   result.clip = clip_coefficient(result.grad_norm, options_.clip_norm);
@@ -190,12 +200,13 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
 }
 
 // One exchange a step: every rank's loss sums, norm partials and wish to stop.
-Result<StepResult> Engine::exchange(bool stop_requested) {
+Result<StepResult> Engine::exchange(const StopWish& wishes_to_stop) {
   STRATA_RETURN_IF_ERROR(comm_stream_->ref().synchronize());
   STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
+  grads_->release_buffers();
   StepResult result;
   if (dry()) return result;
-  std::vector<double> mine = {stop_requested ? 1.0 : 0.0};
+  std::vector<double> mine = {wishes_to_stop() ? 1.0 : 0.0};
   for (int i = 0; i < options_.micro_batches; ++i) mine.push_back(sum_losses(i));
   for (int u = 0; u < model_.unit_count(); ++u) mine.insert(mine.end(), grads_->partials(u).begin(), grads_->partials(u).end());
   STRATA_ASSIGN_OR_RETURN(const auto blobs,
@@ -252,14 +263,33 @@ Result<double> Engine::evaluate(int iterations, const BatchLoader& load) {
   return sum / tokens;
 }
 
+std::vector<Stream*> Engine::streams() const {
+  std::vector<Stream*> all;
+  for (Stream* stream : {compute_.get(), comm_stream_.get(), nvme_read_.get(), update_.get(), nvme_write_.get()})
+    if (stream != nullptr) all.push_back(stream);  // fewer, where create() failed
+  return all;
+}
+
 Status Engine::finish() {
   Status first;
-  for (Stream* stream : {compute_.get(), comm_stream_.get(), nvme_read_.get(), update_.get(), nvme_write_.get()}) {
-    if (stream == nullptr) continue;
+  for (Stream* stream : streams()) {
     const Status status = stream->ref().synchronize();
     if (first.ok()) first = status;
   }
   return first;
+}
+
+Status Engine::rehearse() {
+  STRATA_CHECK(dry(), "a rehearsal executes nothing");
+  const BatchLoader nothing = [](int, std::span<std::int32_t>, std::span<std::int32_t>) { return Status(); };
+  const std::size_t before = gpu_.report().in_use;
+  std::string found;
+  STRATA_RETURN_IF_ERROR(step(1, 0.0, nothing, [] { return false; }).status());
+  STRATA_RETURN_IF_ERROR(evaluate(1, nothing).status());
+  STRATA_RETURN_IF_ERROR(first_bad_parameter(&found));
+  STRATA_RETURN_IF_ERROR(first_bad_activation(&found));
+  STRATA_CHECK(gpu_.report().in_use == before, "a unit keeps memory that it did not allocate in prepare()");
+  return {};
 }
 
 BusySeconds Engine::busy() const {

@@ -1,8 +1,10 @@
 // Executes training steps: forward and backward unit by unit, reduction, norm, update. The same code runs on the dry backend,
-// which is how a plan knows every peak before anything is allocated (plan.h).
+// which is how a plan knows every peak before anything is allocated (plan.h). Between two calls the arenas hold what create()
+// put there and nothing else: a call's addresses do not depend on the calls before it, so a rehearsal stands for any of them.
 //
-// Called from one thread; collective: every rank makes the same calls. A failed call leaves the parameters as they were before
-// the step or, when a stream is poisoned, the engine unusable; it never half-applies an update.
+// Called from one thread; collective: every rank makes the same calls. Error numerical leaves the parameters as they were
+// before the step. After any other error the engine is unusable, and some records may have been updated: go on from a
+// checkpoint.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +48,7 @@ struct StepResult {
   double loss = 0.0;       // mean over the step's tokens, all ranks
   double grad_norm = 0.0;  // before clipping
   double clip = 1.0;       // coefficient applied
-  bool stop = false;       // some rank asked to stop (see step())
+  bool stop = false;       // some rank wishes to stop (see step())
 };
 
 // Seconds of work so far, by resource.
@@ -59,6 +61,7 @@ class Engine {
   // comm: data-parallel group; the engine takes duplicates for its streams. device: host or dry. All references outlive it.
   static Result<std::unique_ptr<Engine>> create(Device& device, const Model& model, const EngineOptions& options,
                                                 Communicator& comm, std::vector<std::string>* notes);
+  // Waits for what is enqueued; if that fails, tells the other ranks, and an error that no call returned is printed.
   ~Engine();
 
   const StateLayout& layout() const { return layout_; }
@@ -68,14 +71,18 @@ class Engine {
 
   // Fills tokens and targets (R = micro_batch * seq_length each) of micro-batch `index` of this rank.
   using BatchLoader = std::function<Status(int index, std::span<std::int32_t> tokens, std::span<std::int32_t> targets)>;
-  // One step with learning rate lr; step is 1-based. stop_requested: this rank's wish, shared with all in the result.
+  // This rank's wish to end after the step, asked once its gradients are complete and shared with all ranks in the result.
+  using StopWish = std::function<bool()>;
+  // One step with learning rate lr; step is 1-based.
   // Error numerical: loss or norm is not finite; names the step and the first offending tensor; nothing was updated.
-  Result<StepResult> step(std::int64_t step, double lr, const BatchLoader& load, bool stop_requested);
+  Result<StepResult> step(std::int64_t step, double lr, const BatchLoader& load, const StopWish& wishes_to_stop);
   // Mean loss over `iterations` micro-batches a rank.
   Result<double> evaluate(int iterations, const BatchLoader& load);
 
   // Waits for everything enqueued; the first error of any stream.
   Status finish();
+  // Dry backend: makes every call once that allocates, so that memory() then tells what a run will need.
+  Status rehearse();
   MemoryReport memory(Tier tier) const { return tier == Tier::gpu ? gpu_.report() : cpu_.report(); }
   BusySeconds busy() const;
 
@@ -90,16 +97,18 @@ class Engine {
   };
   Leases acquire(int u);
   std::vector<TensorRef> grads(int u);
-  void prefetch_after(std::size_t position, const std::vector<int>& order);
+  void prefetch_after(std::size_t position, std::size_t end);
   Status load_batch(int index, const BatchLoader& load);
   Batch batch_view(int slot) const;
-  Result<StepResult> exchange(bool stop_requested);
+  Result<StepResult> exchange(const StopWish& wishes_to_stop);
   Status diagnose(std::int64_t step, const StepResult& result);
+  std::int64_t nonfinite_in(const ConstTensorRef& values) const;
   Status first_bad_parameter(std::string* found);
   Status first_bad_activation(std::string* found);
   std::string first_bad_gradient() const;
   bool dry() const { return device_.backend() == Backend::dry; }
   double sum_losses(int slot) const;
+  std::vector<Stream*> streams() const;
 
   Device& device_;
   const Model& model_;

@@ -8,12 +8,15 @@
 
 namespace strata {
 
+// Index of the first element that is not finite, or -1.
+std::int64_t Engine::nonfinite_in(const ConstTensorRef& values) const { return dry() ? -1 : kernels::find_nonfinite(values); }
+
 Status Engine::first_bad_parameter(std::string* found) {
   for (int u = 0; u < model_.unit_count() && found->empty(); ++u) {
     const ParamLease lease = params_->acquire(u);
     STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
     for (std::size_t p = 0; p < lease.params().size() && found->empty(); ++p) {
-      const std::int64_t index = kernels::find_nonfinite(lease.params()[p]);
+      const std::int64_t index = nonfinite_in(lease.params()[p]);
       if (index >= 0)
         *found = "parameter " + layout_.units[static_cast<std::size_t>(u)].params[p].name + "[" + std::to_string(index) + "]";
     }
@@ -31,12 +34,12 @@ Status Engine::first_bad_activation(std::string* found) {
       const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, no_grads};
       x = model_.body()[u]->forward(ctx, x, nullptr);
       STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
-      const std::int64_t index = kernels::find_nonfinite(x);
+      const std::int64_t index = nonfinite_in(x);
       if (index >= 0 && found->empty())
         *found =
             "output of " + model_.body()[u]->name() + " [" + std::to_string(index) + "] in micro-batch " + std::to_string(slot);
     }
-    const std::int64_t row = kernels::find_nonfinite(losses_.ref().rows(slot, 1));
+    const std::int64_t row = nonfinite_in(losses_.ref().rows(slot, 1));
     if (row >= 0 && found->empty()) *found = "loss of row " + std::to_string(row) + " in micro-batch " + std::to_string(slot);
   }
   return {};
@@ -66,11 +69,12 @@ Status Engine::diagnose(std::int64_t step, const StepResult& result) {
   for (std::size_t r = all.size(); r-- > 0;)
     if (!all[r].empty())
       first = std::string(reinterpret_cast<const char*>(all[r].data()), all[r].size()) + " on rank " + std::to_string(r);
-  return {Code::numerical,
-          "step " + std::to_string(step) + ": loss " + std::to_string(result.loss) + ", gradient norm " +
-              std::to_string(result.grad_norm) + " is not finite; first offending tensor: " + first +
-              ". Parameters were not updated. Lower optimizer.lr, lengthen scheduler.warmup_steps or resume from an "
-              "earlier checkpoint"};
+  return Status(Code::numerical,
+                "step " + std::to_string(step) + ": loss " + std::to_string(result.loss) + ", gradient norm " +
+                    std::to_string(result.grad_norm) + " is not finite; first offending tensor: " + first +
+                    ". Parameters were not updated. Lower optimizer.lr, lengthen scheduler.warmup_steps or resume from an "
+                    "earlier checkpoint")
+      .on_every_rank();
 }
 
 }  // namespace strata

@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <span>
 #include <string>
 #include <thread>
 
@@ -12,18 +16,32 @@
 #include "parallel/thread_communicator.h"
 
 namespace strata {
+
+namespace fs = std::filesystem;
+
 namespace {
 
-int usable_cores() {
+// How many of the group's ranks run on this host and may use exactly the cores that this one may.
+Result<int> ranks_with_these_cores(Communicator& world, const std::string& host) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  (void)sched_getaffinity(0, sizeof set, &set);
+  std::string mine = host + '\0';
+  mine.append(reinterpret_cast<const char*>(&set), sizeof set);
+  STRATA_ASSIGN_OR_RETURN(const auto all, world.gather_all(std::as_bytes(std::span(mine)), "comparing cores"));
+  return static_cast<int>(std::count_if(all.begin(), all.end(), [&](const std::vector<std::byte>& other) {
+    return other.size() == mine.size() && std::memcmp(other.data(), mine.data(), mine.size()) == 0;
+  }));
 }
 
-int machine_cores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+std::string first_line(const fs::path& file) {
+  std::ifstream in(file);
+  std::string line;
+  std::getline(in, line);
+  return line;
+}
 
-std::size_t available_memory() {
+std::size_t available_on_machine() {
   std::ifstream meminfo("/proc/meminfo");
   std::string key;
   std::size_t kib = 0;
@@ -42,6 +60,37 @@ WorldOptions::SharedMemory shared_memory(AutoOnOff wish) {
 }
 
 }  // namespace
+
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+std::size_t memory_limit() {
+  std::vector<fs::path> files = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+  std::ifstream groups("/proc/self/cgroup");  // lines "0::/a/b" (version 2) and "7:memory:/a/b" (version 1)
+  for (std::string line; std::getline(groups, line);) {
+    const bool second = line.rfind("0::", 0) == 0;
+    const auto at = second ? line.find("::/") : line.find(":memory:/");
+    if (at == std::string::npos) continue;
+    const fs::path root = second ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+    for (fs::path group = line.substr(line.find('/', at) + 1); !group.empty(); group = group.parent_path())
+      files.push_back(root / group / (second ? "memory.max" : "memory.limit_in_bytes"));
+  }
+  std::size_t tightest = 0;
+  for (const fs::path& file : files) {
+    const std::size_t limit = std::strtoull(first_line(file).c_str(), nullptr, 10);  // "max" gives 0
+    if (limit > 0 && limit < (std::size_t{1} << 60) && (tightest == 0 || limit < tightest)) tightest = limit;
+  }
+  return tightest;
+}
+
+std::size_t available_host_memory() {
+  const std::size_t limit = memory_limit();
+  return limit == 0 ? available_on_machine() : std::min(limit, available_on_machine());
+}
 
 class Environment::Mpi {
  public:
@@ -65,8 +114,10 @@ Result<std::unique_ptr<Environment>> Environment::from_launcher(const Config::Pa
     WorldOptions world;
     world.shared_memory = shared_memory(options.shared_memory);
     world.timeout = std::chrono::milliseconds(std::llround(options.timeout * 1000.0));
-    STRATA_ASSIGN_OR_RETURN(environment->owned_, make_world(*environment->mpi_->session, world));
-    environment->ranks_on_machine_ = environment->mpi_->session->node().local_size;
+    STRATA_ASSIGN_OR_RETURN(environment->owned_, make_world(*environment->mpi_->session, world, &environment->notes_));
+    const NodeInfo& node = environment->mpi_->session->node();
+    environment->ranks_on_machine_ = node.local_size;
+    STRATA_ASSIGN_OR_RETURN(environment->ranks_on_cores_, ranks_with_these_cores(*environment->owned_, node.host));
   }
   environment->world_ = environment->owned_.get();
   return environment;
@@ -75,19 +126,17 @@ Result<std::unique_ptr<Environment>> Environment::from_launcher(const Config::Pa
 std::unique_ptr<Environment> Environment::from_communicator(Communicator& world, int ranks_on_machine) {
   std::unique_ptr<Environment> environment(new Environment());
   environment->world_ = &world;
-  environment->ranks_on_machine_ = ranks_on_machine;
+  environment->ranks_on_machine_ = environment->ranks_on_cores_ = ranks_on_machine;
   return environment;
 }
 
 int Environment::compute_threads(std::int64_t requested) const {
   if (requested > 0) return static_cast<int>(requested);
-  // A launcher that binds its ranks has divided the cores already.
-  const int usable = usable_cores();
-  return usable < machine_cores() ? usable : std::max(1, usable / ranks_on_machine_);
+  return std::max(1, usable_cores() / ranks_on_cores_);
 }
 
 std::size_t Environment::host_memory() const {
-  return available_memory() / 20 * 19 / static_cast<std::size_t>(ranks_on_machine_);
+  return available_host_memory() / 20 * 19 / static_cast<std::size_t>(ranks_on_machine_);
 }
 
 }  // namespace strata

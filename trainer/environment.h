@@ -2,8 +2,10 @@
 // until the end of main.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "parallel/communicator.h"
 #include "runtime/status.h"
@@ -22,10 +24,13 @@ class Environment {
   Communicator& world() const { return *world_; }
   bool leader() const { return world_->rank().v == 0; }
   int ranks_on_machine() const { return ranks_on_machine_; }
-  // Compute threads for this rank: `requested`, or the machine's usable cores divided by the ranks on it (at least 1).
+  // Compute threads for this rank: `requested`, or the cores it may use divided by the ranks that may use the same (at least
+  // 1).
   int compute_threads(std::int64_t requested) const;
   // Host memory this rank may use: what is available now, less a twentieth, divided by the ranks on the machine.
   std::size_t host_memory() const;
+  // What the user should know about how ranks were connected; on every rank.
+  const std::vector<std::string>& notes() const { return notes_; }
 
  private:
   class Mpi;
@@ -34,6 +39,15 @@ class Environment {
   std::unique_ptr<Communicator> owned_;
   Communicator* world_ = nullptr;
   int ranks_on_machine_ = 1;
+  int ranks_on_cores_ = 1;  // that are bound to the same cores as this one
+  std::vector<std::string> notes_;
 };
+
+// Cores this process may use, at least 1.
+int usable_cores();
+// Bytes a process may still take: what the machine has available, and no more than a control group (version 1 or 2) allows.
+std::size_t available_host_memory();
+// The tightest limit that control groups put on this process's memory; 0: none is visible.
+std::size_t memory_limit();
 
 }  // namespace strata

@@ -8,21 +8,14 @@
 #include "model/config.h"
 #include "model/transformer.h"
 #include "trainer/checkpoint/load.h"
+#include "trainer/environment.h"
 
 namespace strata {
-namespace {
-
-// Address space; only what is used becomes memory.
-std::size_t arena_bytes(const Model& model) {
-  return static_cast<std::size_t>(model.parameter_count()) * sizeof(float) + (std::size_t{64} << 30);
-}
-
-}  // namespace
 
 InferenceModel::InferenceModel(std::unique_ptr<Model> model, int threads)
     : device_(Backend::host, threads),
       model_(std::move(model)),
-      arena_(Tier::gpu, arena_bytes(*model_)),
+      arena_(Tier::gpu, available_host_memory()),
       stream_(device_, "compute") {}
 
 Result<std::unique_ptr<InferenceModel>> InferenceModel::load(const std::string& checkpoint, int threads) {

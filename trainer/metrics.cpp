@@ -8,6 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "model/text_file.h"
 #include "parallel/mpi_communicator.h"
 
 namespace strata {
@@ -46,11 +47,15 @@ Result<MetricsFile> MetricsFile::open(const std::string& folder, std::int64_t la
         continue;
       kept += line + "\n";
     }
+    if (old.bad()) return Status::from_errno("read", metrics.path_, errno);
   }
-  metrics.file_.reset(std::fopen(metrics.path_.c_str(), "w"));
-  if (!metrics.file_) return Status::from_errno("create", metrics.path_, errno);
-  if (std::fwrite(kept.data(), 1, kept.size(), metrics.file_.get()) != kept.size() || std::fflush(metrics.file_.get()) != 0)
-    return Status::from_errno("write", metrics.path_, errno);
+  // Aside, then renamed: a crash or a full disk here must not cost the history.
+  const std::string aside = metrics.path_ + ".tmp";
+  STRATA_RETURN_IF_ERROR(write_text_file(aside, kept));
+  if (std::rename(aside.c_str(), metrics.path_.c_str()) != 0)
+    return Status::from_errno("rename", aside + " -> " + metrics.path_, errno);
+  metrics.file_.reset(std::fopen(metrics.path_.c_str(), "a"));
+  if (!metrics.file_) return Status::from_errno("open", metrics.path_, errno);
   return metrics;
 }
 

@@ -1,17 +1,20 @@
 #include "trainer/model_setup.h"
 
-#include <cerrno>
-#include <cstdio>
-#include <fstream>
-#include <sstream>
-
 #include "model/hf.h"
+#include "nvme/state_files.h"
 
 namespace strata {
 
 Result<ModelConfig> model_config_of(const Config& resolved) {
-  if (!resolved.model.hf.empty()) return read_hf_config(resolved.model.hf);
-  return model_config(resolved);
+  if (resolved.model.hf.empty()) return model_config(resolved);
+  STRATA_ASSIGN_OR_RETURN(const ModelConfig config, read_hf_config(resolved.model.hf));
+  using Type = Config::Model::Type;
+  const Type found = config.architecture == Architecture::gpt2 ? Type::gpt2 : Type::llama;
+  if (resolved.model.type != Type::automatic && resolved.model.type != found)
+    return Status(Code::invalid_config, "model.type is " + std::string(found == Type::gpt2 ? "llama" : "gpt2") + ", but " +
+                                            resolved.model.hf + " holds a " + to_string(config.architecture) +
+                                            " model; remove model.type");
+  return config;
 }
 
 EngineOptions engine_options(const Config& c, Rank rank) {
@@ -28,10 +31,7 @@ EngineOptions engine_options(const Config& c, Rank rank) {
       .beta1 = c.optimizer.beta1, .beta2 = c.optimizer.beta2, .eps = c.optimizer.eps, .weight_decay = c.optimizer.weight_decay};
   options.optimizer.home = c.offload.optimizer.device == Config::Offload::Optimizer::Home::nvme ? Tier::nvme : Tier::cpu;
   options.optimizer.record_size = c.offload.optimizer.record_size;
-  char name[48];
-  std::snprintf(name, sizeof name, "/state_rank_%05d.bin", rank.v);
-  options.optimizer.nvme_file = c.nvme.path + name;
-  options.optimizer.durable = c.nvme.durable;
+  options.optimizer.nvme_file = state_file_path(c.nvme.path, rank.v);
   options.optimizer.io.kind = c.nvme.engine;
   options.optimizer.io.queue_depth = static_cast<unsigned>(c.nvme.queue_depth);
   options.optimizer.io.block_bytes = static_cast<std::size_t>(c.nvme.block_size);
@@ -54,24 +54,6 @@ Budgets budgets_of(const Config& c, std::size_t host_memory) {
   if (c.memory.nvme) budgets.nvme = static_cast<std::size_t>(*c.memory.nvme);
   budgets.host_memory = host_memory;
   return budgets;
-}
-
-Status write_text_file(const std::string& path, const std::string& text) {
-  std::FILE* file = std::fopen(path.c_str(), "w");
-  if (file == nullptr) return Status::from_errno("create", path, errno);
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  const int error = errno;
-  if (std::fclose(file) != 0 || !written) return Status::from_errno("write", path, written ? errno : error);
-  return {};
-}
-
-Result<std::string> read_text_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return Status::from_errno("open", path, errno);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (file.bad()) return Status::from_errno("read", path, errno);
-  return text.str();
 }
 
 }  // namespace strata

@@ -19,8 +19,4 @@ EngineOptions engine_options(const Config& resolved, Rank rank);
 Schedule schedule_of(const Config& resolved);
 Budgets budgets_of(const Config& resolved, std::size_t host_memory);
 
-// Replaces `path` by `text`. Errors carry path and errno.
-Status write_text_file(const std::string& path, const std::string& text);
-Result<std::string> read_text_file(const std::string& path);
-
 }  // namespace strata

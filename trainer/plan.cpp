@@ -17,7 +17,7 @@ std::string parts(const MemoryReport& report) {
     if (report.peak_by[c] > 0)
       text +=
           (text.empty() ? "" : ", ") + std::string(to_string(static_cast<Category>(c))) + " " + format_bytes(report.peak_by[c]);
-  return text;
+  return "at most " + text + ", not all at once";
 }
 
 std::string too_small(const std::string& key, std::size_t needed, std::size_t budget, const std::string& made_of,
@@ -35,7 +35,7 @@ std::string advice(const Plan& plan) {
 }
 
 nlohmann::json tier_to_json(const MemoryReport& report) {
-  nlohmann::json j = {{"peak", report.peak}};
+  nlohmann::json j = {{"peak", report.peak}, {"needed", report.high_water}};
   for (std::size_t c = 0; c < kCategories; ++c)
     if (report.peak_by[c] > 0) j[to_string(static_cast<Category>(c))] = report.peak_by[c];
   return j;
@@ -43,20 +43,17 @@ nlohmann::json tier_to_json(const MemoryReport& report) {
 
 }  // namespace
 
-Result<Plan> make_plan(const Model& model, const EngineOptions& wanted, WorldSize world, Rank rank) {
+Result<Plan> make_plan(const Model& model, const EngineOptions& wanted, WorldSize world, Rank rank, int threads) {
   EngineOptions options = wanted;
   options.gpu_budget = options.cpu_budget = kUnlimited;
-  Device device(Backend::dry, 1);
+  Device device(Backend::dry, threads);
   DryCommunicator comm(rank, world);
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::create(device, model, options, comm, nullptr));
-  const Engine::BatchLoader nothing = [](int, std::span<std::int32_t>, std::span<std::int32_t>) { return Status(); };
-  for (std::int64_t step = 1; step <= 2; ++step) {
-    STRATA_RETURN_IF_ERROR(engine->step(step, 0.0, nothing, false).status());
-    STRATA_RETURN_IF_ERROR(engine->evaluate(1, nothing).status());
-  }
+  STRATA_RETURN_IF_ERROR(engine->rehearse());
   Plan plan;
   plan.world = world;
   plan.rank = rank;
+  plan.threads = threads;
   plan.parameters = model.parameter_count();
   plan.units = model.unit_count();
   plan.records = static_cast<std::int64_t>(engine->optimizer().records().size());
@@ -81,18 +78,18 @@ Rank largest_rank(const Model& model, WorldSize world) {
 Status check_budgets(const Plan& plan, const Budgets& budgets) {
   std::string problems;
   const auto add = [&](const std::string& text) { problems += (problems.empty() ? "" : "\n") + text; };
-  if (budgets.gpu && plan.gpu.peak > *budgets.gpu)
-    add(too_small("memory.gpu", plan.gpu.peak, *budgets.gpu, parts(plan.gpu), advice(plan) + "or raise memory.gpu"));
-  if (budgets.cpu && plan.cpu.peak > *budgets.cpu)
-    add(too_small("memory.cpu", plan.cpu.peak, *budgets.cpu, parts(plan.cpu),
+  if (budgets.gpu && plan.gpu.high_water > *budgets.gpu)
+    add(too_small("memory.gpu", plan.gpu.high_water, *budgets.gpu, parts(plan.gpu), advice(plan) + "or raise memory.gpu"));
+  if (budgets.cpu && plan.cpu.high_water > *budgets.cpu)
+    add(too_small("memory.cpu", plan.cpu.high_water, *budgets.cpu, parts(plan.cpu),
                   std::string(plan.options.optimizer.home == Tier::cpu ? "set offload.optimizer.device: nvme, "
                                                                        : "lower offload.optimizer.record_size, ") +
                       "or raise memory.cpu"));
   if (budgets.nvme && plan.nvme_bytes > *budgets.nvme)
     add(too_small("memory.nvme", plan.nvme_bytes, *budgets.nvme, "two slots a record", "use more ranks or raise memory.nvme"));
-  if (budgets.host_memory && plan.gpu.peak + plan.cpu.peak > *budgets.host_memory)
-    add(too_small("memory of this machine for one rank", plan.gpu.peak + plan.cpu.peak, *budgets.host_memory,
-                  "gpu tier " + format_bytes(plan.gpu.peak) + ", cpu tier " + format_bytes(plan.cpu.peak),
+  if (budgets.host_memory && plan.host_bytes() > *budgets.host_memory)
+    add(too_small("memory of this machine for one rank", plan.host_bytes(), *budgets.host_memory,
+                  "gpu tier " + format_bytes(plan.gpu.high_water) + ", cpu tier " + format_bytes(plan.cpu.high_water),
                   advice(plan) + (plan.options.optimizer.home == Tier::cpu ? "set offload.optimizer.device: nvme"
                                                                            : "or use more machines")));
   return problems.empty() ? Status() : Status(Code::invalid_config, problems);
@@ -100,9 +97,11 @@ Status check_budgets(const Plan& plan, const Budgets& budgets) {
 
 std::string format_plan(const Plan& plan, const Budgets& budgets) {
   std::string text = fmt::format(
-      "{:.2f} M parameters in {} units, {} rank{}, ZeRO stage {}, {} compute, optimizer state in {} ({} records a rank)\n",
-      static_cast<double>(plan.parameters) / 1e6, plan.units, plan.world.v, plan.world.v == 1 ? "" : "s",
-      plan.options.zero_stage, to_string(plan.options.compute), to_string(plan.options.optimizer.home), plan.records);
+      "{:.2f} M parameters in {} units, {} rank{} of {} thread{}, ZeRO stage {}, {} compute, optimizer state in {} ({} records "
+      "a rank)\n",
+      static_cast<double>(plan.parameters) / 1e6, plan.units, plan.world.v, plan.world.v == 1 ? "" : "s", plan.threads,
+      plan.threads == 1 ? "" : "s", plan.options.zero_stage, to_string(plan.options.compute),
+      to_string(plan.options.optimizer.home), plan.records);
   text += fmt::format("{} tokens a step, {:.3g} FLOP a step{}\n\n", plan.tokens_per_step, plan.flops_per_step,
                       plan.options.recompute ? " (forward run twice)" : "");
   text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", "tier", "category", "peak/rank", "budget/rank");
@@ -111,7 +110,8 @@ std::string format_plan(const Plan& plan, const Budgets& budgets) {
       if (report.peak_by[c] > 0)
         text += fmt::format("{:<6}{:<16}{:>12}\n", to_string(t), to_string(static_cast<Category>(c)),
                             format_bytes(report.peak_by[c]));
-    text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", to_string(t), "all at once", format_bytes(report.peak),
+    text += fmt::format("{:<6}{:<16}{:>12}\n", to_string(t), "at one time", format_bytes(report.peak));
+    text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", to_string(t), "needed", format_bytes(report.high_water),
                         budget ? format_bytes(*budget) : "auto");
   };
   tier(Tier::gpu, plan.gpu, budgets.gpu);
@@ -119,13 +119,14 @@ std::string format_plan(const Plan& plan, const Budgets& budgets) {
   text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", "nvme", "state file", format_bytes(plan.nvme_bytes),
                       budgets.nvme ? format_bytes(*budgets.nvme) : "auto");
   if (budgets.host_memory)
-    text += fmt::format("host memory for both tiers: {} of {} a rank\n", format_bytes(plan.gpu.peak + plan.cpu.peak),
+    text += fmt::format("host memory for both tiers: {} of {} a rank\n", format_bytes(plan.host_bytes()),
                         format_bytes(*budgets.host_memory));
   return text;
 }
 
 std::string plan_to_json(const Plan& plan) {
   const nlohmann::json j = {{"world_size", plan.world.v},
+                            {"threads", plan.threads},
                             {"parameters", plan.parameters},
                             {"units", plan.units},
                             {"records", plan.records},

@@ -1,6 +1,6 @@
-// What a run will need, known before anything is allocated: the engine's own code runs two steps and a validation on the dry
-// backend and every allocation is counted. The run then gets exactly the planned peaks as its budgets, so a plan that is too
-// small is an error.
+// What a run will need, known before anything is allocated: the engine's own code is rehearsed on the dry backend and every
+// allocation is placed and counted. The run then gets exactly the planned bytes as its budgets: the same calls get the same
+// addresses in both, so a plan never promises what the run cannot have.
 #pragma once
 
 #include <cstdint>
@@ -26,13 +26,16 @@ struct Plan {
   std::int64_t records = 0;          // of this rank
   std::int64_t tokens_per_step = 0;  // all ranks
   double flops_per_step = 0;         // all ranks: 6 * parameters * tokens, and 2 more where forwards run again
-  MemoryReport gpu, cpu;             // peak and peak_by are what counts
+  int threads = 1;                   // of a rank
+  MemoryReport gpu, cpu;             // high_water is what the run needs and gets
   std::size_t nvme_bytes = 0;
   EngineOptions options;
+
+  std::size_t host_bytes() const { return gpu.high_water + cpu.high_water; }  // where both tiers are one memory
 };
 
 // Pure: depends on its arguments alone. Whether it fits is not decided here; see check_budgets().
-Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank);
+Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads);
 // The rank that owns the most elements (shares differ by at most one block a unit): whose plan stands for all.
 Rank largest_rank(const Model& model, WorldSize world);
 // invalid_config naming every tier that does not fit, the inequality in numbers and the keys that would mend it.

@@ -4,9 +4,13 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
 
 #include "model/config.h"
+#include "model/text_file.h"
 #include "model/transformer.h"
+#include "nvme/state_files.h"
 #include "optim/schedule.h"
 #include "trainer/agree.h"
 #include "trainer/checkpoint/atomic_dir.h"
@@ -16,6 +20,7 @@
 #include "trainer/data/token_dataset.h"
 #include "trainer/initialise.h"
 #include "trainer/model_setup.h"
+#include "trainer/run_lock.h"
 #include "trainer/stop_signal.h"
 
 namespace strata {
@@ -25,6 +30,10 @@ namespace fs = std::filesystem;
 class Trainer::Impl {
  public:
   Impl(Environment& environment, TrainerExtras extras) : environment_(environment), extras_(std::move(extras)) {}
+
+  // Runs one call of the public interface. An error of this rank alone is told to the others, which would wait for it.
+  template <class Call>
+  auto guarded(const Call& call) -> decltype(call());
 
   Status setup(const Config& config);
   Status train();
@@ -38,11 +47,12 @@ class Trainer::Impl {
   Status open_data();
   Status check_plan();
   Status prepare_run_folder();
+  Status describe_run();
   Status prepare_nvme_folder() const;
   Status start_engine();
-  Status open_metrics();
   Status initialise();
   Status refuse_newer_checkpoints();
+  Status check_resumable(const Manifest& manifest, const std::string& checkpoint_dir) const;
   Status resume(const std::string& checkpoint_dir);
   Result<std::string> checkpoint_to_resume();
   Result<std::shared_ptr<const DataSource>> open_source(const std::vector<std::string>& paths) const;
@@ -73,13 +83,44 @@ class Trainer::Impl {
   std::chrono::steady_clock::time_point last_step_end_{};
   BusySeconds last_busy_;
   std::int64_t trace_first_ = 0;  // step after which recording began
+  std::optional<RunLock> lock_;   // rank 0
 };
+
+namespace {
+
+const Status& status_of(const Status& status) { return status; }
+template <class T>
+const Status& status_of(const Result<T>& result) {
+  return result.status();
+}
+
+}  // namespace
+
+template <class Call>
+auto Trainer::Impl::guarded(const Call& call) -> decltype(call()) {
+  const auto failed = [&](const Status& status) {
+    if (!status.is_on_every_rank()) environment_.world().abort(status.message());
+  };
+  try {
+    auto result = call();
+    if (!result.ok()) failed(status_of(result));
+    return result;
+  } catch (const StatusError& error) {
+    failed(error.status());
+    return error.status();
+  } catch (const std::exception& error) {
+    failed(Status(Code::internal, error.what()));
+    throw;
+  }
+}
 
 Status Trainer::Impl::setup(const Config& config) {
   Communicator& comm = environment_.world();
   const Supplied supplied = {
       .model = extras_.model != nullptr, .train = extras_.train != nullptr, .validation = extras_.validation != nullptr};
-  STRATA_ASSIGN_OR_RETURN(config_, resolve(config, comm.size(), supplied));
+  Result<Config> resolved = resolve(config, comm.size(), supplied);
+  STRATA_RETURN_IF_ERROR(agree(comm, resolved.status(), "configuration"));
+  config_ = std::move(resolved).value();
   STRATA_RETURN_IF_ERROR(agree(comm, make_model(), "model setup"));
   STRATA_RETURN_IF_ERROR(agree(comm, open_data(), "opening data"));
   STRATA_RETURN_IF_ERROR(agree(comm, check_plan(), "planning"));
@@ -87,10 +128,13 @@ Status Trainer::Impl::setup(const Config& config) {
   STRATA_RETURN_IF_ERROR(agree(comm, prepare_nvme_folder(), "preparing nvme.path"));
   STRATA_RETURN_IF_ERROR(start_engine());
   STRATA_RETURN_IF_ERROR(initialise());
-  return agree(comm, environment_.leader() ? open_metrics() : Status(), "opening metrics");
+  return agree(comm, environment_.leader() ? describe_run() : Status(), "describing the run");
 }
 
-Status Trainer::Impl::open_metrics() {
+// Last: a refused run leaves the description of the one before it.
+Status Trainer::Impl::describe_run() {
+  STRATA_RETURN_IF_ERROR(write_text_file(config_.run.folder + "/config.resolved.yaml", dump(config_)));
+  STRATA_RETURN_IF_ERROR(write_text_file(config_.run.folder + "/plan.json", plan_to_json(plan_)));
   STRATA_ASSIGN_OR_RETURN(MetricsFile metrics, MetricsFile::open(config_.run.folder, done_));
   metrics_file_ = std::make_unique<MetricsFile>(std::move(metrics));
   return {};
@@ -123,30 +167,33 @@ Result<std::shared_ptr<const DataSource>> Trainer::Impl::open_source(const std::
 Status Trainer::Impl::open_data() {
   if (!extras_.train) {
     STRATA_ASSIGN_OR_RETURN(extras_.train, open_source(config_.data.train));
-    if (!extras_.validation && !config_.data.validation.empty()) {
-      STRATA_ASSIGN_OR_RETURN(extras_.validation, open_source(config_.data.validation));
-    }
   }
-  if (extras_.train->vocab_size() > extras_.model->vocab_size())
-    return {Code::invalid_config, "data.train holds token " + std::to_string(extras_.train->vocab_size() - 1) +
-                                      ", model.vocab_size is " + std::to_string(extras_.model->vocab_size()) +
-                                      "; raise it to at least " + std::to_string(extras_.train->vocab_size())};
-  return {};
+  if (!extras_.validation && !config_.data.validation.empty()) {
+    STRATA_ASSIGN_OR_RETURN(extras_.validation, open_source(config_.data.validation));
+  }
+  const std::int64_t vocab = extras_.model->vocab_size();
+  const auto check = [vocab](const char* key, const DataSource& source) -> Status {
+    if (source.vocab_size() <= vocab) return {};
+    return {Code::invalid_config, std::string(key) + " holds token " + std::to_string(source.vocab_size() - 1) +
+                                      ", model.vocab_size is " + std::to_string(vocab) + "; raise it to at least " +
+                                      std::to_string(source.vocab_size())};
+  };
+  STRATA_RETURN_IF_ERROR(check("data.train", *extras_.train));
+  return extras_.validation ? check("data.validation", *extras_.validation) : Status();
 }
 
 Status Trainer::Impl::check_plan() {
   budgets_ = budgets_of(config_, environment_.host_memory());
-  STRATA_ASSIGN_OR_RETURN(plan_, make_plan(*extras_.model, engine_options(config_, environment_.world().rank()),
-                                           environment_.world().size(), environment_.world().rank()));
+  STRATA_ASSIGN_OR_RETURN(
+      plan_, make_plan(*extras_.model, engine_options(config_, environment_.world().rank()), environment_.world().size(),
+                       environment_.world().rank(), environment_.compute_threads(config_.device.threads)));
   return check_budgets(plan_, budgets_);
 }
 
 Status Trainer::Impl::prepare_run_folder() {
-  std::error_code error;
-  fs::create_directories(checkpoints_folder(), error);
-  if (error) return Status::from_errno("create run folder", checkpoints_folder(), error.value());
-  STRATA_RETURN_IF_ERROR(write_text_file(config_.run.folder + "/config.resolved.yaml", dump(config_)));
-  return write_text_file(config_.run.folder + "/plan.json", plan_to_json(plan_));
+  STRATA_RETURN_IF_ERROR(make_folders(checkpoints_folder()).with_context("run.folder " + config_.run.folder));
+  STRATA_ASSIGN_OR_RETURN(lock_, RunLock::take(config_.run.folder));
+  return {};
 }
 
 // On every rank: nvme.path is a local disk of each machine.
@@ -159,14 +206,27 @@ Status Trainer::Impl::prepare_nvme_folder() const {
 
 Status Trainer::Impl::start_engine() {
   EngineOptions options = engine_options(config_, environment_.world().rank());
-  options.gpu_budget = plan_.gpu.peak;
-  options.cpu_budget = plan_.cpu.peak;
-  device_ = std::make_unique<Device>(Backend::host, environment_.compute_threads(config_.device.threads));
+  options.gpu_budget = plan_.gpu.high_water;
+  options.cpu_budget = plan_.cpu.high_water;
+  device_ = std::make_unique<Device>(Backend::host, plan_.threads);
   std::vector<std::string> notes;
   Result<std::unique_ptr<Engine>> engine = Engine::create(*device_, *extras_.model, options, environment_.world(), &notes);
-  STRATA_RETURN_IF_ERROR(agree(environment_.world(), engine.status(), "allocating"));
+  if (engine.ok() && options.optimizer.home == Tier::nvme) {
+    const Result<std::uint64_t> freed = remove_stale_state_files(config_.nvme.path, world());
+    if (!freed.ok()) notes.push_back("state files of an earlier run could not be removed: " + freed.status().message());
+    if (freed.ok() && *freed > 0)
+      notes.push_back("removed " + format_bytes(*freed) + " of state files that a larger run left in " + config_.nvme.path);
+  }
+  std::string mine;
+  for (const std::string& text : notes) mine += text + "\n";
+  std::vector<std::string> parts;
+  STRATA_RETURN_IF_ERROR(agree(environment_.world(), engine.status(), "allocating", mine, &parts));
   engine_ = std::move(engine).value();
-  for (const std::string& text : notes) note(text);
+  for (std::size_t r = 0; r < parts.size(); ++r) {
+    std::istringstream lines(parts[r]);
+    for (std::string line; std::getline(lines, line);)
+      note((parts.size() > 1 ? "rank " + std::to_string(r) + ": " : "") + line);
+  }
   return {};
 }
 
@@ -196,18 +256,26 @@ Status Trainer::Impl::initialise() {
     Result<std::string> found = checkpoint_to_resume();
     looked = found.status();
     if (found.ok()) from = *found;
-    if (looked.ok() && from.empty() && !config_.model.hf.empty()) {
-      note("importing " + config_.model.hf);
-      looked = import_checkpoint(config_.model.hf, checkpoints_folder(), config_.run.seed);
-      from = checkpoints_folder() + "/step_0";
-    }
   }
   std::vector<std::string> parts;
   STRATA_RETURN_IF_ERROR(agree(comm, looked, "looking for a checkpoint", from, &parts));
-  if (!parts[0].empty()) STRATA_RETURN_IF_ERROR(resume(parts[0]));
-  STRATA_RETURN_IF_ERROR(
-      agree(comm, environment_.leader() ? refuse_newer_checkpoints() : Status(), "looking for newer checkpoints"));
-  if (!parts[0].empty()) return {};
+  from = parts[0];
+  if (from.empty()) {
+    STRATA_RETURN_IF_ERROR(
+        agree(comm, environment_.leader() ? refuse_newer_checkpoints() : Status(), "looking for newer checkpoints"));
+    if (!config_.model.hf.empty()) {
+      note("importing " + config_.model.hf);
+      const auto import_weights = [this] {
+        return import_checkpoint(config_.model.hf, checkpoints_folder(), config_.run.seed);
+      };
+      STRATA_RETURN_IF_ERROR(agree_on_leader(comm, import_weights, "importing model.hf"));
+      from = checkpoints_folder() + "/step_0";
+    }
+  }
+  if (!from.empty()) {
+    STRATA_RETURN_IF_ERROR(resume(from));
+    return agree(comm, environment_.leader() ? refuse_newer_checkpoints() : Status(), "looking for newer checkpoints");
+  }
   note(config_.checkpoint.resume == "auto"
            ? "no checkpoint in " + checkpoints_folder() + ": nothing to resume, starting at step 0"
            : "starting at step 0");
@@ -219,15 +287,27 @@ Status Trainer::Impl::resume(const std::string& checkpoint_dir) {
   Result<CheckpointReader> reader = CheckpointReader::open(checkpoint_dir);
   STRATA_RETURN_IF_ERROR(agree(comm, reader.status(), "opening the checkpoint"));
   const Manifest& manifest = reader->manifest();
-  if (manifest.samples > 0 && manifest.seed != config_.run.seed)
-    return {Code::invalid_config, checkpoint_dir + " was trained with run.seed " + std::to_string(manifest.seed) +
-                                      ", the config says " + std::to_string(config_.run.seed) +
-                                      ": the data order would change; set run.seed to the former"};
+  STRATA_RETURN_IF_ERROR(agree(comm, check_resumable(manifest, checkpoint_dir), "comparing the checkpoint with the config"));
   STRATA_RETURN_IF_ERROR(agree(comm, load_checkpoint(*engine_, *extras_.model, *reader), "loading the checkpoint"));
   done_ = manifest.step;
   samples_ = manifest.samples;
   note("resumed from " + checkpoint_dir + " at step " + std::to_string(done_));
   return {};
+}
+
+Status Trainer::Impl::check_resumable(const Manifest& manifest, const std::string& checkpoint_dir) const {
+  if (manifest.samples > 0 && manifest.seed != config_.run.seed)
+    return {Code::invalid_config, checkpoint_dir + " was trained with run.seed " + std::to_string(manifest.seed) +
+                                      ", the config says " + std::to_string(config_.run.seed) +
+                                      ": the data order would change; set run.seed to the former"};
+  const auto compare = [&](const char* what, std::uint64_t then, std::uint64_t now) {
+    if (manifest.samples == 0 || then == now) return;
+    note("the checkpoint was trained with " + std::to_string(then) + " " + what + ", now it is " + std::to_string(now) +
+         ": training goes on with sample " + std::to_string(manifest.samples) + " of the new order");
+  };
+  compare("tokens a sample", manifest.data.seq_length, static_cast<std::uint64_t>(config_.training.seq_length));
+  compare("samples an epoch", manifest.data.samples_per_epoch, extras_.train->samples_per_epoch());
+  return same_function(manifest.model_json, model_json_, checkpoint_dir);
 }
 
 Status Trainer::Impl::load_rows(const DataSource& source, std::uint64_t first_sample, std::span<std::int32_t> tokens,
@@ -254,7 +334,8 @@ Result<StepMetrics> Trainer::Impl::step() {
         static_cast<std::uint64_t>(index) * static_cast<std::uint64_t>(world()) + static_cast<std::uint64_t>(rank());
     return load_rows(*extras_.train, samples_ + block * micro, tokens, targets);
   };
-  STRATA_ASSIGN_OR_RETURN(const StepResult result, engine_->step(metrics.step, metrics.lr, load, stop_signal() != 0));
+  STRATA_ASSIGN_OR_RETURN(const StepResult result,
+                          engine_->step(metrics.step, metrics.lr, load, [] { return stop_signal() != 0; }));
   done_ = metrics.step;
   samples_ += static_cast<std::uint64_t>(config_.training.global_batch_size);
   stopped_ = stopped_ || result.stop;
@@ -274,14 +355,15 @@ Result<StepMetrics> Trainer::Impl::step() {
                   busy.update - last_busy_.update, busy.nvme_read - last_busy_.nvme_read,
                   busy.nvme_write - last_busy_.nvme_write};
   last_busy_ = busy;
-  metrics.gpu_peak = engine_->memory(Tier::gpu).peak;
-  metrics.cpu_peak = engine_->memory(Tier::cpu).peak;
+  metrics.gpu_peak = engine_->memory(Tier::gpu).high_water;
+  metrics.cpu_peak = engine_->memory(Tier::cpu).high_water;
   metrics.nvme_bytes = engine_->optimizer().nvme_bytes();
   return metrics;
 }
 
 Result<double> Trainer::Impl::evaluate() {
-  if (!extras_.validation) return Status(Code::invalid_argument, "there is no validation data; set data.validation");
+  if (!extras_.validation)
+    return Status(Code::invalid_argument, "there is no validation data; set data.validation").on_every_rank();
   const auto micro = static_cast<std::uint64_t>(config_.training.micro_batch_size);
   const std::uint64_t round = micro * static_cast<std::uint64_t>(world());
   const std::uint64_t rounds = std::max<std::uint64_t>(1, extras_.validation->samples_per_epoch() / round);
@@ -299,14 +381,19 @@ Status Trainer::Impl::save() {
   info.samples = samples_;
   info.seed = config_.run.seed;
   info.model_json = model_json_;
-  return save_checkpoint(*engine_, *extras_.model, info,
-                         {.parent = checkpoints_folder(), .keep_last = config_.checkpoint.keep_last});
+  info.data = {static_cast<std::uint64_t>(config_.training.seq_length), extras_.train->samples_per_epoch()};
+  STRATA_ASSIGN_OR_RETURN(const std::string remark,
+                          save_checkpoint(*engine_, *extras_.model, info,
+                                          {.parent = checkpoints_folder(), .keep_last = config_.checkpoint.keep_last}));
+  if (!remark.empty()) note(remark);
+  return {};
 }
 
 Status Trainer::Impl::after_step(StepMetrics metrics, ProgressPrinter* progress) {
   const auto due = [&](std::int64_t interval) { return interval > 0 && done_ % interval == 0; };
   const bool last = done_ == config_.training.steps;
-  if (extras_.validation && (due(config_.training.eval_interval) || last)) {
+  // Who asks to stop has little time: the checkpoint comes first, and the validation is left out.
+  if (extras_.validation && !stopped_ && (due(config_.training.eval_interval) || last)) {
     STRATA_ASSIGN_OR_RETURN(metrics.validation_loss, evaluate());
   }
   if (metrics_file_) STRATA_RETURN_IF_ERROR(metrics_file_->append(metrics));
@@ -325,7 +412,8 @@ Status Trainer::Impl::trace_if_due() {
   if (!trace.enabled() && trace_first_ == 0) {
     trace_first_ = done_;
     trace.start();
-  } else if (trace.enabled() && (done_ >= trace_first_ + config_.logging.trace_steps || done_ == config_.training.steps)) {
+  } else if (trace.enabled() &&
+             (done_ >= trace_first_ + config_.logging.trace_steps || done_ == config_.training.steps || stopped_)) {
     STRATA_RETURN_IF_ERROR(engine_->finish());
     trace.stop();
     const std::string name = rank() == 0 ? "/trace.json" : "/trace_rank_" + std::to_string(rank()) + ".json";
@@ -357,29 +445,28 @@ Trainer::~Trainer() = default;
 
 Result<std::unique_ptr<Trainer>> Trainer::create(const Config& config, Environment& environment, TrainerExtras extras) {
   auto impl = std::make_unique<Impl>(environment, std::move(extras));
-  try {
-    STRATA_RETURN_IF_ERROR(impl->setup(config));
-  } catch (const StatusError& error) {
-    return error.status();
-  }
+  STRATA_RETURN_IF_ERROR(impl->guarded([&] { return impl->setup(config); }));
   return std::unique_ptr<Trainer>(new Trainer(std::move(impl)));
 }
 
 Status Trainer::train() {
-  try {
-    return impl_->train();
-  } catch (const StatusError& error) {
-    return error.status();
-  }
+  return impl_->guarded([this] { return impl_->train(); });
 }
-Result<StepMetrics> Trainer::step() { return impl_->step(); }
-Result<double> Trainer::evaluate() { return impl_->evaluate(); }
-Status Trainer::save() { return impl_->save(); }
+Result<StepMetrics> Trainer::step() {
+  return impl_->guarded([this] { return impl_->step(); });
+}
+Result<double> Trainer::evaluate() {
+  return impl_->guarded([this] { return impl_->evaluate(); });
+}
+Status Trainer::save() {
+  return impl_->guarded([this] { return impl_->save(); });
+}
 std::int64_t Trainer::steps_done() const { return impl_->done_; }
 std::uint64_t Trainer::samples_consumed() const { return impl_->samples_; }
 bool Trainer::stopped_by_signal() const { return impl_->stopped_; }
 const Config& Trainer::config() const { return impl_->config_; }
 const Plan& Trainer::plan() const { return impl_->plan_; }
+const Budgets& Trainer::budgets() const { return impl_->budgets_; }
 Engine& Trainer::engine() { return *impl_->engine_; }
 
 }  // namespace strata

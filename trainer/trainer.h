@@ -5,6 +5,9 @@
 //   strata::Status status = (*trainer)->train();
 //
 // A program's own model and data come in through TrainerExtras. All calls are collective and made from one thread a rank.
+//
+// Errors. Either every rank gets the same one (Status::is_on_every_rank), or the rank that failed has told the others
+// (Communicator::abort), whose calls return peer_lost with its reason: no rank is left waiting.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +46,7 @@ class Trainer {
   Result<StepMetrics> step();
   // Mean validation loss over training.eval_iters micro-batches a rank. invalid_argument without validation data.
   Result<double> evaluate();
-  // Writes checkpoints/step_<N> into the run folder.
+  // Writes checkpoints/step_<N> into the run folder and removes the oldest ones beyond checkpoint.keep_last.
   Status save();
 
   std::int64_t steps_done() const;
@@ -51,6 +54,7 @@ class Trainer {
   bool stopped_by_signal() const;
   const Config& config() const;
   const Plan& plan() const;
+  const Budgets& budgets() const;  // that the plan was checked against
   Engine& engine();
 
  private:

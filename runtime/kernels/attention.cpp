@@ -1,5 +1,7 @@
 #include "runtime/kernels/attention.h"
 
+#include <algorithm>
+
 #include "runtime/kernels/attention_table.h"
 #include "runtime/kernels/host_dispatch.h"
 #include "runtime/kernels/scratch_slots.h"
@@ -61,7 +63,8 @@ Status backward(const AttentionBackwardArgs& args, const AttentionTable& table, 
                                       .lse = args.lse_BNT.as<float>(),
                                       .dqkv = args.dqkv_RD.as<T>()};
   const AttentionLoops<T>& loops = choose_loops<T>(table, args.H);
-  ScratchSlots scratch(pool.threads(), loops.backward_scratch(a.size));
+  const Shape slots = args.scratch_SW.shape;
+  ScratchSlots scratch(args.scratch_SW.data, static_cast<int>(slots[0]), static_cast<std::size_t>(slots[1]) * sizeof(float));
   pool.parallel_for(args.B * args.K, [&](std::int64_t task) {
     const ScratchSlots::Lease slot(scratch);
     loops.backward(a, task / args.K, task % args.K, slot.data());
@@ -70,6 +73,11 @@ Status backward(const AttentionBackwardArgs& args, const AttentionTable& table, 
 }
 
 }  // namespace
+
+Shape attention_backward_scratch(const AttentionBackwardArgs& args, const Device& device) {
+  const std::size_t bytes = attention_table().loops.get<float>().backward_scratch(sizes_of(args));
+  return {std::min<std::int64_t>(device.threads(), args.B * args.K), static_cast<std::int64_t>(bytes / sizeof(float))};
+}
 
 void attention_forward(const AttentionForwardArgs& args, StreamRef stream) {
   check_common(args);
@@ -82,6 +90,7 @@ void attention_backward(const AttentionBackwardArgs& args, StreamRef stream) {
   check_common(args);
   check_tensor(args.do_RE, args.qkv_RD.dtype, args.o_RE.shape, "do");
   check_tensor(args.dqkv_RD, args.qkv_RD.dtype, args.qkv_RD.shape, "dqkv");
+  check_tensor(args.scratch_SW, DType::f32, attention_backward_scratch(args, stream.device()), "scratch");
   enqueue_host("attention_backward", stream, [args, &table = attention_table(), &pool = stream.device().pool()] {
     return args.qkv_RD.dtype == DType::f32 ? backward<float>(args, table, pool) : backward<bf16>(args, table, pool);
   });

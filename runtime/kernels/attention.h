@@ -2,7 +2,8 @@
 // (FlashAttention-2, Dao 2023). See embedding.h for threads and ordering.
 // Any T, and any H; bf16 is fastest where H is even. Sums are f32; bf16 probabilities are rounded to bf16 before they meet the
 // values, as every fused kernel does. B * N * T / 64 tasks forward, B * K backward.
-// Scratch on the host, a thread: forward 16 KiB + H KiB, backward 48 KiB + 2 H KiB + 8 T H bytes.
+// Scratch on the host, a thread: forward 16 KiB + H KiB of its own; backward 48 KiB + 2 H KiB + 8 T H bytes, which the caller
+// gives because they grow with the sequence.
 #pragma once
 
 #include "runtime/stream.h"
@@ -27,7 +28,11 @@ struct AttentionBackwardArgs {
   TensorRef dqkv_RD;       // dtype of qkv, overwritten
   std::int64_t B = 0, T = 0, N = 0, K = 0, H = 0;
   float scale = 0.0f;
+  TensorRef scratch_SW;  // f32, of attention_backward_scratch(), aligned to 64 bytes; overwritten
 };
+// S slots of W words: a slot for each of the device's threads that can find work. Depends on B, T, K, H and the threads alone,
+// not on the instruction set.
+Shape attention_backward_scratch(const AttentionBackwardArgs& args, const Device& device);
 void attention_backward(const AttentionBackwardArgs& args, StreamRef stream);
 
 }  // namespace strata::kernels

@@ -12,7 +12,10 @@ using kernels::AttentionSizes;
 constexpr float kInfinity = __builtin_inff();
 
 // Width of a row of H lanes.
-std::int64_t padded(std::int64_t H) { return round_up(H, Vec::kLanes); }
+// The same for every instruction set, so that a plan's bytes are.
+constexpr std::int64_t kWidestVec = 16;
+static_assert(kWidestVec % Vec::kLanes == 0);
+std::int64_t padded(std::int64_t H) { return round_up(H, kWidestVec); }
 
 template <class Math>
 std::int64_t words_of(std::int64_t n) {

@@ -42,7 +42,8 @@ template <class T>
 struct AttentionLoops {
   // One query tile of one query head. scratch: forward_scratch(size) bytes, aligned to 64.
   void (*forward)(const AttentionForwardLoop<T>& a, std::int64_t b, std::int64_t head, std::int64_t tile, std::byte* scratch);
-  // All of one key head: its dk and dv and the dq of the query heads that use it. scratch: backward_scratch(size) bytes.
+  // All of one key head: its dk and dv and the dq of the query heads that use it. scratch: backward_scratch(size) bytes, which
+  // are the same for every dtype and instruction set.
   void (*backward)(const AttentionBackwardLoop<T>& a, std::int64_t b, std::int64_t key_head, std::byte* scratch);
   std::size_t (*forward_scratch)(const AttentionSizes& size);
   std::size_t (*backward_scratch)(const AttentionSizes& size);

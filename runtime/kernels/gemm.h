@@ -41,6 +41,7 @@ class TiledGemm {
 
   void make_direct();
   void make_converting();
+  void make_converted(std::int64_t m, std::int64_t n, std::int64_t k, bool accumulate);
   const MatmulPrimitive& primitive(std::int64_t m, std::int64_t n, std::int64_t k, bool accumulate) const;
   void run_direct(std::int64_t row, std::int64_t col, std::byte* scratch) const;
   void run_converting(std::int64_t row, std::int64_t col, std::byte* scratch) const;

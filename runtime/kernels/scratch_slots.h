@@ -15,14 +15,17 @@ class ScratchSlots {
  public:
   static constexpr std::size_t kAlignment = 64;
 
-  // `slots` pieces of at least `bytes`, uninitialised.
+  // `slots` pieces of at least `bytes`, uninitialised, of memory of their own.
   ScratchSlots(int slots, std::size_t bytes) {
     const std::size_t step = round_up(bytes);
-    const auto count = static_cast<std::size_t>(slots);
-    memory_ = std::make_unique_for_overwrite<std::byte[]>(count * step + kAlignment);
+    memory_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(slots) * step + kAlignment);
     const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
-    std::byte* first = memory_.get() + (round_up(address) - address);
-    for (std::size_t i = 0; i < count; ++i) free_.push_back(first + i * step);
+    cut(memory_.get() + (round_up(address) - address), slots, step);
+  }
+  // The same of the caller's memory; it and `bytes` are multiples of kAlignment.
+  ScratchSlots(std::byte* memory, int slots, std::size_t bytes) {
+    STRATA_CHECK(reinterpret_cast<std::uintptr_t>(memory) % kAlignment == 0 && bytes % kAlignment == 0, "scratch alignment");
+    cut(memory, slots, bytes);
   }
   ScratchSlots(const ScratchSlots&) = delete;
   ScratchSlots& operator=(const ScratchSlots&) = delete;
@@ -44,6 +47,9 @@ class ScratchSlots {
   };
 
  private:
+  void cut(std::byte* first, int slots, std::size_t step) {
+    for (std::size_t i = 0; i < static_cast<std::size_t>(slots); ++i) free_.push_back(first + i * step);
+  }
   std::byte* take() {
     const std::lock_guard lock(mutex_);
     STRATA_CHECK(!free_.empty(), "more threads than slots");

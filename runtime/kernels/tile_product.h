@@ -42,7 +42,7 @@ struct Bf16PairMath {
     return sum;
   }
   static Vec words(const bf16* p, int n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
-  // Rounds to bf16, to nearest even.
+  // Rounds to bf16, to nearest even; every NaN becomes the canonical one.
   static Vec pair(Vec low, Vec high) {
     const __m512i top = _mm512_and_si512(rounded(high), _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
     return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(rounded(low), 16), top))};
@@ -52,7 +52,8 @@ struct Bf16PairMath {
   static __m512i rounded(Vec a) {
     const __m512i u = _mm512_castps_si512(a.v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    return _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i sum = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_mask_mov_epi32(sum, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), _mm512_set1_epi32(kBf16CanonicalNaN << 16));
   }
 };
 #endif

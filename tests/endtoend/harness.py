@@ -44,6 +44,16 @@ def run(*args, ranks=0, check=None, timeout=160):
     return done
 
 
+def tensors_of(path):
+    """Name -> (dtype, shape, bytes) of a safetensors file."""
+    with open(path, "rb") as f:
+        data = f.read()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + length])
+    body = data[8 + length:]
+    return {name: (t["dtype"], t["shape"], body[slice(*t["data_offsets"])]) for name, t in header.items() if name != "__metadata__"}
+
+
 def prose(words, seed=1):
     """Text with structure that a small model can learn."""
     rng = random.Random(seed)

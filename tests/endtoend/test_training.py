@@ -32,8 +32,8 @@ class Resuming(EndToEnd):
         self.train(ranks=2, name="reference")
         return self.digest("reference")
 
-    def start(self, name, *overrides):
-        return subprocess.Popen(command(2, "train", self.config, f"run.folder={self.folder}/{name}", *overrides),
+    def start(self, name, *overrides, ranks=2):
+        return subprocess.Popen(command(ranks, "train", self.config, f"run.folder={self.folder}/{name}", *overrides),
                                 env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                 start_new_session=True)
 
@@ -92,37 +92,55 @@ class Resuming(EndToEnd):
         for a, b in zip(self.metrics("straight"), self.metrics("moved")):
             self.assertAlmostEqual(a["loss"], b["loss"], delta=1e-5 * a["loss"])
 
-    def test_usr1_saves_and_exits_cleanly(self):
-        process = self.start("signalled", "training.steps=100000", "checkpoint.interval=0")
+    def wait_for_steps(self, name, steps):
         deadline = time.time() + 60
         while time.time() < deadline:
             try:
-                if len(self.metrics("signalled")) > 3:
-                    break
+                if len(self.metrics(name)) >= steps:
+                    return
             except (OSError, ValueError):
                 pass
             time.sleep(0.02)
-        mpirun = subprocess.run(["pgrep", "-f", f"^mpirun.*{self.folder}/signalled"], capture_output=True, text=True).stdout.split()
-        for pid in mpirun:
-            os.kill(int(pid), signal.SIGUSR1)
-        output = process.communicate(timeout=60)[0]
-        self.assertEqual(process.returncode, 0, output)
-        self.assertIn("stopped by a signal", output)
-        run("checkpoint", "verify", f"{self.folder}/signalled", check=0)
+        self.fail(f"{name} did not reach step {steps}")
+
+    def pids(self, pattern):
+        return [int(pid) for pid in subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()]
+
+    def test_a_stop_signal_saves_and_exits_cleanly(self):
+        forever = ("training.steps=100000", "checkpoint.interval=0")
+        # mpirun kills its ranks a second after SIGTERM unless told otherwise.
+        os.environ["OMPI_MCA_odls_base_sigkill_timeout"] = "5"
+        self.addCleanup(os.environ.pop, "OMPI_MCA_odls_base_sigkill_timeout")
+        for name, ranks, asked in (("usr1", 2, signal.SIGUSR1), ("term", 2, signal.SIGTERM), ("alone", 0, signal.SIGTERM)):
+            with self.subTest(name):
+                process = self.start(name, *forever, ranks=ranks)
+                self.wait_for_steps(name, 4)
+                target = f"^mpirun.*{self.folder}/{name}" if ranks else f"^{STRATA} train.*{self.folder}/{name}"
+                for pid in self.pids(target):
+                    os.kill(pid, asked)
+                output = process.communicate(timeout=60)[0]
+                self.assertIn("stopped by a signal", output)
+                if asked != signal.SIGTERM or not ranks:  # mpirun's own exit code says that it was asked to end
+                    self.assertEqual(process.returncode, 0, output)
+                run("checkpoint", "verify", f"{self.folder}/{name}", check=0)
 
     def test_a_killed_rank_stops_the_others_and_is_named(self):
-        process = self.start("lost", "training.steps=100000")
-        deadline = time.time() + 60
-        while time.time() < deadline and not os.path.exists(f"{self.folder}/lost/checkpoints/step_5/manifest.json"):
-            time.sleep(0.02)
-        ranks = subprocess.run(["pgrep", "-f", f"^{STRATA} train.*{self.folder}/lost"], capture_output=True, text=True).stdout.split()
-        self.assertEqual(len(ranks), 2)
-        begin = time.time()
-        os.kill(int(ranks[1]), signal.SIGKILL)
-        output = process.communicate(timeout=60)[0]
-        self.assertLess(time.time() - begin, 60)
-        self.assertNotEqual(process.returncode, 0)
-        self.assertRegex(output, r"rank [01].*(died|exited|signal 9)")
+        for victim in (0, 1):
+            with self.subTest(victim=victim):
+                name = f"lost{victim}"
+                process = self.start(name, "training.steps=100000")
+                self.wait_for_steps(name, 5)
+                ranks = {}
+                for pid in self.pids(f"^{STRATA} train.*{self.folder}/{name}"):
+                    with open(f"/proc/{pid}/environ", "rb") as f:
+                        ranks[int(dict(v.split(b"=", 1) for v in f.read().split(b"\0") if v)[b"OMPI_COMM_WORLD_RANK"])] = pid
+                self.assertEqual(sorted(ranks), [0, 1])
+                begin = time.time()
+                os.kill(ranks[victim], signal.SIGKILL)
+                output = process.communicate(timeout=60)[0]
+                self.assertLess(time.time() - begin, 60)
+                self.assertNotEqual(process.returncode, 0)
+                self.assertRegex(output, rf"strata: error: rank {1 - victim}: .*rank {victim} \(pid {ranks[victim]} on host .*\) died")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,30 @@ TEST(ModelConfig, ValidateRefusesSizesOutOfRange) {
     }
 }
 
+// Every size in its own range, and yet more elements than an int64 counts.
+TEST(ModelConfig, ValidateRefusesMoreParametersThanCanBeCounted) {
+  ModelConfig c = tiny_llama();
+  c.hidden_size = 1 << 20;
+  c.ffn_size = 1 << 24;
+  c.num_layers = 21;  // the MLPs alone: 0.98 * 2^50
+  EXPECT_TRUE(c.validate().ok()) << c.validate().message();
+  c.num_layers = 22;
+  EXPECT_EQ(make_model(c).status().code(), Code::invalid_config);
+  EXPECT_NE(c.validate().message().find("parameters, more than 2^50"), std::string::npos) << c.validate().message();
+  c = tiny_llama();
+  c.hidden_size = 1 << 20;
+  c.num_heads = c.num_kv_heads = c.head_dim = 1 << 16;
+  EXPECT_EQ(make_model(c).status().code(), Code::invalid_config);
+  c = tiny_gpt2();
+  c.num_heads = c.num_kv_heads = 1 << 16;
+  c.head_dim = 16;
+  c.hidden_size = 1 << 20;
+  c.ffn_size = 1 << 24;
+  c.num_layers = 10'000;
+  c.vocab_size = c.max_positions = 1 << 27;
+  EXPECT_NE(c.validate().message().find("3.96e+17 parameters"), std::string::npos) << c.validate().message();
+}
+
 TEST(ModelConfig, Gpt2NeedsHeadsThatFillTheHiddenSize) {
   ModelConfig c = tiny_gpt2();
   EXPECT_TRUE(c.validate().ok()) << c.validate().message();
@@ -64,6 +88,36 @@ TEST(ModelConfig, JsonErrorsNameTheKey) {
   EXPECT_NE(message("rope_scaling", Json::object()).find("rope_scaling: key 'factor'"), std::string::npos);
   EXPECT_NE(message("head_dim", 0).find("head_dim = 0"), std::string::npos);
   EXPECT_FALSE(model_config_from_json(Json::array(), "t").ok());
+}
+
+// Copying or printing a deep value recurses: 200000 levels overflow the stack.
+TEST(ParseJson, RefusesWhatNestsTooDeeply) {
+  const auto status = [](const std::string& text) {
+    const Result<Json> json = parse_json(text, "here.json");
+    EXPECT_TRUE(json.ok() || json.status().code() == Code::corrupt);
+    EXPECT_TRUE(json.ok() || json.status().message().find("here.json") != std::string::npos);
+    return json.status();
+  };
+  const auto levels = static_cast<std::size_t>(kMaxJsonDepth);
+  EXPECT_TRUE(status(nested(levels)).ok());
+  EXPECT_NE(status(nested(levels + 1)).message().find("nested deeper than 64"), std::string::npos);
+  EXPECT_TRUE(status(R"({"a":)" + nested(levels - 1) + "}").ok());
+  EXPECT_FALSE(status(R"({"a":)" + nested(levels) + "}").ok());
+  EXPECT_FALSE(status(std::string(200'000, '[')).ok());
+  std::string objects;
+  for (int i = 0; i < 200'000; ++i) objects += R"({"a":)";
+  EXPECT_FALSE(status(objects + "1" + std::string(200'000, '}')).ok());
+}
+
+TEST(HfConfig, HostileNestingIsAnErrorBehindEveryKey) {
+  const TempDir dir;
+  for (const char* key : {"architectures", "hidden_act", "rope_scaling", "layer_types", "hidden_size", "unknown"}) {
+    write_bytes(dir / "config.json",
+                R"({"architectures":["LlamaForCausalLM"],")" + std::string(key) + "\":" + nested(200'000) + "}");
+    const Status status = read_hf_config(dir.path()).status();
+    EXPECT_EQ(status.code(), Code::corrupt) << key;
+    EXPECT_LT(status.message().size(), 1000u);
+  }
 }
 
 Json llama_json() {

@@ -1,8 +1,29 @@
 // Import and export of Hugging Face folders. Mutations these catch: a swapped piece of a fused parameter, a missing transpose,
 // a check left out, a shard boundary that loses a tensor.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
 #include <map>
+#include <set>
 
 #include "support.h"
+
+namespace {
+std::vector<std::string>& flushed_paths() {
+  static std::vector<std::string> paths;
+  return paths;
+}
+}  // namespace
+
+// In place of the C library's: notes which files are flushed.
+extern "C" int fsync(int fd) {
+  std::array<char, 4096> path{};
+  if (::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), path.data(), path.size() - 1) > 0)
+    flushed_paths().emplace_back(path.data());
+  return static_cast<int>(::syscall(SYS_fsync, fd));
+}
 
 namespace strata::testing {
 namespace {
@@ -48,6 +69,12 @@ class Weights {
   std::map<std::pair<int, int>, std::int64_t> received_;
 };
 
+std::set<std::string> names_in(const std::string& dir) {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(dir)) names.insert(entry.path().filename());
+  return names;
+}
+
 std::map<std::string, std::string> tensors_of(const std::string& dir) {
   std::map<std::string, std::string> out;
   for (const auto& entry : std::filesystem::directory_iterator(dir)) {
@@ -71,7 +98,7 @@ class HfFolders : public ::testing::TestWithParam<std::string> {};
 TEST_P(HfFolders, ImportThenExportGivesTheSameTensors) {
   const VectorCase c(GetParam());
   Weights weights(c.config);
-  throw_if_error(import_hf(c.hf_dir, c.config, weights.sink()));
+  throw_if_error(import_hf(c.hf_dir, c.config, weights.sink()).status());
   EXPECT_TRUE(weights.complete());
   const TempDir dir;
   throw_if_error(export_hf(dir / "out", c.config, weights.source(), {.dtype = dtype_of(c.hf_dir), .tokenizer_from = {}}));
@@ -82,14 +109,14 @@ TEST_P(HfFolders, ImportThenExportGivesTheSameTensors) {
 TEST_P(HfFolders, ShardedExportIsImportedAgain) {
   const VectorCase c(GetParam());
   Weights weights(c.config), again(c.config);
-  throw_if_error(import_hf(c.hf_dir, c.config, weights.sink()));
+  throw_if_error(import_hf(c.hf_dir, c.config, weights.sink()).status());
   const TempDir dir;
   HfExportOptions options{.dtype = dtype_of(c.hf_dir), .tokenizer_from = {}, .max_shard_bytes = 20000, .fsync = false};
   throw_if_error(export_hf(dir / "a", c.config, weights.source(), options));
   EXPECT_FALSE(std::filesystem::exists(dir / "a/model.safetensors"));
   EXPECT_TRUE(std::filesystem::exists(dir / "a/model.safetensors.index.json"));
   EXPECT_EQ(tensors_of(dir / "a"), tensors_of(c.hf_dir));
-  throw_if_error(import_hf(dir / "a", c.config, again.sink()));
+  throw_if_error(import_hf(dir / "a", c.config, again.sink()).status());
   EXPECT_TRUE(again.complete());
   options.max_shard_bytes = std::uint64_t{1} << 40;
   throw_if_error(export_hf(dir / "b", c.config, again.source(), options));
@@ -132,7 +159,7 @@ struct Folder {
     write(dir / "model.safetensors");
     const ModelConfig config = model_config_from_hf(Json::parse(config_text), "t").value();
     Weights own(config);
-    return import_hf(dir.path(), config, (weights != nullptr ? *weights : own).sink());
+    return import_hf(dir.path(), config, (weights != nullptr ? *weights : own).sink()).status();
   }
   std::string config_text;
   std::map<std::string, Entry> tensors;
@@ -188,10 +215,11 @@ TEST(HfImport, IntegerWeightsAreNamedBeforeAnyValueIsDelivered) {
   folder.write(dir / "model.safetensors");
   int delivered = 0;
   const auto config = model_config_from_hf(Json::parse(folder.config_text), "t").value();
-  const Status status = import_hf(dir.path(), config, [&](int, int, std::int64_t, std::span<const float>) {
+  const ParamSink count = [&](int, int, std::int64_t, std::span<const float>) {
     ++delivered;
     return Status();
-  });
+  };
+  const Status status = import_hf(dir.path(), config, count).status();
   expect_error(status, Code::unsupported, "model.norm.weight");
   EXPECT_EQ(delivered, 0);
 }
@@ -226,16 +254,18 @@ TEST(HfImport, WrongIndexesAreErrors) {
   Weights weights(config);
   const auto status = [&](const std::string& index) {
     write_bytes(dir / "model.safetensors.index.json", index);
-    return import_hf(dir.path(), config, weights.sink());
+    return import_hf(dir.path(), config, weights.sink()).status();
   };
-  EXPECT_EQ(import_hf(dir.path(), config, weights.sink()).code(), Code::not_found);
-  EXPECT_EQ(import_hf(dir / "none", config, weights.sink()).code(), Code::not_found);
+  EXPECT_EQ(import_hf(dir.path(), config, weights.sink()).status().code(), Code::not_found);
+  EXPECT_EQ(import_hf(dir / "none", config, weights.sink()).status().code(), Code::not_found);
   EXPECT_EQ(status("{").code(), Code::corrupt);
   EXPECT_EQ(status("[]").code(), Code::corrupt);
   EXPECT_EQ(status("{}").code(), Code::corrupt);
   EXPECT_EQ(status(R"({"weight_map":{"a":1}})").code(), Code::corrupt);
   EXPECT_EQ(status(R"({"weight_map":{"a":"../x.safetensors"}})").code(), Code::corrupt);
-  EXPECT_EQ(status(R"({"weight_map":{"a":"x.safetensors"}})").code(), Code::io_error);
+  EXPECT_EQ(status(R"({"weight_map":{"a":"x.safetensors"}})").code(), Code::not_found);
+  EXPECT_EQ(status(R"({"weight_map":{"a":)" + nested(200'000) + "}}").code(), Code::corrupt);
+  EXPECT_EQ(status(R"({"weight_map":)" + nested(200'000) + "}").code(), Code::corrupt);
   EXPECT_EQ(read_hf_config(dir.path()).status().code(), Code::not_found);
   const Folder folder(folder_of("gpt2"));
   folder.write(dir / "x.safetensors");
@@ -248,17 +278,17 @@ TEST(HfImport, WrongIndexesAreErrors) {
 TEST(HfImport, ASinksErrorEndsTheImport) {
   const VectorCase c("gpt2");
   int calls = 0;
-  const Status status = import_hf(c.hf_dir, c.config, [&](int, int, std::int64_t, std::span<const float>) {
+  const ParamSink third_fails = [&](int, int, std::int64_t, std::span<const float>) {
     return ++calls == 3 ? Status(Code::io_error, "enough") : Status();
-  });
-  EXPECT_EQ(status.message(), "enough");
+  };
+  EXPECT_EQ(import_hf(c.hf_dir, c.config, third_fails).status().message(), "enough");
   EXPECT_EQ(calls, 3);
 }
 
 TEST(HfExport, TokenizerFilesAndTokenIdsGoAlong) {
   const VectorCase c("gpt2");
   Weights weights(c.config);
-  throw_if_error(import_hf(c.hf_dir, c.config, weights.sink()));
+  throw_if_error(import_hf(c.hf_dir, c.config, weights.sink()).status());
   const TempDir dir;
   std::filesystem::create_directory(dir / "from");
   write_bytes(dir / "from/tokenizer.json", "{}");
@@ -281,6 +311,71 @@ TEST(HfExport, AFolderThatHoldsAModelIsRefusedAndUntouched) {
   EXPECT_EQ(export_hf(dir.path(), c.config, weights.source(), {}).code(), Code::invalid_argument);
   EXPECT_EQ(read_bytes(dir / "config.json"), "mine");
   EXPECT_FALSE(std::filesystem::exists(dir / "model.safetensors"));
+}
+
+// What the user had in the folder stays, byte for byte, whether the export is refused or fails.
+TEST(HfExport, TheUsersTokenizerAndWeightsAreRefusedAndUntouched) {
+  const VectorCase c("gpt2");
+  Weights weights(c.config);
+  for (const char* name : {"tokenizer.json", "merges.txt", "other.safetensors", "model.safetensors.index.json"}) {
+    const TempDir dir;
+    std::filesystem::create_directories(dir / "from");
+    std::filesystem::create_directories(dir / "out");
+    write_bytes(dir / "from/tokenizer.json", "theirs");
+    write_bytes(dir / "out" + "/" + name, "mine");
+    const Status status =
+        export_hf(dir / "out", c.config, weights.source(), {.dtype = DType::f32, .tokenizer_from = dir / "from"});
+    EXPECT_EQ(status.code(), Code::invalid_argument);
+    EXPECT_NE(status.message().find(dir / "out" + "/" + name), std::string::npos) << status.message();
+    EXPECT_EQ(read_bytes(dir / "out" + "/" + name), "mine");
+    EXPECT_EQ(names_in(dir / "out"), std::set<std::string>{name});
+  }
+}
+
+TEST(HfExport, ATokenizerThatIsNotReplacedSurvivesAFailure) {
+  const VectorCase c("gpt2");
+  const TempDir dir;
+  write_bytes(dir / "tokenizer.json", "mine");
+  const ParamSource failing = [](int, int, std::int64_t, std::span<float>) { return Status(Code::io_error, "gone"); };
+  EXPECT_EQ(export_hf(dir.path(), c.config, failing, {.dtype = DType::f32, .tokenizer_from = {}}).message(), "gone");
+  EXPECT_EQ(read_bytes(dir / "tokenizer.json"), "mine");
+  EXPECT_EQ(names_in(dir.path()), std::set<std::string>{"tokenizer.json"});
+}
+
+TEST(HfExport, OneFolderCannotBeSourceOfTheTokenizerAndTarget) {
+  const VectorCase c("gpt2");
+  Weights weights(c.config);
+  const TempDir dir;
+  write_bytes(dir / "tokenizer.json", "mine");
+  std::filesystem::create_directory_symlink(dir.path(), dir / "alias");
+  for (const std::string& from : {dir.path(), dir / ".", dir / "alias"}) {
+    const Status status = export_hf(dir.path(), c.config, weights.source(), {.dtype = DType::f32, .tokenizer_from = from});
+    EXPECT_EQ(status.code(), Code::invalid_argument);
+    EXPECT_NE(status.message().find("another folder"), std::string::npos) << status.message();
+  }
+  EXPECT_EQ(read_bytes(dir / "tokenizer.json"), "mine");
+}
+
+TEST(HfExport, EveryFileAndTheFolderReachTheDeviceAndConfigComesLast) {
+  const VectorCase c("gpt2");
+  Weights weights(c.config);
+  const TempDir dir;
+  std::filesystem::create_directory(dir / "from");
+  write_bytes(dir / "from/tokenizer.json", "{}");
+  HfExportOptions options{.dtype = DType::f32, .tokenizer_from = dir / "from", .max_shard_bytes = 20000};
+  flushed_paths().clear();
+  throw_if_error(export_hf(dir / "out", c.config, weights.source(), options));
+  const std::vector<std::string> flushed = std::move(flushed_paths());
+  const std::string out = std::filesystem::canonical(dir / "out");
+  for (const std::string& name : names_in(out))
+    EXPECT_EQ(std::count(flushed.begin(), flushed.end(), out + "/" + name), 1) << name;
+  const std::vector<std::string> end = {out, out + "/config.json", out, std::filesystem::canonical(dir.path())};
+  ASSERT_GE(flushed.size(), end.size());
+  EXPECT_EQ(std::vector<std::string>(flushed.end() - 4, flushed.end()), end);
+  flushed_paths().clear();
+  options.fsync = false;
+  throw_if_error(export_hf(dir / "quick", c.config, weights.source(), options));
+  EXPECT_TRUE(flushed_paths().empty());
 }
 
 TEST(HfExport, FailuresLeaveNoModelBehind) {

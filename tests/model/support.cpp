@@ -33,10 +33,11 @@ void write_bytes(const std::string& path, const std::string& bytes) {
 }
 
 Status load_weights(const std::string& hf_dir, const ModelConfig& config, ReferenceRun& run) {
-  return import_hf(hf_dir, config, [&](int unit, int param, std::int64_t first, std::span<const float> values) {
+  const ParamSink copy = [&](int unit, int param, std::int64_t first, std::span<const float> values) {
     std::copy(values.begin(), values.end(), run.param(unit, param).begin() + first);
     return Status();
-  });
+  };
+  return import_hf(hf_dir, config, copy).status();
 }
 
 std::vector<float> hf_values(const HfTensor& tensor, std::span<const float> param) {

@@ -33,6 +33,8 @@ class TempDir {
 
 std::string read_bytes(const std::string& path);
 void write_bytes(const std::string& path, const std::string& bytes);
+// JSON arrays inside each other.
+inline std::string nested(std::size_t levels) { return std::string(levels, '[') + std::string(levels, ']'); }
 
 // Sets every parameter of the run from a Hugging Face folder.
 Status load_weights(const std::string& hf_dir, const ModelConfig& config, ReferenceRun& run);

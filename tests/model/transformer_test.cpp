@@ -259,6 +259,7 @@ TEST(Transformer, DryRunHasThePeakOfTheRealOne) {
       real.init(1);
       (void)real.forward_backward(batch, 1.0f, recompute);
       EXPECT_EQ(dry.arena().report().peak, real.arena().report().peak);
+      EXPECT_EQ(dry.arena().report().high_water, real.arena().report().high_water);
       EXPECT_EQ(real.arena().report().in_use_by[static_cast<std::size_t>(Category::activations)], 0u);
     }
 }

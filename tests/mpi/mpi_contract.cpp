@@ -1,10 +1,13 @@
-// The communicator contract on real MPI processes: `mpirun -n W mpi_contract shm|p2p [gtest flags]`. Every rank runs the same
+// The communicator contract on real MPI processes: `mpirun -n W mpi_contract PATH [gtest flags]`. PATH: shm; p2p; mix,
+// interleaved and uneven (shared memory inside two pretended hosts, point-to-point between them). Every rank runs the same
 // tests in the same order, each on a world of its own.
 #include <gtest/gtest.h>
 #include <mpi.h>
 
+#include <cerrno>
 #include <cstdio>
 
+#include "../nvme/refused_call.h"
 #include "../parallel/communicator_contract.h"
 #include "parallel/mpi_communicator.h"
 
@@ -12,12 +15,25 @@ namespace strata {
 namespace {
 
 MpiSession* g_session = nullptr;  // gtest constructs its tests by itself
-bool g_shared_memory = true;
+std::string g_path;
+
+// Two hosts: filled one after the other, in turn, or all but one rank on the first.
+std::vector<int> pretended_hosts() {
+  std::vector<int> hosts;
+  const int size = g_session->size().v;
+  for (int r = 0; r < size; ++r) {
+    if (g_path == "mix") hosts.push_back(r / ((size + 1) / 2));
+    if (g_path == "interleaved") hosts.push_back(r % 2);
+    if (g_path == "uneven") hosts.push_back(r == size - 1 ? 1 : 0);
+  }
+  return hosts;
+}
 
 WorldOptions options(std::size_t chunk_bytes, std::chrono::milliseconds timeout) {
-  return {.shared_memory = g_shared_memory ? WorldOptions::SharedMemory::on : WorldOptions::SharedMemory::off,
+  return {.shared_memory = g_path == "p2p" ? WorldOptions::SharedMemory::off : WorldOptions::SharedMemory::on,
           .timeout = timeout,
-          .chunk_bytes = chunk_bytes};
+          .chunk_bytes = chunk_bytes,
+          .pretended_hosts = pretended_hosts()};
 }
 
 class MpiContract : public ::testing::TestWithParam<std::tuple<std::size_t, contract::Case>> {};
@@ -62,6 +78,46 @@ TEST(MakeWorld, RefusesChunksThatNoSlotHolds) {
   EXPECT_EQ(world.status().code(), Code::invalid_argument);
 }
 
+TEST(MakeWorld, RefusesPretendedHostsOfAnotherNumberOfRanks) {
+  if (g_session->size().v < 2) GTEST_SKIP() << "one rank needs no hosts";
+  auto world = make_world(*g_session, {.pretended_hosts = {0}});
+  ASSERT_FALSE(world.ok());
+  EXPECT_EQ(world.status().code(), Code::invalid_argument);
+}
+
+// Makes a world in a thread in which shared memory cannot be made.
+void without_memfd(int error, const std::function<void()>& body) {
+  if (g_session->size().v < 2) GTEST_SKIP() << "one rank shares nothing";
+  if (!where_refused({.number = __NR_memfd_create, .error = error}, body))
+    GTEST_SKIP() << "seccomp filters are not allowed here";
+}
+
+TEST(MakeWorld, SaysWhySharedMemoryIsNotUsed) {
+  without_memfd(EPERM, [] {
+    std::vector<std::string> notes;
+    auto world = make_world(*g_session, {.timeout = std::chrono::seconds(60)}, &notes);
+    ASSERT_TRUE(world.ok()) << world.status().message();
+    EXPECT_TRUE((*world)->barrier("barrier").ok());
+    ASSERT_EQ(notes.size(), 1u);
+    for (const char* part :
+         {"shared memory", g_session->node().host.c_str(), "memfd_create", "not permitted", "point-to-point"})
+      EXPECT_THAT(notes[0], ::testing::HasSubstr(part));
+    auto needed = make_world(*g_session, {.shared_memory = WorldOptions::SharedMemory::on});
+    EXPECT_EQ(needed.status().code(), Code::unsupported);
+  });
+}
+
+TEST(MakeWorld, DoesNotTakeAFailureForMissingSupport) {
+  without_memfd(EMFILE, [] {
+    std::vector<std::string> notes;
+    auto world = make_world(*g_session, {}, &notes);
+    ASSERT_FALSE(world.ok());
+    EXPECT_EQ(world.status().code(), Code::io_error);
+    EXPECT_THAT(world.status().message(), ::testing::HasSubstr("Too many open files"));
+    EXPECT_TRUE(notes.empty());
+  });
+}
+
 // Other ranks than 0 print their failures only.
 class FailurePrinter : public ::testing::EmptyTestEventListener {
   void OnTestPartResult(const ::testing::TestPartResult& result) override {
@@ -77,10 +133,10 @@ class FailurePrinter : public ::testing::EmptyTestEventListener {
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
   if (argc != 2) {
-    std::fprintf(stderr, "usage: mpirun -n W mpi_contract shm|p2p\n");
+    std::fprintf(stderr, "usage: mpirun -n W mpi_contract shm|p2p|mix|interleaved|uneven\n");
     return 2;
   }
-  strata::g_shared_memory = std::string(argv[1]) == "shm";
+  strata::g_path = argv[1];
   auto session = strata::MpiSession::start();
   if (!session.ok()) {
     std::fprintf(stderr, "%s\n", session.status().message().c_str());

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "nvme/benchmark.h"
+#include "refused_call.h"
 #include "support.h"
 
 namespace strata {
@@ -89,13 +90,12 @@ TEST(BlockFile, AFileInUseIsNotTakenOver) {
   auto first = BlockFile::create(folder.file("f"), 8192, {});
   ASSERT_TRUE(first.ok());
   const BlockFileOptions at_once{.lock_wait = std::chrono::milliseconds(0)};
-  for (const auto& second : {BlockFile::create(folder.file("f"), 4096, at_once), BlockFile::open(folder.file("f"), at_once)}) {
-    ASSERT_FALSE(second.ok());
-    EXPECT_THAT(second.status().message(), AllOf(HasSubstr(folder.file("f")), HasSubstr("another process uses this file")));
-  }
+  const auto second = BlockFile::create(folder.file("f"), 4096, at_once);
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(second.status().message(), AllOf(HasSubstr(folder.file("f")), HasSubstr("another process uses this file")));
   EXPECT_EQ(std::filesystem::file_size(folder.file("f")), 8192U);
   { const BlockFile closed = std::move(first).value(); }
-  EXPECT_TRUE(BlockFile::open(folder.file("f"), {}).ok());
+  EXPECT_TRUE(BlockFile::create(folder.file("f"), 4096, at_once).ok());
 }
 
 TEST(BlockFile, WaitsForAPredecessorThatIsOnItsWayOut) {
@@ -111,14 +111,63 @@ TEST(BlockFile, WaitsForAPredecessorThatIsOnItsWayOut) {
   EXPECT_TRUE(second.ok()) << second.status().message();
 }
 
+// Whose name would otherwise be free for a third run.
+TEST(BlockFile, APredecessorThatRemovesItsFileLeavesTheSuccessorItsName) {
+  TempFolder folder;
+  auto first = BlockFile::create(folder.file("f"), 8192, {});
+  ASSERT_TRUE(first.ok());
+  std::thread leaving([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    BlockFile closed = std::move(first).value();
+    closed.unlink();
+  });
+  const auto second = BlockFile::create(folder.file("f"), 4096, {});
+  leaving.join();
+  ASSERT_TRUE(second.ok()) << second.status().message();
+  EXPECT_TRUE(std::filesystem::exists(folder.file("f")));
+  EXPECT_FALSE(BlockFile::create(folder.file("f"), 4096, {.lock_wait = std::chrono::milliseconds(0)}).ok());
+}
+
+TEST(BlockFile, AFileSystemThatRefusesDirectTransfersIsUsedThroughThePageCache) {
+  TempFolder folder;
+  for (const int call : {__NR_pread64, __NR_pwrite64}) {
+    // The probe has 4096 bytes, what the file is prewritten with has not.
+    const bool ran = where_refused({.number = call, .error = EINVAL, .third_argument = 4096}, [&] {
+      const auto file = BlockFile::create(folder.file("f"), 8192, {});
+      ASSERT_TRUE(file.ok()) << file.status().message();
+      EXPECT_FALSE(file->direct());
+      EXPECT_EQ(::fcntl(file->fd(), F_GETFL) & O_DIRECT, 0);
+      EXPECT_THAT(file->why_buffered(), HasSubstr(call == __NR_pread64 ? "refused a direct read" : "refused a direct write"));
+    });
+    if (!ran) GTEST_SKIP() << "seccomp filters are not allowed here";
+  }
+}
+
+TEST(BlockFile, ADeviceThatFailsIsNotAFullOne) {
+  TempFolder folder;
+  const auto message = [&](const RefusedCall& call) {
+    std::string text = "not run";
+    where_refused(call, [&] { text = BlockFile::create(folder.file("f"), 8192, {}).status().message(); });
+    EXPECT_FALSE(std::filesystem::exists(folder.file("f")));
+    return text;
+  };
+  if (message({.number = __NR_pread64, .error = EIO}) == "not run") GTEST_SKIP() << "seccomp filters are not allowed here";
+  const std::string at = ": " + folder.file("f") + ": Input/output error";
+  EXPECT_EQ(message({.number = __NR_pread64, .error = EIO}), "first direct read at offset 0" + at);
+  EXPECT_EQ(message({.number = __NR_pwrite64, .error = EIO, .third_argument = 4096}), "first direct write at offset 0" + at);
+  EXPECT_EQ(message({.number = __NR_pwrite64, .error = EIO, .third_argument = 8192}), "write of 8192 bytes at offset 0" + at);
+  EXPECT_EQ(message({.number = __NR_fallocate, .error = EIO}), "allocate 8.00 KiB" + at);
+  EXPECT_THAT(message({.number = __NR_pwrite64, .error = EDQUOT, .third_argument = 8192}), HasSubstr("make room"));
+}
+
 TEST(BlockFile, BadPathsAreNamed) {
   TempFolder folder;
   const auto no_folder = BlockFile::create(folder.file("absent/f"), 4096, {});
   ASSERT_FALSE(no_folder.ok());
   EXPECT_EQ(no_folder.status().message(), "open: " + folder.file("absent/f") + ": No such file or directory");
-  EXPECT_FALSE(BlockFile::open(folder.file("absent"), {}).ok());
   EXPECT_FALSE(BlockFile::create(folder.path(), 4096, {}).ok());
-  EXPECT_FALSE(BlockFile::open("/dev/null", {}).ok());
+  std::filesystem::create_symlink("/dev/null", folder.file("device"));
+  EXPECT_THAT(BlockFile::create(folder.file("device"), 4096, {}).status().message(), HasSubstr("not a regular file"));
 }
 
 TEST(BlockFile, FullFileSystemSaysWhatIsNeededAndWhatIsFree) {

@@ -1,16 +1,11 @@
-// A container that forbids io_uring, imitated by a seccomp filter on one thread.
+// A container that forbids io_uring, imitated by a thread whose system call is refused.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 
 #include <cerrno>
-#include <functional>
-#include <thread>
 
+#include "nvme/block_file.h"
+#include "refused_call.h"
 #include "support.h"
 
 namespace strata {
@@ -18,37 +13,20 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// Lets io_uring_setup fail with `error` in the calling thread, for ever.
-bool forbid_io_uring(unsigned error) {
-  sock_filter filter[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  sock_fprog program{4, filter};
-  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
-
 // False: this machine has no seccomp.
-bool where_forbidden(unsigned error, const std::function<void()>& body) {
-  bool forbidden = false;
-  std::thread([&] {
-    forbidden = forbid_io_uring(error);
-    if (forbidden) body();
-  }).join();
-  return forbidden;
+bool where_forbidden(int error, const std::function<void()>& body) {
+  return where_refused({.number = __NR_io_uring_setup, .error = error}, body);
 }
 
 TEST(IoEngineFallback, AutomaticTakesThreadsAndSaysWhy) {
-  for (const unsigned error : {EPERM, ENOSYS, ENOMEM}) {
+  for (const int error : {EPERM, ENOSYS, ENOMEM}) {
     const bool ran = where_forbidden(error, [&] {
       std::string why;
       const auto engine = make_io_engine(options_of(IoEngineOptions::Kind::automatic), &why);
       ASSERT_TRUE(engine.ok());
       EXPECT_STREQ(engine.value()->name(), "threads");
       EXPECT_THAT(why, HasSubstr("io_uring is not available"));
-      EXPECT_THAT(why, HasSubstr(std::generic_category().message(static_cast<int>(error))));
+      EXPECT_THAT(why, HasSubstr(std::generic_category().message(error)));
       EXPECT_TRUE(make_io_engine(options_of(IoEngineOptions::Kind::automatic), nullptr).ok());
     });
     if (!ran) GTEST_SKIP() << "seccomp filters are not allowed here";
@@ -61,6 +39,22 @@ TEST(IoEngineFallback, AskedForByNameItIsAnError) {
     ASSERT_FALSE(engine.ok());
     EXPECT_EQ(engine.status().code(), Code::unsupported);
     EXPECT_THAT(engine.status().message(), HasSubstr("kernel.io_uring_disabled"));
+  });
+  if (!ran) GTEST_SKIP() << "seccomp filters are not allowed here";
+}
+
+// What was not submitted is not waited for.
+TEST(UringEngine, ARingThatFailsIsAnErrorThatNamesTheFile) {
+  TempFolder folder;
+  auto file = BlockFile::create(folder.file("f"), 1 << 20, {}).value();
+  Blocks in(1 << 20);
+  const IoRequest request{IoRequest::Kind::read, file.fd(), in.data(), 1 << 20, 0};
+  const bool ran = where_refused({.number = __NR_io_uring_enter, .error = EIO}, [&] {
+    auto engine = make_io_engine(options_of(IoEngineOptions::Kind::io_uring), nullptr);
+    if (!engine.ok()) GTEST_SKIP() << engine.status().message();
+    for (int repeat = 0; repeat < 2; ++repeat)
+      EXPECT_EQ((*engine)->run({&request, 1}, file.path()).message(),
+                "submission to io_uring: " + file.path() + ": Input/output error");
   });
   if (!ran) GTEST_SKIP() << "seccomp filters are not allowed here";
 }

@@ -14,7 +14,6 @@ namespace strata {
 namespace {
 
 using ::testing::AllOf;
-using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 constexpr std::size_t kPayload = 3 * 16384 + 5;  // 3 full blocks and a rest
@@ -28,10 +27,10 @@ class RecordFaults : public EachEngine {
     const IoEngineOptions options = options_of(GetParam(), 4, 16384);
     faulty_ = std::make_unique<FaultyEngine>(make_io_engine(options, nullptr).value(), options);
   }
-  void create(bool durable) {
+  void create() {
     file_.reset();
     faulty_->reset();
-    file_ = RecordFile::create(folder_.file("state"), {kPayload}, {durable, true, true}).value();
+    file_ = RecordFile::create(folder_.file("state"), {kPayload}).value();
     ASSERT_TRUE(write(1).ok());
     faulty_->reset();
   }
@@ -46,13 +45,13 @@ class RecordFaults : public EachEngine {
     STRATA_RETURN_IF_ERROR(file_->read(*faulty_, {0}, version, buffer.span()));
     return buffer.first_difference(version, kPayload) == kPayload ? Status() : Status(Code::internal, "unnoticed");
   }
-  std::uint64_t operations_of_a_write(bool durable) {
-    create(durable);
+  std::uint64_t operations_of_a_write() {
+    create();
     EXPECT_TRUE(write(2).ok());
     return faulty_->operations();
   }
   std::uint64_t operations_of_a_read() {
-    create(false);
+    create();
     EXPECT_TRUE(read(1).ok());
     return faulty_->operations();
   }
@@ -70,35 +69,30 @@ class RecordFaults : public EachEngine {
   std::unique_ptr<RecordFile> file_;
 };
 
-TEST_P(RecordFaults, CountsWhatADurableWriteDoes) {
+TEST_P(RecordFaults, CountsWhatAWriteDoes) {
   EXPECT_EQ(operations_of_a_read(), 4U) << "payload and header in one sweep of 16 KiB blocks";
-  EXPECT_EQ(operations_of_a_write(false), 5U) << "payload, then header";
-  EXPECT_EQ(operations_of_a_write(true), 7U) << "payload, flush, header, flush";
+  EXPECT_EQ(operations_of_a_write(), 5U) << "payload, then header";
 }
 
 TEST_P(RecordFaults, AnyFailingOperationOfAWriteIsReported) {
-  for (const bool durable : {false, true}) {
-    const std::uint64_t operations = operations_of_a_write(durable);
-    for (const int error : {EIO, ENOSPC}) {
-      for (std::uint64_t i = 0; i < operations; ++i) {
-        create(durable);
-        faulty_->inject({.kind = Fault::Kind::fail, .first = i, .error = error});
-        const Status status = write(2);
-        ASSERT_EQ(status.code(), Code::io_error) << i;
-        EXPECT_THAT(status.message(), AllOf(HasSubstr(file_->path()), HasSubstr(std::generic_category().message(error))));
-        EXPECT_THAT(status.message(), AnyOf(HasSubstr("bytes at offset "), HasSubstr("flush to the device")));
-        if (i + 1 < operations || !durable) expect_recovery();
-        faulty_->reset();
-        EXPECT_TRUE(read(1).ok());
-      }
+  const std::uint64_t operations = operations_of_a_write();
+  for (const int error : {EIO, ENOSPC}) {
+    for (std::uint64_t i = 0; i < operations; ++i) {
+      create();
+      faulty_->inject({.kind = Fault::Kind::fail, .first = i, .error = error});
+      const Status status = write(2);
+      ASSERT_EQ(status.code(), Code::io_error) << i;
+      EXPECT_THAT(status.message(), AllOf(HasSubstr(file_->path()), HasSubstr("bytes at offset "),
+                                          HasSubstr(std::generic_category().message(error))));
+      expect_recovery();
     }
   }
 }
 
 TEST_P(RecordFaults, AWriterThatStopsAnywhereLeavesTheVersionBefore) {
-  const std::uint64_t operations = operations_of_a_write(false);
+  const std::uint64_t operations = operations_of_a_write();
   for (std::uint64_t i = 0; i < operations; ++i) {
-    create(false);
+    create();
     ASSERT_TRUE(write(2).ok());
     ASSERT_TRUE(write(3).ok());
     faulty_->reset();
@@ -114,7 +108,7 @@ TEST_P(RecordFaults, AWriterThatStopsAnywhereLeavesTheVersionBefore) {
 TEST_P(RecordFaults, AnyFailingOperationOfAReadIsReported) {
   const std::uint64_t operations = operations_of_a_read();
   for (std::uint64_t i = 0; i < operations; ++i) {
-    create(false);
+    create();
     faulty_->inject({.kind = Fault::Kind::fail, .first = i});
     const Status status = read(1);
     EXPECT_EQ(status.code(), Code::io_error);
@@ -124,9 +118,9 @@ TEST_P(RecordFaults, AnyFailingOperationOfAReadIsReported) {
 }
 
 TEST_P(RecordFaults, ShortTransfersAreContinued) {
-  const std::uint64_t writes = operations_of_a_write(false);
+  const std::uint64_t writes = operations_of_a_write();
   for (std::uint64_t i = 0; i <= writes; ++i) {
-    create(false);
+    create();
     faulty_->inject({.kind = Fault::Kind::shorten, .first = i == writes ? 0 : i, .count = i == writes ? 3U : 1U});
     const Status status = write(2);
     EXPECT_TRUE(status.ok()) << status.message();
@@ -135,7 +129,7 @@ TEST_P(RecordFaults, ShortTransfersAreContinued) {
   }
   const std::uint64_t reads = operations_of_a_read();
   for (std::uint64_t i = 0; i < reads; ++i) {
-    create(false);
+    create();
     faulty_->inject({.kind = Fault::Kind::shorten, .first = i});
     EXPECT_TRUE(read(1).ok());
     EXPECT_EQ(faulty_->operations(), reads + 1);
@@ -143,16 +137,16 @@ TEST_P(RecordFaults, ShortTransfersAreContinued) {
 }
 
 TEST_P(RecordFaults, TransfersThatEndEarlyAreReported) {
-  const std::uint64_t writes = operations_of_a_write(false);
+  const std::uint64_t writes = operations_of_a_write();
   for (std::uint64_t i = 0; i < writes; ++i) {
-    create(false);
+    create();
     faulty_->inject({.kind = Fault::Kind::truncate, .first = i});
     EXPECT_THAT(write(2).message(), AllOf(HasSubstr(file_->path()), HasSubstr("only 0 bytes were transferred")));
     expect_recovery();
   }
   const std::uint64_t reads = operations_of_a_read();
   for (std::uint64_t i = 0; i < reads; ++i) {
-    create(false);
+    create();
     faulty_->inject({.kind = Fault::Kind::truncate, .first = i});
     EXPECT_THAT(read(1).message(), HasSubstr("the file ends there"));
   }
@@ -161,13 +155,13 @@ TEST_P(RecordFaults, TransfersThatEndEarlyAreReported) {
 TEST_P(RecordFaults, BytesThatChangeOnTheWayAreNoticed) {
   const std::uint64_t reads = operations_of_a_read();
   for (std::uint64_t i = 0; i + 1 < reads; ++i) {
-    create(false);
+    create();
     faulty_->inject({.kind = Fault::Kind::corrupt, .first = i});
     EXPECT_EQ(read(1).code(), Code::corrupt) << i;
     EXPECT_TRUE(read(1).ok()) << "the file itself is intact";
   }
   for (std::uint64_t i = 0; i < 3; ++i) {
-    create(false);
+    create();
     faulty_->inject({.kind = Fault::Kind::corrupt, .first = i});
     ASSERT_TRUE(write(2).ok()) << "nobody can know yet";
     EXPECT_EQ(read(2).code(), Code::corrupt) << i;
@@ -176,9 +170,9 @@ TEST_P(RecordFaults, BytesThatChangeOnTheWayAreNoticed) {
 }
 
 TEST_P(RecordFaults, LostWritesAreNoticed) {
-  const std::uint64_t writes = operations_of_a_write(false);
+  const std::uint64_t writes = operations_of_a_write();
   for (std::uint64_t i = 0; i <= writes; ++i) {
-    create(false);
+    create();
     faulty_->inject({.kind = Fault::Kind::lose, .first = i == writes ? 0 : i, .count = i == writes ? kForever : 1});
     ASSERT_TRUE(write(2).ok());
     faulty_->reset();
@@ -188,7 +182,7 @@ TEST_P(RecordFaults, LostWritesAreNoticed) {
 }
 
 TEST_P(RecordFaults, DelaysChangeNothing) {
-  create(true);
+  create();
   faulty_->inject({.kind = Fault::Kind::delay, .first = 0, .count = kForever, .delay = std::chrono::milliseconds(2)});
   EXPECT_TRUE(write(2).ok());
   EXPECT_TRUE(read(2).ok());

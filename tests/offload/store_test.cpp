@@ -4,25 +4,10 @@
 #include <filesystem>
 #include <thread>
 
-#include "offload/grad_store.h"
-#include "offload/optimizer_store.h"
-#include "offload/param_store.h"
-#include "parallel/thread_communicator.h"
+#include "support.h"
 
 namespace strata {
 namespace {
-
-constexpr std::int64_t kN = 3 * 4096 + 70;
-
-StateLayout layout_of(int world) {
-  StateLayout layout;
-  layout.world = WorldSize{world};
-  layout.units.push_back(layout_unit("first", {{"a", kN, true}}, layout.world));
-  layout.units.push_back(layout_unit("second", {{"b", 100, false}, {"c", 5000, true}}, layout.world));
-  return layout;
-}
-
-const std::vector<std::vector<Shape>> kShapes = {{{kN}}, {{100}, {5000}}};
 
 void on_ranks(int world, const std::function<void(Communicator&)>& body) {
   ThreadGroup group(WorldSize{world});
@@ -80,6 +65,77 @@ TEST_P(GradStoreTest, SumsMicroBatchesInOrderAndRanksInOrder) {
 INSTANTIATE_TEST_SUITE_P(StagesAndWorlds, GradStoreTest,
                          ::testing::Combine(::testing::Values(0, 1, 2, 3), ::testing::Values(1, 2, 3)));
 
+void enqueue_sleep(StreamRef stream) {
+  stream.enqueue("sleep", [] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    return Status();
+  });
+}
+
+TEST(GradStore, WaitsForReductionsInFlightBeforeItEnds) {
+  const StateLayout layout = layout_of(1);
+  const auto comm = make_single_rank_communicator();
+  Device device(Backend::host, 1);
+  TierArena arena(Tier::gpu, std::size_t{16} << 20);
+  Stream compute(device, "compute"), communication(device, "communication");
+  // Two micro-batches: the gradient is a buffer of its own.
+  auto grads =
+      std::make_unique<GradStore>(layout, kShapes, GradStoreOptions{.micro_batches = 2}, *comm, arena, compute, communication);
+  enqueue_sleep(communication);
+  grads->acquire(0);
+  grads->reduce(0, 0);
+  const Event reduced = grads->summed(0);
+  grads.reset();
+  EXPECT_TRUE(reduced.is_complete());
+  EXPECT_EQ(arena.report().in_use, 0u);
+}
+
+TEST(ParamStore, IsZeroWhenItIsMadeSoThatAnyStreamMayWrite) {
+  const StateLayout layout = layout_of(1);
+  const auto comm = make_single_rank_communicator();
+  Device device(Backend::host, 1);
+  TierArena arena(Tier::gpu, std::size_t{16} << 20);
+  Stream compute(device, "compute"), communication(device, "communication");
+  enqueue_sleep(compute);
+  ParamStore params(layout, kShapes, {}, *comm, arena, compute, communication);
+  float* stored = params.stored(0).as<float>();
+  for (std::int64_t i = 0; i < layout.units[0].numel; ++i) ASSERT_EQ(stored[i], 0.0f);
+  stored[5] = 1.0f;
+  ASSERT_TRUE(compute.ref().synchronize().ok());
+  EXPECT_EQ(stored[5], 1.0f);
+}
+
+TEST(ParamStore, CannotBeMadeOnAStreamThatFailed) {
+  const StateLayout layout = layout_of(1);
+  const auto comm = make_single_rank_communicator();
+  Device device(Backend::host, 1);
+  TierArena arena(Tier::gpu, std::size_t{16} << 20);
+  Stream compute(device, "compute"), communication(device, "communication");
+  compute.ref().enqueue("fail", [] { return Status(Code::io_error, "disk on fire"); });
+  EXPECT_THROW(ParamStore(layout, kShapes, {}, *comm, arena, compute, communication), StatusError);
+}
+
+TEST(ParamStore, WaitsForGathersInFlightBeforeItEnds) {
+  std::atomic<int> done{0};
+  on_ranks(2, [&](Communicator& comm) {
+    const StateLayout layout = layout_of(2);
+    Device device(Backend::host, 1);
+    TierArena arena(Tier::gpu, std::size_t{16} << 20);
+    Stream compute(device, "compute"), communication(device, "communication");
+    {
+      ParamStore params(layout, kShapes, {.zero_stage = 3}, comm, arena, compute, communication);
+      enqueue_sleep(communication);
+      params.prefetch(0);
+      communication.ref().enqueue("done", [&] {
+        ++done;
+        return Status();
+      });
+    }
+    EXPECT_GE(done, 1);
+    EXPECT_EQ(arena.report().in_use, 0u);
+  });
+}
+
 TEST(ParamStore, StageThreeGathersWhatOwnersPublished) {
   on_ranks(3, [](Communicator& comm) {
     const StateLayout layout = layout_of(3);
@@ -87,7 +143,6 @@ TEST(ParamStore, StageThreeGathersWhatOwnersPublished) {
     TierArena arena(Tier::gpu, std::size_t{16} << 20);
     Stream compute(device, "compute"), communication(device, "communication");
     ParamStore params(layout, kShapes, {.zero_stage = 3}, comm, arena, compute, communication);
-    ASSERT_TRUE(compute.ref().synchronize().ok());
     for (int round = 1; round <= 2; ++round) {
       for (int u = 0; u < 2; ++u) {
         float* stored = reinterpret_cast<float*>(params.stored(u).data);
@@ -125,33 +180,10 @@ TEST(ParamStore, AGatheredUnitReturnsItsMemory) {
   });
 }
 
-// One rank's optimizer over both homes.
-struct OneRank {
-  explicit OneRank(Tier home, const std::string& file) : layout(layout_of(1)), comm(make_single_rank_communicator()) {
-    OptimizerStoreOptions options;
-    options.home = home;
-    options.record_size = 4096;
-    options.nvme_file = file;
-    auto made = OptimizerStore::create(layout, Rank{0}, options, cpu, params, grads, {update, nvme_read, nvme_write}, nullptr);
-    created = made.status();
-    if (made.ok()) store = std::move(made).value();
-  }
-  StateLayout layout;
-  std::unique_ptr<Communicator> comm;
-  Device device{Backend::host, 1};
-  TierArena gpu{Tier::gpu, std::size_t{16} << 20}, cpu{Tier::cpu, std::size_t{16} << 20};
-  Stream compute{device, "compute"}, communication{device, "communication"}, update{device, "update"},
-      nvme_read{device, "read"}, nvme_write{device, "write"};
-  ParamStore params{layout, kShapes, {}, *comm, gpu, compute, communication};
-  GradStore grads{layout, kShapes, {}, *comm, gpu, compute, communication};
-  std::unique_ptr<OptimizerStore> store;
-  Status created;
-};
-
 TEST(OptimizerStore, BothHomesGiveWhatWasStored) {
   const std::string file = (std::filesystem::temp_directory_path() / ("strata_store_" + std::to_string(getpid()))).string();
   for (const Tier home : {Tier::cpu, Tier::nvme}) {
-    OneRank one(home, file);
+    OneRank one({.home = home, .nvme_file = file});
     ASSERT_TRUE(one.created.ok()) << one.created.message();
     EXPECT_EQ(one.store->records().size(), 4u + 2u);
     for (int round = 0; round < 3; ++round) {
@@ -184,22 +216,21 @@ TEST(OptimizerStore, BothHomesGiveWhatWasStored) {
 }
 
 TEST(OptimizerStore, AFileThatCannotBeMadeIsAnErrorThatNamesIt) {
-  OneRank one(Tier::nvme, "/nonexistent/folder/state");
+  OneRank one({.home = Tier::nvme, .nvme_file = "/nonexistent/folder/state"});
   EXPECT_FALSE(one.created.ok());
   EXPECT_NE(one.created.message().find("/nonexistent/folder/state"), std::string::npos) << one.created.message();
 }
 
-TEST(OptimizerStore, ADamagedRecordStopsTheUpdateWithItsName) {
+TEST(OptimizerStore, ADamagedFileStopsAVisitWithItsName) {
   const std::string file = (std::filesystem::temp_directory_path() / ("strata_damaged_" + std::to_string(getpid()))).string();
-  OneRank one(Tier::nvme, file);
+  OneRank one({.home = Tier::nvme, .nvme_file = file});
   ASSERT_TRUE(one.created.ok()) << one.created.message();
   const auto zero = [](const OptimizerRecord& r, RecordState s) {
     for (float* values : {s.p, s.m, s.v}) std::fill(values, values + r.range.count, 0.0f);
     return Status();
   };
   ASSERT_TRUE(one.store->fill(zero).ok());
-  // Overwrite the middle of the file: both slots of some record.
-  {
+  {  // Junk over the whole file: both slots of every record.
     std::FILE* raw = std::fopen(file.c_str(), "r+b");
     ASSERT_NE(raw, nullptr);
     std::fseek(raw, 0, SEEK_END);

@@ -238,7 +238,7 @@ inline const std::vector<Case> kCases = {
     {"OperationsFollowEachOther", operations_follow_each_other},
 };
 
-// ---- faults: groups of at least two ranks with a timeout of kFaultTimeout; unusable afterwards -----------------------------
+// ---- faults: groups of at least two ranks with a timeout of kFaultTimeout; unusable afterwards ----
 
 inline constexpr std::chrono::milliseconds kFaultTimeout{500};
 

@@ -2,8 +2,12 @@
 #include "parallel/thread_communicator.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <thread>
 #include <tuple>
@@ -100,6 +104,85 @@ TEST(AllGather, CopiesLargeUnalignedSlices) {
     EXPECT_TRUE(std::equal(shard.begin(), shard.end(), full.begin() + first));
     EXPECT_EQ(full.back(), 9);
     EXPECT_EQ(std::count(full.begin(), full.begin() + first, 9), first);
+  }
+}
+
+// A page whose first touch takes `touch`. One at a time.
+class SlowPage {
+ public:
+  enum State { untouched, being_touched, touched };
+
+  explicit SlowPage(std::chrono::milliseconds touch) {
+    base_ = static_cast<char*>(::mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    g_base = base_;
+    g_touch = touch;
+    g_state = untouched;
+    struct sigaction action {};
+    action.sa_handler = [](int) {
+      if (g_state != untouched) ::_exit(3);  // another fault
+      g_state = being_touched;
+      const timespec time{g_touch.count() / 1000, g_touch.count() % 1000 * 1'000'000};
+      ::nanosleep(&time, nullptr);
+      g_state = touched;
+      ::mprotect(g_base, kBytes, PROT_READ | PROT_WRITE);
+    };
+    ::sigaction(SIGSEGV, &action, &before_);
+  }
+  ~SlowPage() {
+    ::sigaction(SIGSEGV, &before_, nullptr);
+    ::munmap(base_, kBytes);
+  }
+  SlowPage(const SlowPage&) = delete;
+  SlowPage& operator=(const SlowPage&) = delete;
+  float* data() const { return reinterpret_cast<float*>(base_); }
+  static State state() { return g_state; }
+
+  static constexpr std::size_t kBytes = 4096;
+
+ private:
+  inline static char* g_base = nullptr;  // for the signal handler
+  inline static std::chrono::milliseconds g_touch{0};
+  inline static std::atomic<State> g_state{untouched};
+  char* base_ = nullptr;
+  struct sigaction before_ {};
+};
+
+// Rank 1 reads the others' buffers slowly, while rank 2 aborts or the timeout passes.
+class SlowReader : public ::testing::TestWithParam<bool> {};
+
+TEST_P(SlowReader, KeepsTheOthersFromLeavingWithTheirBuffers) {
+  const bool aborts = GetParam();
+  SlowPage acc(std::chrono::milliseconds(600));
+  constexpr std::int64_t n = SlowPage::kBytes / sizeof(float);
+  const std::vector<Slice> slices = {{0, 0}, {0, n}, {n, 0}};
+  auto ranks = thread_ranks(3, aborts ? std::chrono::seconds(60) : std::chrono::milliseconds(200));
+  std::vector<std::thread> threads;
+  for (const auto& comm : ranks)
+    threads.emplace_back([&, comm = comm.get()] {
+      contract::Lane lane;
+      const std::vector<float> full(n, static_cast<float>(comm->rank().v + 1));
+      comm->reduce_scatter_add(
+          {.full = full.data(), .acc = comm->rank().v == 1 ? acc.data() : nullptr, .slices = slices, .overwrite = true},
+          lane.stream);
+      const Status status = lane.stream.ref().synchronize();
+      EXPECT_EQ(SlowPage::state(), SlowPage::touched) << "rank " << comm->rank().v << " left";
+      EXPECT_TRUE(status.ok()) << status.message();
+    });
+  while (SlowPage::state() == SlowPage::untouched) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  if (aborts) ranks[2]->abort("disk full");
+  for (std::thread& thread : threads) thread.join();
+  for (std::int64_t i = 0; i < n; ++i) ASSERT_EQ(acc.data()[i], 6.0f);
+  if (aborts) contract::expect_lost(ranks[0]->barrier("the next"), {"disk full"});
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SlowReader, ::testing::Bool(), [](const auto& test) { return test.param ? "Abort" : "Timeout"; });
+
+// The last to come must not be content with what the others showed before they gave up.
+TEST(ThreadGroup, ARankThatComesAfterTheOthersGaveUpReadsNothingOfTheirs) {
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    auto ranks = thread_ranks(2, std::chrono::milliseconds(20));
+    contract::expect_lost(ranks[0]->barrier("step 7"), {"rank 1", "did not arrive in step 7"});
+    contract::expect_lost(ranks[1]->barrier("step 7"), {"rank 0", "gave up"});
   }
 }
 

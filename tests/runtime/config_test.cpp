@@ -336,6 +336,8 @@ TEST(ConfigValues, NumbersBytesAndDurations) {
   EXPECT_EQ(parse_duration("500ms"), 0.5);
   EXPECT_EQ(parse_duration("2h"), 7200.0);
   EXPECT_FALSE(parse_duration("2d"));
+  EXPECT_FALSE(parse_duration("1e308h")) << "the product is infinite";
+  EXPECT_EQ(parse_duration("1e308s"), 1e308);
   EXPECT_EQ(exact_bytes(std::uint64_t{3} << 30), "3GiB");
   EXPECT_EQ(exact_bytes(1000), "1000");
   EXPECT_EQ(exact_bytes(0), "0");

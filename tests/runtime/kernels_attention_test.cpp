@@ -91,6 +91,23 @@ void expect_near(const Array& actual, const Doubles& expected, const char* what)
   expect_near(actual, expected, f32 ? 3e-5 : 1e-1, f32 ? 1e-6 : 6e-3, what);
 }
 
+// The arguments of a backward with the scratch they need, full of NaN.
+class WithScratch {
+ public:
+  WithScratch(const AttentionBackwardArgs& args, StreamRef stream)
+      : args_(args),
+        scratch_(arena_, Category::workspace, DType::f32, attention_backward_scratch(args, stream.device()), "scratch") {
+    args_.scratch_SW = scratch_;
+    if (scratch_) std::memset(args_.scratch_SW.data, 0xff, args_.scratch_SW.bytes());
+  }
+  operator const AttentionBackwardArgs&() const { return args_; }  // NOLINT: implicit by design
+
+ private:
+  AttentionBackwardArgs args_;
+  TierArena arena_{Tier::cpu, std::size_t{64} << 20};
+  Tensor scratch_;
+};
+
 class AttentionTest : public ::testing::TestWithParam<std::tuple<AttentionShape, DType>> {
  protected:
   const AttentionShape s = std::get<0>(GetParam());
@@ -122,7 +139,9 @@ TEST_P(AttentionTest, BackwardAgreesWithDoubles) {
   on_every_machine(
       [&](StreamRef stream) {
         Array dqkv = normal(dtype, qkv.shape(), "what was there before");
-        attention_backward({qkv.ref(), o.ref(), d_o.ref(), lse.ref(), dqkv.ref(), s.B, s.T, s.N, s.K, s.H, scale()}, stream);
+        const WithScratch args({qkv.ref(), o.ref(), d_o.ref(), lse.ref(), dqkv.ref(), s.B, s.T, s.N, s.K, s.H, scale(), {}},
+                               stream);
+        attention_backward(args, stream);
         finish(stream);
         return Outputs{dqkv};
       },
@@ -160,7 +179,8 @@ TEST(AttentionEdgeTest, LargeAndGrowingScoresStayFinite) {
         Array o(DType::f32, d_o.shape()), lse(DType::f32, {1, 1, s.T}), dqkv(DType::f32, qkv.shape());
         const auto scale = static_cast<float>(s.scale());
         attention_forward({qkv.ref(), o.ref(), lse.ref(), 1, s.T, 1, 1, s.H, scale}, stream);
-        attention_backward({qkv.ref(), o.ref(), d_o.ref(), lse.ref(), dqkv.ref(), 1, s.T, 1, 1, s.H, scale}, stream);
+        const WithScratch args({qkv.ref(), o.ref(), d_o.ref(), lse.ref(), dqkv.ref(), 1, s.T, 1, 1, s.H, scale, {}}, stream);
+        attention_backward(args, stream);
         finish(stream);
         return Outputs{o, lse, dqkv};
       },
@@ -171,19 +191,25 @@ TEST(AttentionEdgeTest, LargeAndGrowingScoresStayFinite) {
       });
 }
 
-TEST(AttentionEdgeTest, LaterTokensDoNotReachEarlierOutputs) {
+TEST(AttentionEdgeTest, LaterTokensDoNotReachEarlierOutputsAndNaNStaysNaN) {
   const AttentionShape s = {1, 70, 2, 1, 8};
-  Array qkv = normal(DType::f32, {s.T, s.row()}, "qkv");
-  Array changed = qkv;
-  for (std::int64_t i = 0; i < s.row(); ++i) changed.set((s.T - 1) * s.row() + i, std::numeric_limits<double>::quiet_NaN());
-  Device device(Backend::host, 2);
-  Stream stream(device, "compute");
-  Array o(DType::f32, {s.T, s.N * s.H}), o_changed = o, lse(DType::f32, {1, s.N, s.T});
-  attention_forward({qkv.ref(), o.ref(), lse.ref(), 1, s.T, s.N, s.K, s.H, 0.5f}, stream);
-  attention_forward({changed.ref(), o_changed.ref(), lse.ref(), 1, s.T, s.N, s.K, s.H, 0.5f}, stream);
-  finish(stream);
-  for (std::int64_t i = 0; i < s.out(0, 63, 0); ++i) ASSERT_EQ(o.at(i), o_changed.at(i)) << i;
-  EXPECT_TRUE(std::isnan(o_changed.at(s.out(0, s.T - 1, 0))));
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    Array qkv = normal(dtype, {s.T, s.row()}, "qkv");
+    Array changed = qkv;
+    for (std::int64_t i = 0; i < s.row(); ++i) changed.set((s.T - 1) * s.row() + i, std::numeric_limits<double>::quiet_NaN());
+    on_every_machine(
+        [&](StreamRef stream) {
+          Array o(dtype, {s.T, s.N * s.H}), o_changed = o, lse(DType::f32, {1, s.N, s.T});
+          attention_forward({qkv.ref(), o.ref(), lse.ref(), 1, s.T, s.N, s.K, s.H, 0.5f}, stream);
+          attention_forward({changed.ref(), o_changed.ref(), lse.ref(), 1, s.T, s.N, s.K, s.H, 0.5f}, stream);
+          finish(stream);
+          return Outputs{o, o_changed};
+        },
+        [&](const Outputs& out) {
+          for (std::int64_t i = 0; i < s.out(0, 64, 0); ++i) ASSERT_EQ(out[0].at(i), out[1].at(i)) << i;  // the first tile
+          for (std::int64_t i = s.out(0, s.T - 1, 0); i < out[1].numel(); ++i) ASSERT_TRUE(std::isnan(out[1].at(i))) << i;
+        });
+  }
 }
 
 TEST(AttentionEdgeTest, NoTokensAreNoWork) {
@@ -191,7 +217,8 @@ TEST(AttentionEdgeTest, NoTokensAreNoWork) {
   Stream stream(device, "compute");
   Array qkv(DType::f32, {0, 12}), o(DType::f32, {0, 4}), lse(DType::f32, {2, 1, 0}), no_batch(DType::f32, {0, 1, 3});
   attention_forward({qkv.ref(), o.ref(), lse.ref(), 2, 0, 1, 1, 4, 0.5f}, stream);
-  attention_backward({qkv.ref(), o.ref(), o.ref(), lse.ref(), qkv.ref(), 2, 0, 1, 1, 4, 0.5f}, stream);
+  const WithScratch args({qkv.ref(), o.ref(), o.ref(), lse.ref(), qkv.ref(), 2, 0, 1, 1, 4, 0.5f, {}}, stream);
+  attention_backward(args, stream);
   attention_forward({qkv.ref(), o.ref(), no_batch.ref(), 0, 3, 1, 1, 4, 0.5f}, stream);
   finish(stream);
 }
@@ -214,9 +241,33 @@ TEST(AttentionEdgeTest, ShapesAndDtypesAreChecked) {
   EXPECT_THROW(attention_forward(with([](auto& a) { a.scale = 0.0f; }), stream), ContractViolation);
   EXPECT_THROW(attention_forward(with([&](auto& a) { a.o_RE = o_bf16.ref(); }), stream), ContractViolation);
   EXPECT_THROW(attention_forward(with([&](auto& a) { a.lse_BNT = o.ref(); }), stream), ContractViolation);
-  EXPECT_THROW(attention_backward({qkv.ref(), o.ref(), o_bf16.ref(), lse.ref(), qkv.ref(), 1, 3, 2, 1, 4, 0.5f}, stream),
+  EXPECT_THROW(attention_backward({qkv.ref(), o.ref(), o_bf16.ref(), lse.ref(), qkv.ref(), 1, 3, 2, 1, 4, 0.5f, {}}, stream),
                ContractViolation);
+  EXPECT_THROW(attention_backward({qkv.ref(), o.ref(), o.ref(), lse.ref(), qkv.ref(), 1, 3, 2, 1, 4, 0.5f, {}}, stream),
+               ContractViolation)
+      << "without scratch";
   finish(stream);
+}
+
+TEST(AttentionEdgeTest, ScratchIsWhatTheHeaderSaysOnEveryMachine) {
+  AttentionBackwardArgs args;
+  args.B = 3, args.T = 8192, args.N = 8, args.K = 2, args.H = 128;
+  const Isa before = active_isa();
+  for (const Isa isa : available_isas()) {
+    ASSERT_TRUE(set_isa(isa).ok());
+    for (const std::int64_t H : {128, 12}) {
+      args.H = H;
+      const std::int64_t width = (H + 15) / 16 * 16;
+      const std::int64_t bytes = 48 * 1024 + 512 * (3 * width + 2 * width) + 8 * args.T * width;
+      const Shape shape = attention_backward_scratch(args, Device(Backend::dry, 4));
+      EXPECT_EQ(shape[0], 4);
+      EXPECT_LE(shape[1] * 4, bytes) << to_string(isa);
+      EXPECT_GE(shape[1] * 4, 8 * args.T * width);
+      EXPECT_EQ(shape, attention_backward_scratch(args, Device(Backend::host, 4)));
+    }
+  }
+  ASSERT_TRUE(set_isa(before).ok());
+  EXPECT_EQ(attention_backward_scratch(args, Device(Backend::dry, 100))[0], 6) << "one for each head that is a task";
 }
 
 }  // namespace

@@ -14,10 +14,11 @@ struct LinearShape {
   std::int64_t R, I, O;
 };
 
-// 1, primes, one more and one less than a block, more than one tile in every direction of some product.
-const std::vector<LinearShape> kShapes = {{1, 1, 1},      {1, 7, 13},     {2, 3, 1},    {17, 31, 37},
-                                          {64, 64, 64},   {65, 63, 33},   {127, 5, 11}, {129, 40, 50},
-                                          {130, 70, 401}, {130, 401, 70}, {20, 9, 401}, {521, 37, 397}};
+// 1, primes, one more and one less than a block, more than one tile in every direction of some product; inner sums of one, two
+// and more than two pieces of 512.
+const std::vector<LinearShape> kShapes = {{1, 1, 1},    {1, 7, 13},     {2, 3, 1},     {17, 31, 37},   {64, 64, 64},
+                                          {65, 63, 33}, {127, 5, 11},   {129, 40, 50}, {130, 70, 401}, {130, 401, 70},
+                                          {20, 9, 401}, {521, 37, 397}, {3, 512, 4},   {4, 1024, 2},   {5, 1030, 3}};
 
 class LinearTest : public ::testing::TestWithParam<std::tuple<LinearShape, DType>> {
  protected:

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -216,22 +217,43 @@ TEST_F(StreamTest, CopiesAndFillsRun) {
   EXPECT_EQ(from[500], 7);
 }
 
+TEST_F(StreamTest, FillsEndWhereTheyShould) {
+  Stream stream(device_, "compute");
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  for (const std::size_t n : {std::size_t{0}, std::size_t{1}, kMiB - 1, kMiB, kMiB + 1, 3 * kMiB + 5}) {
+    std::vector<char> bytes(n + 2, 7);
+    zero_async(bytes.data() + 1, n, stream);
+    ASSERT_TRUE(stream.ref().synchronize().ok());
+    EXPECT_EQ(std::count(bytes.begin(), bytes.end(), 0), static_cast<std::ptrdiff_t>(n));
+    EXPECT_EQ(bytes.front(), 7);
+    EXPECT_EQ(bytes.back(), 7);
+  }
+}
+
 TEST_F(StreamTest, BusyTimeCountsOperationsButNotWaiting) {
-  Stream slow(device_, "slow"), waiting(device_, "waiting");
-  slow.ref().enqueue("sleep", [] {
-    std::this_thread::sleep_for(milliseconds(20));
-    return Status();
-  });
-  waiting.ref().wait(slow.ref().record());
-  waiting.ref().enqueue("nothing", [] { return Status(); });
-  ASSERT_TRUE(waiting.ref().synchronize().ok());
-  EXPECT_GE(slow.busy_seconds(), 0.019);
-  EXPECT_LT(waiting.busy_seconds(), 0.015);
+  double least = 1.0;  // of several: a loaded machine may put even an empty operation to sleep, but not every time
+  for (int round = 0; round < 8 && least >= 0.01; ++round) {
+    Stream slow(device_, "slow"), waiting(device_, "waiting");
+    waiting.ref().enqueue("start", [] { return Status(); });
+    ASSERT_TRUE(waiting.ref().synchronize().ok());
+    const double before = waiting.busy_seconds();
+    slow.ref().enqueue("sleep", [] {
+      std::this_thread::sleep_for(milliseconds(20));
+      return Status();
+    });
+    waiting.ref().wait(slow.ref().record());
+    waiting.ref().enqueue("nothing", [] { return Status(); });
+    ASSERT_TRUE(waiting.ref().synchronize().ok());
+    EXPECT_GE(slow.busy_seconds(), 0.019);
+    least = std::min(least, waiting.busy_seconds() - before);
+  }
+  EXPECT_LT(least, 0.01);
 }
 
 TEST(DryStream, AcceptsEverythingAndRunsNothing) {
   Device device(Backend::dry, 8);
   EXPECT_EQ(device.pool().threads(), 1);
+  EXPECT_EQ(device.threads(), 8) << "a plan is for the run's threads";
   Stream a(device, "a"), b(device, "b");
   bool ran = false;
   a.ref().enqueue("op", [&ran] {

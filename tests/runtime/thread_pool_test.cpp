@@ -1,10 +1,16 @@
 #include "runtime/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <ctime>
+#include <fstream>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -75,11 +81,44 @@ TEST(ThreadPool, CallersFromSeveralThreadsTakeTurns) {
 TEST(ThreadPool, IdleThreadsSleep) {
   ThreadPool pool(3);
   pool.parallel_for(16, [](std::int64_t) {});
-  std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  const std::clock_t before = std::clock();  // processor time of all threads of this process
-  std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  const double busy = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
-  EXPECT_LT(busy, 0.005) << "seconds of processor time while idle";
+  double least = 1.0;  // of several: falling asleep may take a loaded machine a while
+  for (int round = 0; round < 8 && least >= 0.005; ++round) {
+    const std::clock_t before = std::clock();  // processor time of all threads of this process
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    least = std::min(least, static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC);
+  }
+  EXPECT_LT(least, 0.005) << "seconds of processor time while idle";
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kLimitsAddresses = false;  // a sanitizer's own memory would not fit
+#else
+constexpr bool kLimitsAddresses = true;
+#endif
+
+// In a process of its own, which may have room for some stacks but not for all.
+void start_too_many_threads() {
+  std::ifstream statm("/proc/self/statm");
+  std::size_t pages = 0;
+  statm >> pages;
+  const rlim_t limit = pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)) + (std::size_t{256} << 20);
+  const rlimit room = {limit, limit};
+  if (::setrlimit(RLIMIT_AS, &room) != 0) std::_Exit(1);
+  ::alarm(60);  // a constructor that hangs fails too
+  try {
+    const ThreadPool pool(100'000);
+  } catch (const StatusError& error) {
+    std::fprintf(stderr, "%s: %s\n", to_string(error.status().code()), error.what());
+    std::_Exit(3);
+  }
+  std::_Exit(2);
+}
+
+TEST(ThreadPoolDeathTest, AThreadThatCannotBeStartedIsAnErrorThatSaysWhichAndWhatToDo) {
+  if (!kLimitsAddresses) GTEST_SKIP() << "address space cannot be limited under a sanitizer";
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  EXPECT_EXIT(start_too_many_threads(), ::testing::ExitedWithCode(3),
+              "out of budget: cannot start compute thread [0-9]+ of 100000: .*; lower device.threads");
 }
 
 TEST(ThreadPool, NeedsAThread) { EXPECT_THROW(ThreadPool(0), ContractViolation); }

@@ -1,23 +1,32 @@
 #!/usr/bin/env python3
-"""Every header compiles alone, twice in one file, without a warning.
+"""Every header compiles alone, twice in one file, without a warning; those of one instruction set as it is compiled.
 
     tests/structure/headers_test.py --compiler g++ [--jobs 2] [--include FOLDER...] [PATH...]
 """
 import argparse
 import concurrent.futures
 import pathlib
+import re
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDERS = ("runtime", "nvme", "parallel", "optim", "offload", "model", "trainer", "launcher")
-FLAGS = ["-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-ffp-contract=off", "-DSTRATA_ISA=isa_generic",
-         "-DSTRATA_ISA_generic=1"]
+FLAGS = ["-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-ffp-contract=off"]
+ISA_FLAGS = re.compile(r"^set\(STRATA_FLAGS_(\w+) (.*)\)$", re.MULTILINE)
+
+
+def isa_flags(path, text):
+    """Flags of the instruction set that a name ends in (simd_avx2.h), as cmake/StrataTargets.cmake has them; else of generic."""
+    flags = {isa: words.replace('""', "").split() for isa, words in ISA_FLAGS.findall(text)}
+    isa = next((isa for isa in flags if pathlib.Path(path).stem.endswith("_" + isa)), "generic")
+    return [*flags[isa], f"-DSTRATA_ISA=isa_{isa}", f"-DSTRATA_ISA_{isa}=1"]
 
 
 def compile_alone(options, path, text=None):
     text = text or f'#include "{path}"\n#include "{path}"\n'
-    command = [options.compiler, *FLAGS, f"-I{ROOT}", *(f"-idirafter{folder}" for folder in options.include), "-x", "c++", "-"]
+    targets = (ROOT / "cmake/StrataTargets.cmake").read_text()
+    command = [options.compiler, *FLAGS, *isa_flags(path, targets), f"-I{ROOT}", *(f"-idirafter{folder}" for folder in options.include), "-x", "c++", "-"]
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     return done.stderr.replace(str(ROOT) + "/", "") if done.returncode else ""
 
@@ -31,6 +40,9 @@ def main():
     options = parser.parse_args()
     if not compile_alone(options, "", "Undeclared x;\n"):
         sys.exit("the check itself is broken: it accepts anything")
+
+    if "-mavx2" not in isa_flags("runtime/kernels/simd_avx2.h", (ROOT / "cmake/StrataTargets.cmake").read_text()):
+        sys.exit("the check itself is broken: it finds no flags of AVX2")
 
     headers = options.paths or sorted(str(p.relative_to(ROOT)) for folder in FOLDERS for p in (ROOT / folder).rglob("*.h"))
     failed = 0

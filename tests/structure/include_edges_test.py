@@ -31,14 +31,17 @@ ONLY_IN_SOURCES = [r"yaml-cpp/", r"liburing", r"(oneapi/)?dnnl", r"nlohmann/json
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.MULTILINE)
 
 
-def problems_of(path, text):
+def problems_of(root, path, text):
     folder = path.parts[0]
     for match in INCLUDE.finditer(text):
         name = match[2]
         line = text.count("\n", 0, match.start()) + 1
         target = name.split("/")[0]
-        if match[1] == '"' and target in MAY_INCLUDE and target != folder and target not in MAY_INCLUDE[folder]:
+        ours = match[1] == '"' or ("/" in name and (root / name).exists())
+        if ours and target in MAY_INCLUDE and target != folder and target not in MAY_INCLUDE[folder]:
             yield f"{path}:{line}: {folder}/ includes {name}; it may include {', '.join(MAY_INCLUDE[folder]) or 'nothing of ours'}"
+        if match[1] == "<" and ours:
+            yield f"{path}:{line}: {name} is ours: write it in quotes"
         if match[1] == '"' and "/" not in name and name != "strata_build_info.h":
             yield f"{path}:{line}: {name}: write the path from the root of the tree"
         for library, folders in WRAPPED.items():
@@ -53,7 +56,7 @@ def problems(root):
     if not files:
         yield f"no sources under {root}"
     for path in files:
-        yield from problems_of(path.relative_to(root), path.read_text())
+        yield from problems_of(root, path.relative_to(root), path.read_text())
 
 
 def self_test():
@@ -66,6 +69,11 @@ def self_test():
         (root / "runtime/bad.h").write_text('// x\n#include "nvme/format.h"\n#include "status.h"\n#include <mpi.h>\n#include <yaml-cpp/yaml.h>\n')
         found = list(problems(root))
         assert len(found) == 4 and found[0].startswith("runtime/bad.h:2: runtime/ includes nvme/format.h"), found
+        (root / "nvme").mkdir()
+        (root / "nvme/format.h").write_text("")
+        (root / "runtime/bad.h").write_text("#include <nvme/format.h>\n#include <nvme/of_a_library.h>\n")
+        found = list(problems(root))
+        assert len(found) == 2 and "runtime/ includes nvme/format.h" in found[0] and "in quotes" in found[1], found
 
 
 def main():

@@ -181,6 +181,16 @@ TEST_F(Prepare, WhatCannotWorkIsSaid) {
   fails_with(Code::corrupt, "unpack it first");
 }
 
+TEST_F(Prepare, FormerValidationDataIsNotLeftBesideTrainingDataThatHoldsIt) {
+  use("a.txt", "some text that is long enough");
+  options_.validation_fraction = 0.3;
+  ASSERT_TRUE(run().ok());
+  options_.validation_fraction = 0.0;
+  const Status status = run();
+  EXPECT_EQ(status.code(), Code::invalid_config);
+  EXPECT_NE(status.message().find("_validation.idx"), std::string::npos) << status.message();
+}
+
 TEST_F(Prepare, FullDiskLeavesNothingBehind) {
   if (::mount("tmpfs", out_.path().c_str(), "tmpfs", 0, "size=256k") != 0) GTEST_SKIP() << "mounting a small tmpfs needs root";
   for (const std::size_t bytes : {std::size_t{200} << 10, std::size_t{3} << 20}) {  // less and more than is buffered

@@ -5,6 +5,7 @@
 #include "tests/trainer/data_files.h"
 #include "trainer/data/byte_tokenizer.h"
 #include "trainer/data/llmc.h"
+#include "trainer/data/megatron.h"
 #include "trainer/data/token_dataset.h"
 
 namespace strata {
@@ -96,6 +97,23 @@ TEST(TokenStream, FoldersAndPatternsAreSorted) {
   EXPECT_EQ(all_tokens(folder.path()), (Tokens{1001, 1010, 1002}));
   EXPECT_EQ(all_tokens(folder / "s_1*.bin"), (Tokens{1001, 1010}));
   EXPECT_EQ(TokenStream::open({folder / "t_*"}).status().code(), Code::not_found);
+}
+
+// "books.en.bin" sorts between "books.bin" and "books.idx".
+TEST(TokenStream, APairInAFolderIsReadOnceWhateverLiesBetweenItsFiles) {
+  const ScratchFolder folder;
+  const auto write_pair = [&](const std::string& name, std::int32_t token) {
+    auto writer = MegatronWriter::create(folder / name, TokenType::u16).value();
+    throw_if_error(writer->append(Tokens{token}));
+    throw_if_error(writer->end_document());
+    throw_if_error(writer->finish());
+    MegatronWriter* writers[] = {writer.get()};
+    throw_if_error(MegatronWriter::commit(writers));
+  };
+  write_pair("books", 1);
+  write_pair("books.en", 2);
+  EXPECT_EQ(all_tokens(folder.path()), (Tokens{1, 2}));
+  EXPECT_EQ(all_tokens(folder / "books*"), (Tokens{1, 2}));
 }
 
 TEST(TokenStream, WhatCannotBeReadIsNamed) {
@@ -193,7 +211,7 @@ TEST_F(Samples, VocabularyIsKnownAndChecked) {
   const auto source = open(100, 99, 1, 60).value();
   Tokens out(100);
   const Status status = source->sample(0, out);
-  EXPECT_EQ(status.code(), Code::invalid_config);
+  EXPECT_EQ(status.code(), Code::corrupt);
   EXPECT_NE(status.message().find("n.bin at byte 1144: token 60 is outside the model's vocabulary of 60"), std::string::npos)
       << status.message();
   EXPECT_TRUE(open(100, 99, 1, 100).value()->sample(0, out).ok());

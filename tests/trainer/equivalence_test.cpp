@@ -1,5 +1,5 @@
-// Promise 1: placement is invisible. One digest for every ZeRO stage, home of the optimizer state, record size and
-// recomputation; and, because gradients are summed micro-batch by micro-batch in rank order, for every world size too.
+// Promise 1: placement is invisible. One digest for every ZeRO stage, home of the optimizer state, record size, recomputation
+// and prefetch distance; and, because gradients are summed micro-batch by micro-batch in rank order, for every world size too.
 // Mutations that must fail: reduce in another order; skip a record's write; update before the norm; drop a prefetch's wait.
 #include <gtest/gtest.h>
 
@@ -83,6 +83,22 @@ INSTANTIATE_TEST_SUITE_P(WorldSizes, Equivalence,
                          [](const auto& test) {
                            return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
                          });
+
+TEST(EquivalenceOfPrefetching, DigestIsTheSameForEveryDistance) {
+  const auto data = std::make_shared<FormulaSource>(61);
+  std::set<std::string> digests;
+  for (const std::int64_t units : {0, 1, 2, 3, 1000}) {
+    const TemporaryFolder folder;
+    Config c = config_of({3, Home::nvme, 4096, true}, folder.path(), DType::f32);
+    c.zero.prefetch_units = units;
+    c.training.steps = 6;
+    const RunResult run = run_training(c, 2, data, data);
+    ASSERT_TRUE(run.status.ok()) << units << ": " << run.status.message();
+    EXPECT_LE(run.measured_gpu, run.planned_gpu) << units;
+    digests.insert(run.digest);
+  }
+  EXPECT_EQ(digests.size(), 1u);
+}
 
 TEST(EquivalenceOfWorldSizes, DigestIsTheSameForOneToFourRanks) {
   const auto data = std::make_shared<FormulaSource>(61);

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -90,9 +91,11 @@ inline Config small_config(const std::string& folder) {
 }
 
 struct RunResult {
-  Status status;               // of rank 0, or the first rank that failed
+  Status status;  // of rank 0, or the first rank that failed
+  std::vector<Status> ranks;
   std::vector<double> losses;  // rank 0, by step
   std::vector<double> clips;
+  std::vector<std::optional<double>> validation_losses;
   std::string digest;  // of the newest checkpoint, if any
   std::size_t planned_gpu = 0, planned_cpu = 0, measured_gpu = 0, measured_cpu = 0;
 };
@@ -113,17 +116,17 @@ inline RunResult run_training(const Config& config, int world, const std::shared
       extras.on_step = [&](const StepMetrics& m) {
         result.losses.push_back(m.loss);
         result.clips.push_back(m.clip);
+        result.validation_losses.push_back(m.validation_loss);
       };
     Result<std::unique_ptr<Trainer>> trainer = Trainer::create(config, *environment, std::move(extras));
     Status mine = trainer.status();
     if (mine.ok()) mine = (*trainer)->train();
     if (mine.ok() && rank == 0) {
-      result.planned_gpu = (*trainer)->plan().gpu.peak;
-      result.planned_cpu = (*trainer)->plan().cpu.peak;
-      result.measured_gpu = (*trainer)->engine().memory(Tier::gpu).peak;
-      result.measured_cpu = (*trainer)->engine().memory(Tier::cpu).peak;
+      result.planned_gpu = (*trainer)->plan().gpu.high_water;
+      result.planned_cpu = (*trainer)->plan().cpu.high_water;
+      result.measured_gpu = (*trainer)->engine().memory(Tier::gpu).high_water;
+      result.measured_cpu = (*trainer)->engine().memory(Tier::cpu).high_water;
     }
-    if (!mine.ok()) comm->abort(mine.message());
     status[static_cast<std::size_t>(rank)] = mine;
   };
   std::vector<std::thread> threads;
@@ -132,6 +135,7 @@ inline RunResult run_training(const Config& config, int world, const std::shared
   for (std::thread& t : threads) t.join();
   for (const Status& s : status)
     if (result.status.ok()) result.status = s;
+  result.ranks = std::move(status);
   if (Result<std::string> found = find_checkpoint(config.run.folder); found.ok()) {
     Result<CheckpointReader> reader = CheckpointReader::open(*found);
     if (reader.ok()) {

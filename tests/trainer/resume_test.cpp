@@ -4,6 +4,10 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <string>
 
 #include "tests/trainer/fixture.h"
 #include "trainer/checkpoint/atomic_dir.h"
@@ -82,6 +86,74 @@ TEST(Resume, StopSignalSavesAtTheNextStepBoundary) {
   EXPECT_TRUE(fs::exists(folder.path() + "/checkpoints/step_1/manifest.json"));
 }
 
+// Asks to stop while the data of a sample is read.
+class StoppingSource final : public DataSource {
+ public:
+  explicit StoppingSource(std::uint64_t at) : at_(at) {}
+  Status sample(std::uint64_t k, std::span<std::int32_t> out) const override {
+    if (k == at_) (void)raise(SIGTERM);
+    return formula_.sample(k, out);
+  }
+  std::uint64_t samples_per_epoch() const override { return formula_.samples_per_epoch(); }
+  std::int64_t vocab_size() const override { return formula_.vocab_size(); }
+
+ private:
+  std::uint64_t at_;
+  FormulaSource formula_{61};
+};
+
+TEST(Resume, ASignalWithinAStepStopsAfterThatStepWithoutValidating) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.eval_interval = 1;
+  install_stop_signals();
+  clear_stop_signal();
+  const RunResult run = run_training(c, 2, std::make_shared<StoppingSource>(17), data());  // step 2 has samples 12 to 23
+  clear_stop_signal();
+  ASSERT_TRUE(run.status.ok()) << run.status.message();
+  ASSERT_EQ(run.losses.size(), 2u);
+  EXPECT_TRUE(run.validation_losses[0].has_value());
+  EXPECT_FALSE(run.validation_losses[1].has_value());
+  EXPECT_TRUE(fs::exists(folder.path() + "/checkpoints/step_2/manifest.json"));
+}
+
+TEST(Resume, AnotherFunctionIsRefusedByItsField) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.steps = 2;
+  c.scheduler.warmup_steps = 0;
+  ASSERT_TRUE(run_training(c, 1, data()).status.ok());
+  c.training.steps = 3;
+  for (const auto& [field, change] :
+       std::map<std::string, std::function<void(Config&)>>{{"rope_theta", [](Config& x) { x.model.rope_theta = 5e5; }},
+                                                           {"norm_eps", [](Config& x) { x.model.norm_eps = 1e-6; }}}) {
+    Config other = c;
+    change(other);
+    const RunResult run = run_training(other, 2, data());
+    EXPECT_EQ(run.status.code(), Code::invalid_config) << field;
+    EXPECT_NE(run.status.message().find(field), std::string::npos) << run.status.message();
+  }
+  c.training.seq_length = 16;  // and with it max_positions: no other function
+  EXPECT_TRUE(run_training(c, 1, data()).status.ok());
+}
+
+TEST(Resume, ARefusedRunLeavesTheDescriptionOfTheOneBefore) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.steps = 1;
+  c.scheduler.warmup_steps = 0;
+  ASSERT_TRUE(run_training(c, 1, data()).status.ok());
+  const auto text = [&] {
+    std::ifstream file(folder.path() + "/config.resolved.yaml");
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  const std::string before = text();
+  ASSERT_FALSE(before.empty());
+  c.run.seed = 2;
+  EXPECT_EQ(run_training(c, 1, data()).status.code(), Code::invalid_config);
+  EXPECT_EQ(text(), before);
+}
+
 TEST(Checkpoint, KeepsTheLastN) {
   const TemporaryFolder folder;
   Config c = small_config(folder.path());
@@ -140,7 +212,7 @@ TEST(Checkpoint, OfAnotherModelIsRefusedByName) {
   c.training.steps = 2;
   const RunResult run = run_training(c, 1, data());
   EXPECT_EQ(run.status.code(), Code::invalid_config);
-  EXPECT_NE(run.status.message().find("gate_up"), std::string::npos) << run.status.message();
+  EXPECT_NE(run.status.message().find("ffn_size is 100"), std::string::npos) << run.status.message();
 }
 
 }  // namespace

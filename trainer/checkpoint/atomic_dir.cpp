@@ -53,16 +53,6 @@ Status rename(const std::string& from, const std::string& to) {
   return Status::from_errno("rename", from + " -> " + to, errno);
 }
 
-// Creates `path` with its parents; every new name is flushed.
-Status make_folders(const std::string& path) {
-  std::error_code error;
-  if (fs::is_directory(path, error)) return {};
-  STRATA_RETURN_IF_ERROR(make_folders(parent_of(path)));
-  fs::create_directory(path, error);
-  if (error) return failed("create folder", path, error);
-  return fsync_path(parent_of(path));
-}
-
 Status fsync_tree(const std::string& folder) {
   std::error_code error;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
@@ -150,6 +140,15 @@ Status fsync_path(const std::string& path) {
   std::error_code ignored;
   if (error == EINVAL && fs::is_directory(path, ignored)) error = 0;
   return error == 0 ? Status() : Status::from_errno("fsync", path, error);
+}
+
+Status make_folders(const std::string& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) return {};
+  STRATA_RETURN_IF_ERROR(make_folders(parent_of(path)));
+  fs::create_directory(path, error);
+  if (error) return failed("create folder", path, error);
+  return fsync_path(parent_of(path));
 }
 
 Status begin_atomic_dir(const std::string& path) {

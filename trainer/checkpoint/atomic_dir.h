@@ -10,6 +10,9 @@
 
 namespace strata {
 
+// Creates `path` with its parents; every new name is flushed.
+Status make_folders(const std::string& path);
+
 // Creates `<path>.tmp`, removing what a crash may have left there. Parent folders are created.
 Status begin_atomic_dir(const std::string& path);
 std::string temporary_path(const std::string& path);  // "<path>.tmp"
@@ -19,7 +22,8 @@ Status commit_atomic_dir(const std::string& path);
 // Removes `<path>.tmp` with its contents; no error if it does not exist.
 Status discard_atomic_dir(const std::string& path);
 
-// Committed folders "step_<N>" inside `parent`, by N ascending. Leftovers (*.tmp, *.old) are not listed.
+// Committed folders "step_<N>" inside `parent`, by N ascending. Leftovers of crashes are not listed, but a step_<N>.old whose
+// replacement was not committed is: it is the committed one.
 struct StepDir {
   std::int64_t step = 0;
   std::string path;

@@ -4,11 +4,11 @@
 #include <nlohmann/json.hpp>
 
 #include "model/hf.h"
+#include "model/text_file.h"
 #include "model/transformer.h"
 #include "trainer/checkpoint/atomic_dir.h"
 #include "trainer/checkpoint/load.h"
 #include "trainer/checkpoint/save.h"
-#include "trainer/model_setup.h"
 
 namespace strata {
 namespace {
@@ -61,10 +61,12 @@ class ImportSink {
 Status write_import(const std::string& hf_dir, const ModelConfig& config, const Model& model, const std::string& target,
                     std::uint64_t seed) {
   ImportSink sink(model, temporary_path(target));
-  STRATA_RETURN_IF_ERROR(import_hf(hf_dir, config, [&](int unit, int param, std::int64_t first, std::span<const float> values) {
+  const ParamSink receive = [&](int unit, int param, std::int64_t first, std::span<const float> values) {
     return sink.add(unit, param, first, values);
-  }));
+  };
+  STRATA_ASSIGN_OR_RETURN(const std::optional<DType> dtype, import_hf(hf_dir, config, receive));
   Manifest manifest;
+  if (dtype) manifest.hf_dtype = to_string(*dtype);
   manifest.seed = seed;
   manifest.optimizer_state = false;
   manifest.model_json = to_json(config).dump();
@@ -86,7 +88,7 @@ Status import_checkpoint(const std::string& hf_dir, const std::string& parent, s
   return status;
 }
 
-Status export_checkpoint(const std::string& checkpoint_dir, const std::string& hf_dir, DType dtype,
+Status export_checkpoint(const std::string& checkpoint_dir, const std::string& hf_dir, const std::string& dtype,
                          const std::string& tokenizer_from) {
   STRATA_ASSIGN_OR_RETURN(const std::string found, find_checkpoint(checkpoint_dir));
   STRATA_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::open(found));
@@ -100,7 +102,8 @@ Status export_checkpoint(const std::string& checkpoint_dir, const std::string& h
     return reader.read(model->unit(unit).params()[static_cast<std::size_t>(param)].name, StateKind::p, first, values);
   };
   HfExportOptions options;
-  options.dtype = dtype;
+  const std::string wanted = !dtype.empty() ? dtype : reader.manifest().hf_dtype;
+  options.dtype = wanted == to_string(DType::bf16) ? DType::bf16 : wanted == to_string(DType::f16) ? DType::f16 : DType::f32;
   options.tokenizer_from = tokenizer_from;
   return export_hf(hf_dir, config, source, options);
 }

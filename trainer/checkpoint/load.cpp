@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
+#include "model/config.h"
 #include "trainer/agree.h"
 #include "trainer/checkpoint/atomic_dir.h"
 #include "trainer/checkpoint/save.h"
@@ -163,6 +165,20 @@ Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReade
   return engine.optimizer().fill([&](const OptimizerRecord& record, RecordState state) {
     return fill_record(reader, engine.layout().units[static_cast<std::size_t>(record.unit)], record, state);
   });
+}
+
+Status same_function(const std::string& checkpoint_json, const std::string& config_json, const std::string& checkpoint_dir) {
+  if (checkpoint_json.empty() || config_json.empty()) return {};
+  STRATA_ASSIGN_OR_RETURN(const nlohmann::json has, parse_json(checkpoint_json, checkpoint_dir + "/manifest.json"));
+  STRATA_ASSIGN_OR_RETURN(const nlohmann::json wants, parse_json(config_json, "the configured model"));
+  for (const auto& [key, value] : wants.items()) {
+    if (key == "max_positions" || key == "init_std") continue;
+    const auto it = has.find(key);
+    if (it == has.end() || *it != value)
+      return {Code::invalid_config, checkpoint_dir + " is a checkpoint of another model: its " + key + " is " +
+                                        (it == has.end() ? "missing" : it->dump()) + ", the configured one is " + value.dump()};
+  }
+  return {};
 }
 
 Result<std::string> find_checkpoint(const std::string& path) {

@@ -53,6 +53,11 @@ class CheckpointReader {
 // checkpoint's parameters are not the model's (names the first difference).
 Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReader& reader);
 
+// Whether two models given as JSON (Manifest::model_json) compute the same function. Error invalid_config naming the first
+// field that differs; lengths and initialisation, which change nothing once trained, may. An empty text (a program's own model)
+// is equal to any.
+Status same_function(const std::string& checkpoint_json, const std::string& config_json, const std::string& checkpoint_dir);
+
 // A checkpoint folder as the user may name it: the folder itself, a folder of step_<N> folders, or a run folder with
 // checkpoints/. Gives the newest committed checkpoint; not_found says where it looked.
 Result<std::string> find_checkpoint(const std::string& path);

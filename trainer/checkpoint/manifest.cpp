@@ -6,7 +6,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "trainer/model_setup.h"
+#include "model/config.h"
+#include "model/text_file.h"
 
 namespace strata {
 namespace {
@@ -52,6 +53,9 @@ std::string manifest_to_json(const Manifest& manifest) {
             {"samples", manifest.samples},
             {"seed", manifest.seed},
             {"world_size", manifest.world_size},
+            {"seq_length", manifest.data.seq_length},
+            {"samples_per_epoch", manifest.data.samples_per_epoch},
+            {"hf_dtype", manifest.hf_dtype},
             {"optimizer_state", manifest.optimizer_state},
             {"model", manifest.model_json.empty() ? json() : json::parse(manifest.model_json)},
             {"parameters", json::array()},
@@ -65,7 +69,7 @@ std::string manifest_to_json(const Manifest& manifest) {
 
 Result<Manifest> manifest_from_json(const std::string& text, const std::string& path) {
   try {
-    const json j = json::parse(text);
+    STRATA_ASSIGN_OR_RETURN(const json j, parse_json(text, path));
     if (j.at("format") != kFormat) return Status(Code::corrupt, path + ": not a checkpoint manifest (format)");
     if (j.at("version") != kVersion)
       return Status(Code::unsupported,
@@ -75,6 +79,9 @@ Result<Manifest> manifest_from_json(const std::string& text, const std::string& 
     j.at("samples").get_to(m.samples);
     j.at("seed").get_to(m.seed);
     j.at("world_size").get_to(m.world_size);
+    j.at("seq_length").get_to(m.data.seq_length);
+    j.at("samples_per_epoch").get_to(m.data.samples_per_epoch);
+    j.at("hf_dtype").get_to(m.hf_dtype);
     j.at("optimizer_state").get_to(m.optimizer_state);
     if (!j.at("model").is_null()) m.model_json = j.at("model").dump();
     for (const json& p : j.at("parameters"))

@@ -27,12 +27,20 @@ struct CheckpointFile {
   std::vector<std::string> checksums;  // XXH3-64 of each tensor's bytes, hexadecimal, in file order
 };
 
+// What the numbers of samples refer to; zero: unknown (an import).
+struct CheckpointData {
+  std::uint64_t seq_length = 0;         // tokens
+  std::uint64_t samples_per_epoch = 0;  // of the training data
+};
+
 struct Manifest {
-  std::int64_t step = 0;                // updates done
-  std::uint64_t samples = 0;            // samples consumed
-  std::uint64_t seed = 0;               // of the data order and the initialisation
-  int world_size = 1;                   // that wrote it
+  std::int64_t step = 0;      // updates done
+  std::uint64_t samples = 0;  // samples consumed
+  std::uint64_t seed = 0;     // of the data order and the initialisation
+  int world_size = 1;         // that wrote it
+  CheckpointData data;
   bool optimizer_state = true;          // m and v are present
+  std::string hf_dtype;                 // of an import whose tensors all have one: "f32", "bf16" or "f16"; else empty
   std::string model_json;               // ModelConfig as JSON; empty for a model made by a program
   std::vector<CheckpointParam> params;  // in unit order
   std::vector<CheckpointFile> files;

@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "model/safetensors.h"
+#include "model/text_file.h"
 #include "trainer/agree.h"
 #include "trainer/checkpoint/atomic_dir.h"
-#include "trainer/model_setup.h"
 
 namespace strata {
 namespace {
@@ -84,15 +84,14 @@ std::string rank_file_name(int rank) {
   return name;
 }
 
-Status commit(const std::string& target, Manifest manifest, const std::vector<std::string>& parts, const SaveOptions& options) {
+Status commit(const std::string& target, Manifest manifest, const std::vector<std::string>& parts) {
   for (const std::string& part : parts) {
     const auto j = nlohmann::json::parse(part);
     manifest.files.push_back({j.at("name").get<std::string>(), j.at("bytes").get<std::uint64_t>(),
                               j.at("checksums").get<std::vector<std::string>>()});
   }
   STRATA_RETURN_IF_ERROR(write_text_file(temporary_path(target) + "/manifest.json", manifest_to_json(manifest)));
-  STRATA_RETURN_IF_ERROR(commit_atomic_dir(target));
-  return prune_step_dirs(options.parent, options.keep_last);
+  return commit_atomic_dir(target);
 }
 
 }  // namespace
@@ -104,29 +103,35 @@ std::vector<CheckpointParam> checkpoint_params(const Model& model) {
   return params;
 }
 
-Status save_checkpoint(Engine& engine, const Model& model, const Manifest& info, const SaveOptions& options) {
+Result<std::string> save_checkpoint(Engine& engine, const Model& model, const Manifest& info, const SaveOptions& options) {
   Communicator& comm = engine.control();
   const bool leader = comm.rank().v == 0;
   const std::string target = options.parent + "/step_" + std::to_string(info.step);
+  const std::string not_written = "checkpoint of step " + std::to_string(info.step) + " was not written";
   Status status = leader ? begin_atomic_dir(target) : Status();
-  STRATA_RETURN_IF_ERROR(agree(comm, status, "begin checkpoint"));
+  if (status = agree(comm, status, "begin checkpoint"); !status.ok()) return status.with_context(not_written);
   RankFile file(engine, temporary_path(target), rank_file_name(comm.rank().v));
   status = file.write();
   const nlohmann::json part = {{"name", file.file().name}, {"bytes", file.file().bytes}, {"checksums", file.file().checksums}};
   std::vector<std::string> parts;
   status = agree(comm, status, "write checkpoint", part.dump(), &parts);
-  if (status.ok() && leader) {
-    Manifest manifest = info;
-    manifest.world_size = comm.size().v;
-    manifest.optimizer_state = true;
-    manifest.params = checkpoint_params(model);
-    status = commit(target, std::move(manifest), parts, options);
-  } else if (leader) {
-    (void)discard_atomic_dir(target);
+  if (status.ok()) {
+    if (leader) {
+      Manifest manifest = info;
+      manifest.world_size = comm.size().v;
+      manifest.optimizer_state = true;
+      manifest.params = checkpoint_params(model);
+      status = commit(target, std::move(manifest), parts);
+    }
+    status = agree(comm, status, "commit checkpoint");
   }
-  status = agree(comm, status, "commit checkpoint");
-  if (!status.ok()) return status.with_context("checkpoint of step " + std::to_string(info.step) + " was not written");
-  return {};
+  if (!status.ok()) {
+    if (leader) (void)discard_atomic_dir(target);  // the first error is the one to report
+    return status.with_context(not_written);
+  }
+  if (!leader) return std::string();
+  status = prune_step_dirs(options.parent, options.keep_last);
+  return status.ok() ? std::string() : "old checkpoints could not be removed: " + status.message();
 }
 
 }  // namespace strata

@@ -15,8 +15,9 @@ struct SaveOptions {
 };
 
 // Collective, blocking. `info` gives step, samples, seed and model_json; the rest is filled in here. After an error on any rank
-// no rank has committed, nothing that was there before is gone, and what was written is removed.
-Status save_checkpoint(Engine& engine, const Model& model, const Manifest& info, const SaveOptions& options);
+// no rank has committed, nothing that was there before is gone, and what was written is removed. The value is a remark for the
+// user, mostly empty: the checkpoint is safe, but old ones could not be removed.
+Result<std::string> save_checkpoint(Engine& engine, const Model& model, const Manifest& info, const SaveOptions& options);
 
 // Parameters of a model with their shapes, in unit order.
 std::vector<CheckpointParam> checkpoint_params(const Model& model);

@@ -66,6 +66,12 @@ Status check(const PrepareOptions& options) {
   if (!(fraction >= 0.0 && fraction < 1.0)) {
     return {Code::invalid_config, "validation fraction " + std::to_string(fraction) + ": 0 or more and less than 1 is needed"};
   }
+  const std::string former = options.output_prefix + "_validation.idx";
+  std::error_code ignored;
+  if (fraction == 0.0 && fs::exists(former, ignored))
+    return {Code::invalid_config, former +
+                                      " is there from an earlier preparation, and its text would now be training data too; "
+                                      "remove both validation files, or choose another output prefix"};
   return {};
 }
 

@@ -40,8 +40,8 @@ struct PrepareReport {
 
 // Each document becomes its tokens and an end-of-document token. The output is a pure function of the input and the options,
 // is written in bounded memory, and appears whole or not at all. Errors: invalid_config for options that cannot work (a
-// tokenizer that is not built in, a split with an empty part); not_found; corrupt for compressed files and lines that are not
-// JSON; io_error.
+// tokenizer that is not built in, a split with an empty part, a fraction of 0 beside validation files of an earlier run);
+// not_found; corrupt for compressed files and lines that are not JSON; io_error.
 Status prepare_data(const PrepareOptions& options, PrepareReport* report);
 
 }  // namespace strata

@@ -37,8 +37,8 @@ Status TokenSource::sample(std::uint64_t k, std::span<std::int32_t> out) const {
   if (vocab_limit_ == 0) return {};
   for (std::size_t i = 0; i < out.size(); ++i) {
     if (out[i] < vocab_limit_) continue;
-    return {Code::invalid_config, stream_.where(first + i) + ": token " + std::to_string(out[i]) +
-                                      " is outside the model's vocabulary of " + std::to_string(vocab_limit_)};
+    return {Code::corrupt, stream_.where(first + i) + ": token " + std::to_string(out[i]) +
+                               " is outside the model's vocabulary of " + std::to_string(vocab_limit_)};
   }
   return {};
 }

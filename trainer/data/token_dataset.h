@@ -30,7 +30,7 @@ class TokenSource final : public DataSource {
   // Also invalid_config: fewer than T + 1 tokens.
   static Result<std::unique_ptr<TokenSource>> open(const TokenSourceOptions& options);
 
-  // invalid_config: a token outside options.vocab_size, with its place.
+  // corrupt: a token outside options.vocab_size, with its place.
   Status sample(std::uint64_t k, std::span<std::int32_t> out) const override;
   std::uint64_t samples_per_epoch() const override { return samples_; }
   std::int64_t vocab_size() const override { return vocab_size_; }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "trainer/data/llmc.h"
 #include "trainer/data/megatron.h"
@@ -98,7 +99,8 @@ Result<std::vector<std::string>> expand(const std::string& path, TokenFormat for
   if (files.size() == 1 || format == TokenFormat::llmc || format == TokenFormat::bytes) return files;
   for (std::string& file : files)
     if (file.ends_with(".bin") && exists(without_extension(file) + ".idx")) file = without_extension(file) + ".idx";
-  files.erase(std::unique(files.begin(), files.end()), files.end());
+  std::set<std::string> seen;  // both files of a pair have become one name, and need not be neighbours
+  std::erase_if(files, [&](const std::string& file) { return !seen.insert(file).second; });
   return files;
 }
 

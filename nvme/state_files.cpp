@@ -1,0 +1,75 @@
+#include "nvme/state_files.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <filesystem>
+#include <optional>
+#include <string_view>
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kPrefix = "state_rank_";
+constexpr std::string_view kSuffix = ".bin";
+
+std::string file_name(int rank) {
+  char digits[16];
+  std::snprintf(digits, sizeof digits, "%05d", rank);
+  return std::string(kPrefix) + digits + std::string(kSuffix);
+}
+
+// Of a name that file_name() gives; nothing else is ours to remove.
+std::optional<int> rank_of(const std::string& name) {
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  int rank = -1;
+  std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), rank);
+  return rank >= 0 && name == file_name(rank) ? std::optional<int>(rank) : std::nullopt;
+}
+
+// Bytes freed: 0 where somebody holds the file.
+Result<std::uint64_t> remove_unless_held(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  if (fd < 0) return errno == ENOENT ? Result<std::uint64_t>(0) : Status::from_errno("open", path, errno);
+  struct stat info {};
+  std::uint64_t freed = 0;
+  int error = 0;
+  // The lock of BlockFile.
+  if (::fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && ::flock(fd, LOCK_EX | LOCK_NB) == 0) {
+    error = ::unlink(path.c_str()) == 0 || errno == ENOENT ? 0 : errno;
+    if (error == 0) freed = static_cast<std::uint64_t>(info.st_blocks) * 512;
+  }
+  ::close(fd);
+  if (error != 0) return Status::from_errno("remove", path, error);
+  return freed;
+}
+
+}  // namespace
+
+std::string state_file_path(const std::string& folder, int rank) { return (fs::path(folder) / file_name(rank)).string(); }
+
+Result<std::uint64_t> remove_stale_state_files(const std::string& folder, int world) {
+  std::uint64_t freed = 0;
+  Status first;
+  std::error_code error;
+  fs::directory_iterator entry(folder, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const std::optional<int> rank = rank_of(entry->path().filename().string());
+    if (!rank || *rank < world) continue;
+    const Result<std::uint64_t> removed = remove_unless_held(entry->path().string());
+    if (removed.ok()) freed += *removed;
+    if (first.ok()) first = removed.status();
+  }
+  if (error) return Status::from_errno("list", folder, error.value());
+  if (!first.ok()) return first;
+  return freed;
+}
+
+}  // namespace strata

@@ -1,0 +1,20 @@
+// Names of state files (docs/state_format.md), and the removal of those that killed runs left behind.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "runtime/status.h"
+
+namespace strata {
+
+// "<folder>/state_rank_00003.bin".
+std::string state_file_path(const std::string& folder, int rank);
+
+// Removes the state files in `folder` of ranks >= world, which a run of `world` ranks does not take over: left there by a
+// larger run that was killed. A file that a running process holds stays, as does one on a file system without locks. Returns
+// the bytes freed. Everything that can be removed is removed before the first error is returned. Any process; one for each
+// folder is enough.
+Result<std::uint64_t> remove_stale_state_files(const std::string& folder, int world);
+
+}  // namespace strata
