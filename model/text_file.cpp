@@ -76,8 +76,13 @@ Status write_text_file(const std::string& path, const std::string& text, bool fs
 Status flush_to_device(const std::string& path) {
   const File file(path, O_RDONLY);
   if (file.fd() < 0) return Status::from_errno("open", path, errno);
-  if (::fsync(file.fd()) != 0) return Status::from_errno("fsync", path, errno);
-  return {};
+  int error = 0;
+  do {
+    error = ::fsync(file.fd()) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  // Some network file systems flush folders by themselves and refuse to be asked.
+  if (error == EINVAL && !file.is_regular()) error = 0;
+  return error == 0 ? Status() : Status::from_errno("fsync", path, error);
 }
 
 }  // namespace strata

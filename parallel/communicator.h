@@ -10,8 +10,10 @@
 // and where they do not, the timeout bounds the wait. duplicate() between hosts meets in a barrier first, but MPI_Comm_dup,
 // which follows, has no timeout: only the launcher ends the wait for a rank that dies between the two. Ranks that issue
 // different operations, or the same with different sizes, get Code::internal. After an error the communicator is unusable: it
-// returns its first error again. Sums. Always in rank order: ((acc + x_0) + x_1) + ..., in f32, each rank adding for the slice
-// it owns. The result does not depend on message size, on the number of chunks or on where the ranks are.
+// returns its first error again.
+//
+// Sums. Always in rank order: ((acc + x_0) + x_1) + ..., in f32, each rank adding for the slice it owns. The result does not
+// depend on message size, on the number of chunks or on where the ranks are.
 #pragma once
 
 #include <cstddef>

@@ -32,7 +32,7 @@ Tile choose_tile(const MatmulShape& s) {
 }
 
 // Of tiles that are converted to f32: 0.9 MiB of scratch a thread. Measured on Zen 3: 0.77 of the f32 peak forward. Larger
-// tiles convert less often, and gain nothing beyond the noise of 2 %.
+// tiles convert less often, and gain nothing beyond the noise of some per cent.
 constexpr Tile kConverted = {128, 256};
 constexpr std::int64_t kConvertedInner = 512;
 

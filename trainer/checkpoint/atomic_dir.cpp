@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -12,6 +11,8 @@
 #include <optional>
 #include <string_view>
 #include <system_error>
+
+#include "model/text_file.h"
 
 namespace strata {
 namespace {
@@ -59,10 +60,10 @@ Status fsync_tree(const std::string& folder) {
     const fs::file_status status = it->symlink_status(error);
     if (error) return failed("stat", it->path().string(), error);
     if (fs::is_directory(status)) STRATA_RETURN_IF_ERROR(fsync_tree(it->path().string()));
-    if (fs::is_regular_file(status)) STRATA_RETURN_IF_ERROR(fsync_path(it->path().string()));
+    if (fs::is_regular_file(status)) STRATA_RETURN_IF_ERROR(flush_to_device(it->path().string()));
   }
   if (error) return failed("list folder", folder, error);
-  return fsync_path(folder);
+  return flush_to_device(folder);
 }
 
 // Puts `from` in the place of the existing `to`, whose contents end in to + ".old". At every moment the old or the new contents
@@ -128,27 +129,13 @@ Status remove_committed(const std::string& path) {
 
 std::string temporary_path(const std::string& path) { return with(path, kTemporary); }
 
-Status fsync_path(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return Status::from_errno("open", path, errno);
-  int error = 0;
-  do {
-    error = ::fsync(fd) == 0 ? 0 : errno;
-  } while (error == EINTR);
-  ::close(fd);
-  // Some network file systems flush folders by themselves and refuse to be asked.
-  std::error_code ignored;
-  if (error == EINVAL && fs::is_directory(path, ignored)) error = 0;
-  return error == 0 ? Status() : Status::from_errno("fsync", path, error);
-}
-
 Status make_folders(const std::string& path) {
   std::error_code error;
   if (fs::is_directory(path, error)) return {};
   STRATA_RETURN_IF_ERROR(make_folders(parent_of(path)));
   fs::create_directory(path, error);
   if (error) return failed("create folder", path, error);
-  return fsync_path(parent_of(path));
+  return flush_to_device(parent_of(path));
 }
 
 Status begin_atomic_dir(const std::string& path) {
@@ -166,7 +153,7 @@ Status commit_atomic_dir(const std::string& path) {
   STRATA_RETURN_IF_ERROR(fsync_tree(tmp));
   const bool replaces = exists(target);
   STRATA_RETURN_IF_ERROR(replaces ? replace(tmp, target) : rename(tmp, target));
-  STRATA_RETURN_IF_ERROR(fsync_path(parent_of(path)));
+  STRATA_RETURN_IF_ERROR(flush_to_device(parent_of(path)));
   return replaces ? remove_tree(with(path, kSetAside)) : Status();
 }
 
@@ -200,7 +187,7 @@ Status prune_step_dirs(const std::string& parent, std::int64_t keep) {
   const auto kept = static_cast<std::size_t>(std::max<std::int64_t>(keep, 0));
   if (kept == 0 || committed.size() <= kept) return {};
   for (std::size_t i = 0; i < committed.size() - kept; ++i) STRATA_RETURN_IF_ERROR(remove_committed(committed[i]));
-  return fsync_path(parent);
+  return flush_to_device(parent);
 }
 
 }  // namespace strata

@@ -33,7 +33,4 @@ Result<std::vector<StepDir>> list_step_dirs(const std::string& parent);
 // The newest committed one is never removed.
 Status prune_step_dirs(const std::string& parent, std::int64_t keep);
 
-// Flushes one file or folder to the device.
-Status fsync_path(const std::string& path);
-
 }  // namespace strata
