@@ -120,7 +120,7 @@ std::vector<Finding> onednn() {
         absent("bf16 products", "AVX-512 without bf16", "precision bf16 computes no faster than fp32; it saves memory"));
   } else {
     findings.push_back(absent("bf16 products", "converted to f32 and back",
-                              "precision bf16 is slower than fp32 on this processor; it saves memory"));
+                              "precision bf16 gains no speed over fp32 on this processor; it saves memory"));
   }
 #endif
   return findings;

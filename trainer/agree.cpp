@@ -17,6 +17,7 @@ Status agree(Communicator& comm, const Status& mine, const char* what, const std
                        std::string(reinterpret_cast<const char*>(bytes.data()) + 1, bytes.size() - 1));
   const auto same = [&](const Status& s) { return s.code() == ranks[0].code() && s.message() == ranks[0].message(); };
   const bool alike = std::all_of(ranks.begin(), ranks.end(), same);
+  if (alike && mine.is_on_every_rank()) return mine;  // agreed before, and says whose it is
   for (std::size_t r = 0; r < ranks.size(); ++r) {
     if (!ranks[r].ok()) {
       if (ranks.size() == 1 || ranks[r].code() == Code::invalid_config) return ranks[r].on_every_rank();

@@ -73,6 +73,7 @@ class Trainer::Impl {
   std::string model_json_;
   Budgets budgets_;
   Plan plan_;
+  std::optional<RunLock> lock_;  // rank 0; released when all below is gone
   // The engine's streams belong to the device and its units to extras_.model: it goes first.
   std::unique_ptr<Device> device_;
   std::unique_ptr<Engine> engine_;
@@ -83,7 +84,6 @@ class Trainer::Impl {
   std::chrono::steady_clock::time_point last_step_end_{};
   BusySeconds last_busy_;
   std::int64_t trace_first_ = 0;  // step after which recording began
-  std::optional<RunLock> lock_;   // rank 0
 };
 
 namespace {

@@ -38,6 +38,14 @@ TEST(Agree, OneRanksErrorIsEveryRanksAndMarked) {
   }
 }
 
+TEST(Agree, AnErrorThatIsAgreedTwiceIsNamedOnce) {
+  for (const Status& status : on_ranks(2, kPatient, [](Communicator& comm) {
+         const Status first = agree(comm, comm.rank().v == 1 ? Status(Code::corrupt, "bad") : Status(), "a test");
+         return agree(comm, first, "the same");
+       }))
+    EXPECT_EQ(status.message(), "rank 1: bad");
+}
+
 TEST(Agree, AnErrorThatOnlyLooksAgreedIsNotMarked) {
   EXPECT_FALSE(Status(Code::peer_lost, "rank 0 died during a step").is_on_every_rank());
   EXPECT_FALSE(Status(Code::invalid_config, "a token outside the vocabulary").is_on_every_rank());
