@@ -11,10 +11,9 @@ using kernels::AttentionSizes;
 
 constexpr float kInfinity = __builtin_inff();
 
-// Width of a row of H lanes.
-// The same for every instruction set, so that a plan's bytes are.
 constexpr std::int64_t kWidestVec = 16;
 static_assert(kWidestVec % Vec::kLanes == 0);
+// Width of a row of H lanes: the same for every instruction set, so that a plan's bytes are.
 std::int64_t padded(std::int64_t H) { return round_up(H, kWidestVec); }
 
 template <class Math>

@@ -31,7 +31,7 @@ Tile choose_tile(const MatmulShape& s) {
   return s.m >= 2048 ? Tile{512, 384} : Tile{512, 192};
 }
 
-// Of tiles that are converted to f32: 0.9 MiB of scratch a thread. Measured on Zen 3: 0.77 of the f32 peak forward. Larger
+// Of tiles that are converted to f32: 0.9 MiB of scratch a thread. Measured with AVX2: 0.77 of the f32 peak forward. Larger
 // tiles convert less often, and gain nothing beyond the noise of some per cent.
 constexpr Tile kConverted = {128, 256};
 constexpr std::int64_t kConvertedInner = 512;
