@@ -18,6 +18,9 @@ strata_require(nlohmann_json)
 strata_require(OpenSSL COMPONENTS Crypto)
 strata_require(MPI COMPONENTS C)
 strata_require(PkgConfig)
+if(STRATA_HAS_CUDA)
+  strata_require(CUDAToolkit)
+endif()
 pkg_check_modules(LIBURING REQUIRED IMPORTED_TARGET GLOBAL liburing)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET GLOBAL libxxhash)
 # By hand: Debian's dnnl-config.cmake also demands OpenCL, which host GEMM does not use.
@@ -34,6 +37,8 @@ strata_dependency(strata_uring PkgConfig::LIBURING)
 strata_dependency(strata_xxhash PkgConfig::XXHASH)
 strata_dependency(strata_dnnl ${DNNL_LIBRARY})
 target_include_directories(strata_dnnl INTERFACE ${DNNL_INCLUDE_DIR})
+# Static: a program that carries the CUDA backend starts where CUDA is not installed.
+strata_dependency(strata_cudart $<$<BOOL:${STRATA_HAS_CUDA}>:CUDA::cudart_static> ${CMAKE_DL_LIBS})
 # The C API only: the C++ bindings of OpenMPI are deprecated and would be linked by mpicxx.
 strata_dependency(strata_mpi MPI::MPI_C)
 target_compile_definitions(strata_mpi INTERFACE OMPI_SKIP_MPICXX=1 MPICH_SKIP_MPICXX=1)

@@ -1,5 +1,6 @@
 # Targets of this project. A folder is one static library `strata::<folder>` made of all its .cpp files; files named
-# *_simd.cpp are compiled once for each instruction set, inside the namespace STRATA_ISA.
+# *_simd.cpp are compiled once for each instruction set, inside the namespace STRATA_ISA. With the CUDA backend it has its .cu files
+# and the .cpp files of folders named cuda too, without it the files named without_cuda.cpp.
 
 set(STRATA_ISAS generic)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
@@ -11,7 +12,10 @@ set(STRATA_FLAGS_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma 
 
 # GCC 12 and 13 report -Wrestrict inside std::string assignments that are right (GCC bug 105329).
 function(strata_warnings target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wconversion -Wshadow -Wno-restrict $<$<BOOL:${STRATA_WERROR}>:-Werror>)
+  set(warnings -Wall -Wextra -Wconversion -Wshadow -Wno-restrict)
+  string(REPLACE ";" "," listed "${warnings}")
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:C,CXX>:${warnings} $<$<BOOL:${STRATA_WERROR}>:-Werror>>
+    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${listed}>)
 endfunction()
 
 # Kernels get -O3. Under a sanitizer that would cost minutes of compilation for nothing.
@@ -24,7 +28,7 @@ endif()
 # No contraction, no fast math, anywhere: promise 1 of DESIGN rests on it. Sanitizers are PUBLIC so that programs link them.
 function(strata_common target)
   target_compile_features(${target} PUBLIC cxx_std_20)
-  target_compile_options(${target} PRIVATE -ffp-contract=off)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off>)
   target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/strata>)
   if(STRATA_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${STRATA_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
@@ -39,6 +43,12 @@ function(strata_folder folder)
   set(simd_sources ${sources})
   list(FILTER simd_sources INCLUDE REGEX "_simd\\.cpp$")
   list(FILTER sources EXCLUDE REGEX "_simd\\.cpp$")
+  if(STRATA_HAS_CUDA)
+    list(FILTER sources EXCLUDE REGEX "/without_cuda\\.cpp$")
+    file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${folder}/*.cu)
+  else()
+    list(FILTER sources EXCLUDE REGEX "/cuda/")
+  endif()
   add_library(strata_${folder} STATIC ${sources})
   foreach(isa IN LISTS STRATA_ISAS)
     if(simd_sources)
@@ -52,6 +62,9 @@ function(strata_folder folder)
       target_compile_definitions(strata_${folder} PRIVATE STRATA_HAS_${isa}=1)
     endif()
   endforeach()
+  if(cuda_sources)
+    strata_cuda_sources(strata_${folder} ${cuda_sources})
+  endif()
   add_library(strata::${folder} ALIAS strata_${folder})
   target_link_libraries(strata_${folder} PUBLIC ${ARG_DEPENDS})
   set_target_properties(strata_${folder} PROPERTIES EXPORT_NAME ${folder} POSITION_INDEPENDENT_CODE ON)

@@ -14,6 +14,7 @@
 #include "parallel/thread_communicator.h"
 #include "runtime/rng.h"
 #include "trainer/engine.h"
+#include "trainer/gpu_setup.h"
 #include "trainer/initialise.h"
 #include "trainer/plan.h"
 
@@ -28,6 +29,9 @@ struct Options {
   std::string precision = "fp32";
   bool recompute = false;
   bool json = false;
+  std::string backend = "auto";
+  std::string optimizer = "cpu";
+  bool tf32 = false;
 };
 
 ModelConfig gpt2_124m(std::int64_t positions) {
@@ -50,6 +54,18 @@ std::size_t peak_rss_bytes() {
   return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
 }
 
+Result<std::unique_ptr<Device>> make_device(const Options& options, int threads) {
+  Config config;
+  config.device.backend = options.backend == "cuda"   ? Config::Device::Choice::cuda
+                          : options.backend == "host" ? Config::Device::Choice::host
+                                                      : Config::Device::Choice::automatic;
+  config.device.tf32 = options.tf32;
+  STRATA_ASSIGN_OR_RETURN(const Backend backend, choose_backend(config));
+  if (backend == Backend::host) return std::make_unique<Device>(Backend::host, threads);
+  STRATA_ASSIGN_OR_RETURN(std::unique_ptr<GpuDriver> driver, make_gpu_driver(config, 0));
+  return std::make_unique<Device>(std::move(driver), threads);
+}
+
 Status measure(const Options& options) {
   const Machine machine = describe_machine();
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(gpt2_124m(options.seq_length)));
@@ -59,14 +75,17 @@ Status measure(const Options& options) {
   engine_options.seq_length = options.seq_length;
   engine_options.recompute = options.recompute;
   engine_options.adamw.weight_decay = 0.1;
+  engine_options.optimizer.home = options.optimizer == "none" ? Tier::gpu : Tier::cpu;
   const int threads = threads_or_all(options.threads, machine);
-  STRATA_ASSIGN_OR_RETURN(const Plan plan, make_plan(*model, engine_options, WorldSize{1}, Rank{0}, threads));
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, make_device(options, threads));
+  STRATA_ASSIGN_OR_RETURN(const Plan plan,
+                          make_plan(*model, engine_options, WorldSize{1}, Rank{0}, threads, device->backend()));
   STRATA_RETURN_IF_ERROR(require_memory(plan.host_bytes(), "bench step"));
   engine_options.gpu_budget = plan.gpu.high_water;
   engine_options.cpu_budget = plan.cpu.high_water;
-  Device device(Backend::host, threads);
   const std::unique_ptr<Communicator> comm = make_single_rank_communicator();
-  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::create(device, *model, engine_options, *comm, nullptr));
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
+                          Engine::create(*device, *model, engine_options, *comm, nullptr));
   STRATA_RETURN_IF_ERROR(initialise_parameters(*engine, *model, 1234));
   const Engine::BatchLoader load = [&](int, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
     const Philox draw(1234, stream_id("bench step"));
@@ -93,12 +112,15 @@ Status measure(const Options& options) {
                               {"precision", options.precision},
                               {"B", options.batch},
                               {"T", options.seq_length},
+                              {"backend", to_string(device->backend())},
+                              {"optimizer", options.optimizer},
                               {"threads", threads},
                               {"recompute", options.recompute},
                               {"step_seconds", seconds},
                               {"tokens_per_s", tokens / s.median},
                               {"peak_rss_bytes", peak_rss_bytes()},
                               {"planned_bytes", plan.host_bytes()},
+                              {"planned_gpu_bytes", plan.gpu.high_water},
                               {"last_loss", loss},
                               {"cpu", machine.cpu}};
     fmt::print("{}\n", j.dump());
@@ -109,7 +131,9 @@ Status measure(const Options& options) {
   report.parameters = {{"model", "gpt2-124m"},
                        {"precision", options.precision},
                        {"B", std::to_string(options.batch)},
-                       {"T", std::to_string(options.seq_length)}};
+                       {"T", std::to_string(options.seq_length)},
+                       {"backend", to_string(device->backend())},
+                       {"optimizer", options.optimizer}};
   report.threads = threads;
   report.measurements.push_back({.name = "step", .unit = "s", .samples = seconds});
   std::vector<double> rates;
@@ -117,8 +141,8 @@ Status measure(const Options& options) {
   report.measurements.push_back(
       {.name = options.recompute ? "8 x parameters x tokens" : "6 x parameters x tokens", .unit = "FLOP/s", .samples = rates});
   report.notes = {fmt::format("{:.0f} tokens/s", tokens / s.median),
-                  fmt::format("peak resident memory {}, planned for both tiers {}", format_bytes(peak_rss_bytes()),
-                              format_bytes(plan.host_bytes()))};
+                  fmt::format("peak resident memory {}, planned: gpu tier {}, cpu tier {}", format_bytes(peak_rss_bytes()),
+                              format_bytes(plan.gpu.high_water), format_bytes(plan.cpu.high_water))};
   print_report(report, machine, false);
   return {};
 }
@@ -142,6 +166,13 @@ void add_bench_step(CLI::App& bench, std::function<int()>& action) {
   command->add_option("--precision", options->precision, "fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
+  command->add_option("--backend", options->backend, "auto, host or cuda")
+      ->check(CLI::IsMember({"auto", "host", "cuda"}))
+      ->capture_default_str();
+  command->add_option("--optimizer", options->optimizer, "Home of the optimizer state: none (the gpu tier) or cpu")
+      ->check(CLI::IsMember({"none", "cpu"}))
+      ->capture_default_str();
+  command->add_flag("--tf32", options->tf32, "On cuda: products of fp32 on tensor cores");
   command->add_flag("--recompute", options->recompute, "Keep unit boundaries only and run forwards again");
   command->callback([options, &action] { action = [options] { return finish_command(measure(*options)); }; });
 }

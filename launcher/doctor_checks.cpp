@@ -17,7 +17,9 @@
 #include "nvme/block_file.h"
 #include "nvme/io_engine.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/nccl_api.h"
 #include "runtime/arena.h"
+#include "runtime/gpu/cuda.h"
 #include "runtime/kernels/isa.h"
 #include "trainer/environment.h"
 
@@ -176,10 +178,30 @@ std::vector<Finding> examine_processor() {
 
 std::vector<Finding> examine_gpus() {
   const int devices = nvidia_devices();
-  const std::string found = devices == 0 ? "none" : fmt::format("{} of NVIDIA", devices);
-  return {absent("GPU", found + "; this program is built without CUDA",
-                 devices == 0 ? "training runs on the processor; the gpu tier is a budget in its memory"
-                              : "the GPU is not used: this version trains on the processor")};
+  const Result<int> usable = cuda_device_count();
+  if (!usable.ok()) {
+    const std::string found = devices == 0 ? "none" : fmt::format("{} of NVIDIA", devices);
+    return {absent("GPU", found + "; " + usable.status().message(),
+                   devices == 0 ? "training runs on the processor; the gpu tier is a budget in its memory"
+                                : "the GPU is not used: training runs on the processor")};
+  }
+  std::vector<Finding> findings;
+  for (int i = 0; i < *usable; ++i) {
+    const auto driver = make_cuda_driver({.ordinal = i});
+    const std::string topic = fmt::format("GPU {}", i);
+    if (!driver.ok()) {
+      findings.push_back(absent(topic, driver.status().message(), "no rank can use it"));
+      continue;
+    }
+    const GpuProperties& p = (*driver)->properties();
+    findings.push_back(
+        present(topic, fmt::format("{}, compute capability {}.{}, {} multiprocessors, {}", p.name, p.compute_major,
+                                   p.compute_minor, p.multiprocessors, format_bytes(p.memory_bytes))));
+  }
+  const auto nccl = load_nccl();
+  findings.push_back(nccl.ok() ? present("NCCL", (*nccl)->version())
+                               : absent("NCCL", nccl.status().message(), "one rank with a GPU only"));
+  return findings;
 }
 
 std::vector<Finding> examine_libraries() {

@@ -20,6 +20,7 @@
 #include "launcher/plot_command.h"
 #include "launcher/train_command.h"
 #include "runtime/config.h"
+#include "runtime/gpu/cuda.h"
 
 namespace strata {
 namespace {
@@ -34,7 +35,8 @@ constexpr std::array kCommands = {add_train_command,      add_plan_command,     
 std::string version() {
   const Machine machine = describe_machine();
   return "strata " STRATA_VERSION " (commit " + machine.commit + ", preset " + machine.preset + ", " + machine.build_type +
-         ", " + machine.compiler + ")\nbackends: host (" + machine.isa + "); built without CUDA";
+         ", " + machine.compiler + ")\nbackends: host (" + machine.isa + ")" +
+         (built_with_cuda() ? ", cuda" : "; built without CUDA");
 }
 
 // The command that was named last: whose help helps.

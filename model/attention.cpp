@@ -23,14 +23,28 @@ void RopeTables::prepare(StreamRef stream, TierArena& arena, std::int64_t T) {
   sin_TH2_.reset();
   cos_TH2_ = Tensor(arena, Category::other, DType::f32, shape, "rotary cos");
   sin_TH2_ = Tensor(arena, Category::other, DType::f32, shape, "rotary sin");
-  stream.enqueue("rope_tables", [rows, frequencies = inverse_frequencies_, cos = cos_TH2_.ref(), sin = sin_TH2_.ref()] {
-    kernels::rope_tables(rows, frequencies, cos.as<float>(), sin.as<float>());
-    return Status();
-  });
+  fill(stream, rows);
   filled_ = stream.record();
   rows_ = rows;
   arena_ = &arena;
   backend_ = stream.backend();
+}
+
+// On a GPU the tables come from the host, which waits for the copy: this happens before the first batch.
+void RopeTables::fill(StreamRef stream, std::int64_t rows) const {
+  const TensorRef cos = cos_TH2_.ref(), sin = sin_TH2_.ref();
+  if (stream.on_gpu()) {
+    std::vector<float> host_cos(static_cast<std::size_t>(cos.numel())), host_sin(host_cos.size());
+    kernels::rope_tables(rows, inverse_frequencies_, host_cos.data(), host_sin.data());
+    copy_async(host_cos.data(), cos.data, cos.bytes(), stream);
+    copy_async(host_sin.data(), sin.data, sin.bytes(), stream);
+    throw_if_error(stream.synchronize().with_context("rotary tables"));
+    return;
+  }
+  stream.enqueue("rope_tables", [rows, frequencies = inverse_frequencies_, cos, sin] {
+    kernels::rope_tables(rows, frequencies, cos.as<float>(), sin.as<float>());
+    return Status();
+  });
 }
 
 RopeTables::View RopeTables::get(const UnitContext& ctx, std::int64_t T) {

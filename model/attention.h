@@ -25,6 +25,7 @@ class RopeTables {
   View get(const UnitContext& ctx, std::int64_t T);
 
  private:
+  void fill(StreamRef stream, std::int64_t rows) const;
   std::vector<float> inverse_frequencies_;
   std::int64_t max_positions_;
   std::int64_t rows_ = 0;

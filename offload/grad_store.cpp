@@ -7,7 +7,7 @@ namespace strata {
 static_assert(kLayoutBlock == kernels::kNormBlock, "shards are cut where norm blocks end");
 
 GradStore::GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> shapes, const GradStoreOptions& options,
-                     Communicator& comm, TierArena& arena, StreamRef compute, StreamRef comm_stream)
+                     Communicator& comm, TierArena& arena, TierArena& cpu, StreamRef compute, StreamRef comm_stream)
     : layout_(layout),
       shapes_(std::move(shapes)),
       options_(options),
@@ -28,11 +28,23 @@ GradStore::GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> 
     }
     if (!direct_) state.sums = Tensor(arena, Category::gradients, DType::f32, {mine.count}, unit.name.c_str());
     state.owned = direct_ ? state.full.ref() : state.sums.ref();
-    state.partials.resize(static_cast<std::size_t>((mine.count + kLayoutBlock - 1) / kLayoutBlock));
+    const std::size_t bytes = static_cast<std::size_t>((mine.count + kLayoutBlock - 1) / kLayoutBlock) * sizeof(double);
+    const auto take = [bytes](TierArena& from) {
+      Result<Buffer> buffer = from.allocate(bytes, Category::gradients, "partial sums of gradient norms");
+      throw_if_error(buffer.status());
+      return std::move(buffer).value();
+    };
+    state.partials = take(cpu);
+    if (compute.device().has_separate_memory()) state.device_partials = take(arena);
   }
 }
 
-// Also after an error buffers may be in flight, and measure() refers to units_.
+std::span<const double> GradStore::partials(int u) const {
+  const Buffer& buffer = units_[static_cast<std::size_t>(u)].partials;
+  return {reinterpret_cast<const double*>(buffer.data()), buffer.size() / sizeof(double)};
+}
+
+// Also after an error buffers may be in flight.
 GradStore::~GradStore() {
   (void)compute_.record().drain();
   (void)comm_stream_.record().drain();
@@ -72,10 +84,11 @@ const std::vector<TensorRef>& GradStore::acquire(int u) {
 }
 
 void GradStore::measure(UnitState& unit) {
-  comm_stream_.enqueue("gradient norm", [&unit] {
-    kernels::sum_squares_blocks(unit.owned.as<float>(), unit.owned.numel(), unit.partials.data());
-    return Status();
-  });
+  const Buffer& partials = unit.device_partials ? unit.device_partials : unit.partials;
+  kernels::sum_squares_blocks(
+      {.x = unit.owned.as<float>(), .n = unit.owned.numel(), .partials = reinterpret_cast<double*>(partials.data())},
+      comm_stream_);
+  if (unit.device_partials) copy_async(partials.data(), unit.partials.data(), partials.size(), comm_stream_);
 }
 
 void GradStore::reduce(int u, int index) {

@@ -3,12 +3,14 @@
 // One summation order for every ZeRO stage and world size: micro-batch after micro-batch, inside one in rank order, in f32:
 // acc = ((acc + g_rank0) + g_rank1) + ... So stages 0 and 1 reduce after every micro-batch as 2 and 3 must.
 // Memory: stages 0 and 1 keep a full-length buffer for every unit; 2 and 3 keep two units in flight. Stage 0 also gathers
-// the finished sums. Called from the thread that enqueues the step.
+// the finished sums. `arena` is the compute tier, `cpu` holds the norms' partial sums. Called from the thread that enqueues the
+// step.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "offload/layout.h"
@@ -25,7 +27,7 @@ struct GradStoreOptions {
 class GradStore {
  public:
   GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> shapes, const GradStoreOptions& options,
-            Communicator& comm, TierArena& arena, StreamRef compute, StreamRef comm_stream);
+            Communicator& comm, TierArena& arena, TierArena& cpu, StreamRef compute, StreamRef comm_stream);
   ~GradStore();  // waits for what it has enqueued
   GradStore(const GradStore&) = delete;
   GradStore& operator=(const GradStore&) = delete;
@@ -49,8 +51,8 @@ class GradStore {
     std::int64_t first = 0;
   };
   UpdateView for_update(int u) const;
-  // Squares of owned(u) by norm block, filled in on the communication stream before summed(u).
-  const std::vector<double>& partials(int u) const { return units_[static_cast<std::size_t>(u)].partials; }
+  // Squares of owned(u) by norm block, in host memory, filled in on the communication stream before summed(u).
+  std::span<const double> partials(int u) const;
 
  private:
   struct UnitState {
@@ -59,7 +61,8 @@ class GradStore {
     TensorRef owned;
     std::shared_ptr<Tensor> transient;  // stages 2, 3: this micro-batch's gradient
     std::vector<TensorRef> views;
-    std::vector<double> partials;
+    Buffer partials;         // doubles, in host memory
+    Buffer device_partials;  // the same in the gpu tier, where that is another memory
     Event summed;
     Event in_use;
     bool fresh = true;  // the buffer must be zeroed before use

@@ -1,5 +1,6 @@
 // AdamW (Loshchilov and Hutter 2019) with PyTorch's semantics, as one written sequence of correctly rounded IEEE f32
-// operations: the same bits on AVX-512, AVX2, plain C++ and (later) CUDA, whatever the vector width, slicing or alignment.
+// operations: the same bits on AVX-512, AVX2, plain C++ and CUDA (gpu_kernels.h), whatever the vector width, slicing or
+// alignment.
 // Denormals are kept; callers' threads must not set FTZ/DAZ.
 #pragma once
 

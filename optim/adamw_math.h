@@ -1,8 +1,10 @@
-// The arithmetic of AdamW for one element, written once over the operations of a processor. Each operation of `Ops` is one
-// correctly rounded IEEE f32 operation; nothing here may be contracted, reassociated or reordered.
+// The arithmetic of AdamW for one element, written once over the operations of a processor or a GPU. Each operation of `Ops` is
+// one correctly rounded IEEE f32 operation; nothing here may be contracted, reassociated or reordered.
+// tests/structure/ptx_test.py reads what nvcc makes of it.
 #pragma once
 
 #include "optim/adamw.h"
+#include "runtime/host_device.h"
 
 namespace strata {
 
@@ -28,8 +30,8 @@ struct AdamWCoefficients {
 
 // p, m, v are replaced; see AdamWSlice for the sequence.
 template <class Ops>
-inline void adamw_element(typename Ops::V& p, typename Ops::V& m, typename Ops::V& v, typename Ops::V g,
-                          const AdamWCoefficients<Ops>& c) {
+STRATA_HOST_DEVICE inline void adamw_element(typename Ops::V& p, typename Ops::V& m, typename Ops::V& v, typename Ops::V g,
+                                             const AdamWCoefficients<Ops>& c) {
   const auto scaled = Ops::mul(g, c.grad_scale);
   const auto decayed = Ops::mul(p, c.decay_factor);
   const auto first = Ops::fma(c.one_minus_beta1, Ops::sub(scaled, m), m);

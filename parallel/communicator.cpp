@@ -6,11 +6,19 @@ namespace strata {
 
 void Communicator::all_gather(const AllGatherArgs& args, StreamRef stream) {
   STRATA_CHECK(args.slices.size() == static_cast<std::size_t>(size().v), "one slice a rank");
-  stream.enqueue(args.what, [this, args] { return do_all_gather(args); });
+  enqueue_all_gather(args, stream);
 }
 
 void Communicator::reduce_scatter_add(const ReduceScatterArgs& args, StreamRef stream) {
   STRATA_CHECK(args.slices.size() == static_cast<std::size_t>(size().v), "one slice a rank");
+  enqueue_reduce_scatter_add(args, stream);
+}
+
+void Communicator::enqueue_all_gather(const AllGatherArgs& args, StreamRef stream) {
+  stream.enqueue(args.what, [this, args] { return do_all_gather(args); });
+}
+
+void Communicator::enqueue_reduce_scatter_add(const ReduceScatterArgs& args, StreamRef stream) {
   stream.enqueue(args.what, [this, args] { return do_reduce_scatter_add(args); });
 }
 

@@ -1,5 +1,5 @@
 // One group of ranks along one mesh axis. Bodies: MPI (mpi_communicator.h), threads of one process (thread_communicator.h),
-// one rank alone (a group of threads of size 1).
+// one rank alone (a group of threads of size 1), and NCCL for memory of GPUs beside any of these (nccl_communicator.h).
 //
 // Ordering. Operations of one communicator must be issued in the same order on every rank. Data-plane operations are
 // enqueued on the given stream; control-plane ones block the caller. The two planes must not be mixed on one communicator
@@ -84,6 +84,9 @@ class Communicator {
   virtual void abort(const std::string& reason) = 0;
 
  protected:
+  // What all_gather and reduce_scatter_add do once the arguments are checked: here, append do_* to a stream of the host's.
+  virtual void enqueue_all_gather(const AllGatherArgs& args, StreamRef stream);
+  virtual void enqueue_reduce_scatter_add(const ReduceScatterArgs& args, StreamRef stream);
   // Bodies of the data plane; run on the stream's worker, may block. The control plane uses do_all_gather on the caller.
   virtual Status do_all_gather(const AllGatherArgs& args) = 0;
   virtual Status do_reduce_scatter_add(const ReduceScatterArgs& args) = 0;

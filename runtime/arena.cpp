@@ -8,6 +8,8 @@
 #include <map>
 #include <mutex>
 
+#include "runtime/stream.h"
+
 namespace strata {
 namespace {
 
@@ -51,25 +53,92 @@ std::string format_bytes(std::size_t bytes) {
   return text;
 }
 
-class ArenaImpl {
+namespace {
+
+// Owns the address range of an arena, and what is behind it.
+class Range {
  public:
-  ArenaImpl(Tier tier, std::size_t budget, TierArena::Backing backing) : tier_(tier), backing_(backing) {
-    report_.budget = budget;
-    if (budget == 0) return;
-    if (backing == TierArena::Backing::none) {
-      base_ = reinterpret_cast<std::byte*>(TierArena::kAlignment);
-      return;
-    }
-    void* base = mmap(nullptr, budget, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  Range() = default;
+  virtual ~Range() = default;
+  Range(const Range&) = delete;
+  Range& operator=(const Range&) = delete;
+  virtual std::byte* base() const = 0;
+};
+
+class NoMemory final : public Range {
+ public:
+  std::byte* base() const override { return reinterpret_cast<std::byte*>(TierArena::kAlignment); }
+};
+
+class AnonymousMemory final : public Range {
+ public:
+  AnonymousMemory(Tier tier, std::size_t bytes) : bytes_(bytes) {
+    void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED)
-      throw StatusError(Status(Code::out_of_budget, std::string("cannot reserve ") + format_bytes(budget) +
+      throw StatusError(Status(Code::out_of_budget, std::string("cannot reserve ") + format_bytes(bytes) +
                                                         " of address space for the " + to_string(tier) +
                                                         " tier; lower memory." + to_string(tier)));
     base_ = static_cast<std::byte*>(base);
-    madvise(base_, budget, MADV_HUGEPAGE);
+    madvise(base_, bytes, MADV_HUGEPAGE);
   }
-  ~ArenaImpl() {
-    if (base_ != nullptr && backing_ == TierArena::Backing::memory) munmap(base_, report_.budget);
+  ~AnonymousMemory() override { munmap(base_, bytes_); }
+  std::byte* base() const override { return base_; }
+
+ private:
+  std::size_t bytes_;
+  std::byte* base_;
+};
+
+class DeviceMemory final : public Range {
+ public:
+  DeviceMemory(const std::shared_ptr<GpuDriver>& gpu, std::size_t bytes) : gpu_(gpu) {
+    Result<std::byte*> data = gpu->allocate_device(bytes);
+    throw_if_error(data.status().with_context("gpu tier"));
+    base_ = data.value();
+  }
+  ~DeviceMemory() override { gpu_->free_device(base_); }
+  std::byte* base() const override { return base_; }
+
+ private:
+  std::shared_ptr<GpuDriver> gpu_;
+  std::byte* base_;
+};
+
+class PinnedMemory final : public Range {
+ public:
+  PinnedMemory(const std::shared_ptr<GpuDriver>& gpu, std::size_t bytes) : gpu_(gpu), bytes_(bytes) {
+    Result<std::byte*> data = gpu->allocate_pinned(bytes);
+    throw_if_error(data.status().with_context("cpu tier"));
+    base_ = data.value();
+  }
+  ~PinnedMemory() override { gpu_->free_pinned(base_, bytes_); }
+  std::byte* base() const override { return base_; }
+
+ private:
+  std::shared_ptr<GpuDriver> gpu_;
+  std::size_t bytes_;
+  std::byte* base_;
+};
+
+std::unique_ptr<Range> make_range(Tier tier, std::size_t bytes, const Device& device) {
+  if (bytes == 0 || device.backend() == Backend::dry) return std::make_unique<NoMemory>();
+  if (device.backend() == Backend::host) return std::make_unique<AnonymousMemory>(tier, bytes);
+  if (tier == Tier::gpu) return std::make_unique<DeviceMemory>(device.shared_gpu(), bytes);
+  return std::make_unique<PinnedMemory>(device.shared_gpu(), bytes);
+}
+
+std::unique_ptr<Range> make_range(Tier tier, std::size_t bytes, TierArena::Backing backing) {
+  if (bytes == 0 || backing == TierArena::Backing::none) return std::make_unique<NoMemory>();
+  return std::make_unique<AnonymousMemory>(tier, bytes);
+}
+
+}  // namespace
+
+class ArenaImpl {
+ public:
+  ArenaImpl(Tier tier, std::size_t budget, std::unique_ptr<Range> range)
+      : tier_(tier), range_(std::move(range)), base_(range_->base()) {
+    report_.budget = budget;
   }
   ArenaImpl(const ArenaImpl&) = delete;
   ArenaImpl& operator=(const ArenaImpl&) = delete;
@@ -154,10 +223,10 @@ class ArenaImpl {
   }
 
   const Tier tier_;
-  const TierArena::Backing backing_;
+  const std::unique_ptr<Range> range_;
+  std::byte* const base_;
   mutable std::mutex mutex_;
   MemoryReport report_;
-  std::byte* base_ = nullptr;
   std::map<std::size_t, std::size_t> holes_;  // offset -> size, free, each between two live buffers
   std::size_t end_ = 0;                       // of the last live buffer
 };
@@ -175,7 +244,10 @@ void Buffer::swap(Buffer& other) noexcept {
 }
 
 TierArena::TierArena(Tier tier, std::size_t budget, Backing backing)
-    : impl_(std::make_shared<ArenaImpl>(tier, budget, backing)) {}
+    : impl_(std::make_shared<ArenaImpl>(tier, budget, make_range(tier, budget, backing))) {}
+
+TierArena::TierArena(Tier tier, std::size_t budget, const Device& device)
+    : impl_(std::make_shared<ArenaImpl>(tier, budget, make_range(tier, budget, device))) {}
 
 Result<Buffer> TierArena::allocate(std::size_t bytes, Category category, const char* what) {
   Buffer buffer;

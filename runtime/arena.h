@@ -40,6 +40,7 @@ struct MemoryReport {
 };
 
 class ArenaImpl;
+class Device;
 
 // Owns a range of an arena; move-only; returns it on destruction from any thread.
 class Buffer {
@@ -77,6 +78,10 @@ class TierArena {
   // budget: bytes, and the length of the arena's address range, so no more memory than this becomes resident. A budget of 0
   // refuses every allocation.
   TierArena(Tier tier, std::size_t budget, Backing backing = Backing::memory);
+  // Of `device`, whose GPU the arena and its buffers keep alive. The dry backend has no memory behind it. On the cuda backend
+  // all of the budget is taken from the GPU at once (gpu tier), or page-locked in the host's memory (cpu tier) so that copies
+  // to and from the GPU run beside both processors. Throws StatusError (out_of_budget) when there is not as much.
+  TierArena(Tier tier, std::size_t budget, const Device& device);
 
   // Uninitialised memory of `bytes` (rounded up to kAlignment for the budget). Error: out_of_budget, with what was asked,
   // what is in use by category, and by how much it does not fit or which budget the holes call for. `what` names the buffer in

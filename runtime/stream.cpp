@@ -9,6 +9,8 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
+#include <vector>
 
 namespace strata {
 
@@ -21,52 +23,101 @@ const char* to_string(Backend backend) {
   return "?";
 }
 
-Device::Device(Backend backend, int threads)
+Device::Device(Backend backend, int threads, Backend planned)
     : backend_(backend),
+      planned_(backend == Backend::dry ? planned : backend),
       threads_(threads),
       pool_(std::make_unique<ThreadPool>(backend == Backend::dry ? 1 : threads)),
+      trace_(std::make_unique<TraceRecorder>()) {
+  STRATA_CHECK(backend != Backend::cuda && planned != Backend::dry, "a cuda device is made around its driver");
+}
+
+Device::Device(std::unique_ptr<GpuDriver> gpu, int threads)
+    : backend_(Backend::cuda),
+      planned_(Backend::cuda),
+      threads_(threads),
+      gpu_(std::move(gpu)),
+      pool_(std::make_unique<ThreadPool>(threads)),
       trace_(std::make_unique<TraceRecorder>()) {}
 
+Device::~Device() = default;
+
+namespace {
+
+// How far a stream got. error_was_read: one flag an error, on whatever streams it arrives; null: no error.
+struct Outcome {
+  Status status;
+  std::shared_ptr<std::atomic<bool>> error_was_read;
+};
+
+}  // namespace
+
+// Of a stream that the host serves: set by its worker. Of one that the GPU serves: a mark, and the events that stream waited
+// for, whose errors it carries; both are given up once the outcome is known, so that no chain of events outlives its use.
 struct Event::State {
   std::mutex mutex;
   std::condition_variable changed;
   bool complete = false;
-  Status status;
-  std::shared_ptr<std::atomic<bool>> error_was_read;  // one flag an error, on whatever streams it arrives; null: no error
+  Outcome outcome;
+  std::shared_ptr<GpuCounter> counter;  // reaches `value` when complete; null where there is no GPU
+  std::uint32_t value = 0;
 
-  void finish(const Status& result, std::shared_ptr<std::atomic<bool>> was_read) {
+  std::shared_ptr<GpuMark> mark;
+  std::vector<std::shared_ptr<State>> before;
+  std::shared_ptr<std::atomic<bool>> stream_error_was_read;  // of the GPU's stream, which tells it from others
+
+  void finish(const Outcome& result) {
     {
       const std::lock_guard lock(mutex);
       complete = true;
-      status = result;
-      error_was_read = std::move(was_read);
+      outcome = result;
     }
     changed.notify_all();
   }
+  bool is_complete() {
+    const std::lock_guard lock(mutex);
+    return complete || (mark && mark->is_complete());
+  }
+  Outcome wait() {
+    std::shared_ptr<GpuMark> reached;
+    std::vector<std::shared_ptr<State>> earlier;
+    {
+      std::unique_lock lock(mutex);
+      if (!mark) changed.wait(lock, [&] { return complete; });
+      if (complete) return outcome;
+      reached = mark;
+      earlier = before;
+    }
+    Outcome found;
+    if (Status status = reached->wait(); !status.ok()) found = {std::move(status), stream_error_was_read};
+    for (std::size_t i = 0; i < earlier.size() && found.status.ok(); ++i) found = earlier[i]->wait();
+    const std::lock_guard lock(mutex);
+    if (!complete) {
+      complete = true;
+      outcome = found;
+      mark.reset();
+      before.clear();
+    }
+    return outcome;
+  }
 };
 
-bool Event::is_complete() const {
-  if (!state_) return true;
-  const std::lock_guard lock(state_->mutex);
-  return state_->complete;
-}
+bool Event::is_complete() const { return !state_ || state_->is_complete(); }
 
-Status Event::drain() const {
-  if (!state_) return {};
-  std::unique_lock lock(state_->mutex);
-  state_->changed.wait(lock, [&] { return state_->complete; });
-  return state_->status;
-}
+Status Event::drain() const { return state_ ? state_->wait().status : Status(); }
 
 Status Event::wait() const {
-  Status status = drain();
-  if (!status.ok()) *state_->error_was_read = true;
-  return status;
+  if (!state_) return {};
+  const Outcome outcome = state_->wait();
+  if (!outcome.status.ok()) *outcome.error_was_read = true;
+  return outcome.status;
 }
 
 class Stream::Worker {
  public:
-  Worker(TraceRecorder& trace, int lane) : trace_(trace), lane_(lane), thread_([this] { work(); }) {}
+  // counter: where a GPU may wait for this worker; may be null.
+  Worker(TraceRecorder& trace, int lane, std::shared_ptr<GpuCounter> counter)
+      : trace_(trace), lane_(lane), counter_(std::move(counter)), thread_([this] { work(); }) {}
 
   // wait_for: waited for before the operation, outside its span.
   struct Operation {
@@ -84,6 +135,20 @@ class Stream::Worker {
     wake_.notify_one();
   }
 
+  std::shared_ptr<Event::State> record() {
+    auto state = std::make_shared<Event::State>();
+    state->counter = counter_;
+    Operation operation;
+    operation.signal = state;
+    {
+      const std::lock_guard lock(mutex_);
+      state->value = ++recorded_;
+      queue_.push_back(std::move(operation));
+    }
+    wake_.notify_one();
+    return state;
+  }
+
   // Only after the worker has drained: status_ is the worker's.
   void stop_and_report(const std::string& name) {
     {
@@ -92,8 +157,8 @@ class Stream::Worker {
     }
     wake_.notify_one();
     thread_.join();
-    if (!status_.ok() && !error_was_read_->exchange(true))
-      std::fprintf(stderr, "stream %s: %s\n", name.c_str(), status_.message().c_str());
+    if (!outcome_.status.ok() && !outcome_.error_was_read->exchange(true))
+      std::fprintf(stderr, "stream %s: %s\n", name.c_str(), outcome_.status.message().c_str());
   }
 
  private:
@@ -111,21 +176,19 @@ class Stream::Worker {
 
   void execute(Operation& operation) {
     if (operation.signal) {
-      operation.signal->finish(status_, error_was_read_);
+      operation.signal->finish(outcome_);
+      if (counter_) counter_->set(operation.signal->value);
       return;
     }
     if (!operation.run) {  // waited for even when poisoned: what follows may rely on it
-      const Status waited = operation.wait_for.drain();
-      if (status_.ok()) {
-        status_ = waited;
-        error_was_read_ = operation.wait_for.state_->error_was_read;
-      }
+      Outcome waited = operation.wait_for.state_->wait();
+      if (outcome_.status.ok()) outcome_ = std::move(waited);
       return;
     }
-    if (!status_.ok()) return;
+    if (!outcome_.status.ok()) return;
     const auto begin = TraceClock::now();
-    status_ = guarded(operation.run);
-    if (!status_.ok()) error_was_read_ = std::make_shared<std::atomic<bool>>(false);
+    outcome_.status = guarded(operation.run);
+    if (!outcome_.status.ok()) outcome_.error_was_read = std::make_shared<std::atomic<bool>>(false);
     trace_.span(lane_, operation.name, begin, TraceClock::now());
   }
 
@@ -145,20 +208,83 @@ class Stream::Worker {
 
   TraceRecorder& trace_;
   const int lane_;
+  const std::shared_ptr<GpuCounter> counter_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Operation> queue_;
+  std::uint32_t recorded_ = 0;  // value of the last event; wraps, as the GPU's comparison does
   bool stopping_ = false;
-  Status status_;                                      // written by the worker thread only
-  std::shared_ptr<std::atomic<bool>> error_was_read_;  // of status_
+  Outcome outcome_;  // written by the worker thread only
   std::thread thread_;
 };
 
-Stream::Stream(Device& device, std::string name) : device_(device), name_(std::move(name)), lane_(device.trace().lane(name_)) {
-  STRATA_CHECK(device.backend() != Backend::cuda, "this build has no cuda backend");
-  if (device.backend() != Backend::host) return;
+// A stream that the GPU serves: operations are given to the queue by the caller's thread.
+class Stream::GpuSide {
+ public:
+  explicit GpuSide(std::unique_ptr<GpuQueue> queue) : queue_(std::move(queue)) {}
+
+  GpuQueue& queue() { return *queue_; }
+
+  void wait(const std::shared_ptr<Event::State>& state) {
+    const std::lock_guard lock(mutex_);
+    if (state->stream_error_was_read == error_was_read_) return;  // an event of this stream
+    if (!state->stream_error_was_read) {
+      queue_->wait(*state->counter, state->value);
+    } else {
+      const std::lock_guard state_lock(state->mutex);
+      if (state->mark) queue_->wait(*state->mark);
+    }
+    before_.push_back(state);
+    if (before_.size() >= kForget) forget_what_went_well();
+  }
+
+  std::shared_ptr<Event::State> record() {
+    const std::lock_guard lock(mutex_);
+    auto state = std::make_shared<Event::State>();
+    state->mark = queue_->mark();
+    state->before = before_;
+    state->stream_error_was_read = error_was_read_;
+    return state;
+  }
+
+  void report(const std::string& name) {
+    const Outcome outcome = record()->wait();
+    if (!outcome.status.ok() && !outcome.error_was_read->exchange(true))
+      std::fprintf(stderr, "stream %s: %s\n", name.c_str(), outcome.status.message().c_str());
+  }
+
+ private:
+  static constexpr std::size_t kForget = 16;
+
+  void forget_what_went_well() {
+    std::erase_if(before_,
+                  [](const std::shared_ptr<Event::State>& state) { return state->is_complete() && state->wait().status.ok(); });
+  }
+
+  std::mutex mutex_;
+  std::unique_ptr<GpuQueue> queue_;
+  std::vector<std::shared_ptr<Event::State>> before_;  // what this stream waited for and may have failed
+  const std::shared_ptr<std::atomic<bool>> error_was_read_ = std::make_shared<std::atomic<bool>>(false);
+};
+
+Stream::Stream(Device& device, std::string name, StreamKind kind)
+    : device_(device), name_(std::move(name)), lane_(device.trace().lane(name_)) {
+  if (device.backend() == Backend::dry) return;
+  std::shared_ptr<GpuCounter> counter;
+  if (device.backend() == Backend::cuda) {
+    const auto context = [&](const Status& status) { return status.with_context("stream " + name_); };
+    if (kind == StreamKind::gpu) {
+      Result<std::unique_ptr<GpuQueue>> queue = device.gpu().make_queue(name_.c_str());
+      throw_if_error(context(queue.status()));
+      gpu_ = std::make_unique<GpuSide>(std::move(queue).value());
+      return;
+    }
+    Result<std::shared_ptr<GpuCounter>> made = device.gpu().make_counter();
+    throw_if_error(context(made.status()));
+    counter = std::move(made).value();
+  }
   try {
-    worker_ = std::make_unique<Worker>(device.trace(), lane_);
+    worker_ = std::make_unique<Worker>(device.trace(), lane_, std::move(counter));
   } catch (const std::system_error& error) {
     throw StatusError(Status(Code::out_of_budget, "cannot start the thread of stream " + name_ + ": " + error.code().message() +
                                                       "; raise the limit on threads or lower device.threads"));
@@ -167,13 +293,26 @@ Stream::Stream(Device& device, std::string name) : device_(device), name_(std::m
 
 Stream::~Stream() {
   if (worker_) worker_->stop_and_report(name_);
+  if (gpu_) gpu_->report(name_);
+}
+
+void Stream::set_scratch(std::span<std::byte> scratch) {
+  if (gpu_) gpu_->queue().set_scratch(scratch);
 }
 
 double Stream::busy_seconds() const { return device_.trace().busy_seconds(lane_); }
 
 Device& StreamRef::device() const { return stream_->device_; }
 
+bool StreamRef::on_gpu() const { return stream_->gpu_ != nullptr; }
+
+GpuQueue& StreamRef::queue() const {
+  STRATA_CHECK(on_gpu(), "stream " + stream_->name_ + " is served by the host");
+  return stream_->gpu_->queue();
+}
+
 void StreamRef::enqueue(const char* name, std::function<Status()> operation) const {
+  STRATA_CHECK(!on_gpu(), std::string(name) + " is host work, stream " + stream_->name_ + " is served by the GPU");
   if (!stream_->worker_) return;
   Stream::Worker::Operation op;
   op.name = name;
@@ -182,7 +321,9 @@ void StreamRef::enqueue(const char* name, std::function<Status()> operation) con
 }
 
 void StreamRef::wait(const Event& event) const {
-  if (!stream_->worker_ || !event.state_) return;
+  if (!event.state_) return;
+  if (stream_->gpu_) return stream_->gpu_->wait(event.state_);
+  if (!stream_->worker_) return;
   Stream::Worker::Operation op;
   op.wait_for = event;
   stream_->worker_->push(std::move(op));
@@ -190,15 +331,13 @@ void StreamRef::wait(const Event& event) const {
 
 Event StreamRef::record() const {
   Event event;
-  if (!stream_->worker_) return event;
-  event.state_ = std::make_shared<Event::State>();
-  Stream::Worker::Operation op;
-  op.signal = event.state_;
-  stream_->worker_->push(std::move(op));
+  if (stream_->gpu_) event.state_ = stream_->gpu_->record();
+  if (stream_->worker_) event.state_ = stream_->worker_->record();
   return event;
 }
 
 void copy_async(const void* from, void* to, std::size_t n, StreamRef stream) {
+  if (stream.on_gpu()) return stream.queue().copy(from, to, n);
   stream.enqueue("copy", [=] {
     if (n > 0) std::memcpy(to, from, n);
     return Status();
@@ -206,6 +345,7 @@ void copy_async(const void* from, void* to, std::size_t n, StreamRef stream) {
 }
 
 void zero_async(void* to, std::size_t n, StreamRef stream) {
+  if (stream.on_gpu()) return stream.queue().zero(to, n);
   constexpr std::size_t kChunk = std::size_t{1} << 20;
   stream.enqueue("zero", [=, &pool = stream.device().pool()] {
     pool.parallel_for(static_cast<std::int64_t>((n + kChunk - 1) / kChunk), [=](std::int64_t i) {

@@ -1,15 +1,18 @@
 // Device, Stream, Event. Everything that takes time is an operation on a stream: an in-order queue served by a worker
-// (host: a thread; cuda: a CUDA stream). Streams run beside each other; events order them.
+// (a host thread, or on the cuda backend the GPU). Streams run beside each other; events order them, whoever serves them: a GPU
+// waits for host work by a counter in host memory, a host thread sleeps until the GPU has reached a mark.
 //
 // Failure. An operation that fails poisons its stream: later operations on it are skipped, and every event recorded on it,
 // and every stream that waits for such an event, carries the first error. Nothing is lost: synchronize() returns it, and an
-// error that nobody was given is printed once, by the destructor of a stream that carries it.
+// error that nobody was given is printed once, by the destructor of a stream that carries it. What a GPU has been given runs
+// also after an error (its result is worthless); host streams that wait for it skip theirs, so nothing of it is stored.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <string>
 
+#include "runtime/gpu/driver.h"
 #include "runtime/status.h"
 #include "runtime/thread_pool.h"
 #include "runtime/trace.h"
@@ -26,10 +29,24 @@ const char* to_string(Backend backend);
 // What streams belong to. Outlives every stream made on it.
 class Device {
  public:
-  // threads: of the compute pool on the host backend (>= 1). The dry backend starts none, but plans for as many.
-  Device(Backend backend, int threads);
+  // Host or dry. threads: of the compute pool on the host backend (>= 1). The dry backend starts none, but plans for as many on
+  // the backend `planned`.
+  Device(Backend backend, int threads, Backend planned = Backend::host);
+  // cuda. threads: of the pool for work that the host does beside the GPU.
+  Device(std::unique_ptr<GpuDriver> gpu, int threads);
+  ~Device();
   Backend backend() const { return backend_; }
+  // The backend that runs or is planned for.
+  Backend planned() const { return planned_; }
+  // Whether the gpu tier is memory that host code must not touch: what it holds is copied, not read.
+  bool has_separate_memory() const { return planned_ == Backend::cuda; }
   int threads() const { return threads_; }
+  GpuDriver& gpu() const {  // cuda backend
+    STRATA_CHECK(gpu_ != nullptr, "only the cuda backend has a GPU");
+    return *gpu_;
+  }
+  // For memory that may outlive the device.
+  const std::shared_ptr<GpuDriver>& shared_gpu() const { return gpu_; }
   // Of the host kernels. Operations of several streams share it and take turns (the compute stream's kernels and fills, the
   // update stream's optimizer).
   ThreadPool& pool() const { return *pool_; }
@@ -37,7 +54,9 @@ class Device {
 
  private:
   Backend backend_;
+  Backend planned_;
   int threads_;
+  std::shared_ptr<GpuDriver> gpu_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<TraceRecorder> trace_;
 };
@@ -70,8 +89,13 @@ class StreamRef {
 
   Device& device() const;
   Backend backend() const { return device().backend(); }
-  // Host and dry backends: appends an operation. `name` is a literal (it appears in traces). Returns at once; what the
-  // closure refers to must stay alive until the operation is complete. A Status other than ok, or an exception, poisons.
+  // Whether the GPU serves this stream: then operations are kernels and copies given to queue(), not closures.
+  bool on_gpu() const;
+  // Of a stream that the GPU serves. What is enqueued there directly is ordered with the stream's other operations.
+  GpuQueue& queue() const;
+  // Streams served by the host, and the dry backend (which drops it): appends an operation. `name` is a literal (it appears in
+  // traces). Returns at once; what the closure refers to must stay alive until the operation is complete. A Status other than
+  // ok, or an exception, poisons.
   void enqueue(const char* name, std::function<Status()> operation) const;
   // Makes later operations of this stream wait for `event`. Does not block the caller.
   void wait(const Event& event) const;
@@ -84,11 +108,14 @@ class StreamRef {
   Stream* stream_;
 };
 
+// Who serves a stream on the cuda backend; on the others the host serves all.
+enum class StreamKind { gpu, host };
+
 // Owns the queue and its worker. Not movable: operations and refs point to it.
 class Stream {
  public:
-  // Throws StatusError (out_of_budget) when the system refuses the worker's thread.
-  Stream(Device& device, std::string name);
+  // Throws StatusError (out_of_budget) when the system refuses the worker's thread or the GPU its queue.
+  Stream(Device& device, std::string name, StreamKind kind = StreamKind::gpu);
   ~Stream();  // waits for what is queued; an error that nobody has read, from any stream, is printed to stderr
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -96,19 +123,24 @@ class Stream {
   StreamRef ref() { return {*this}; }
   Device& device() const { return device_; }
   const std::string& name() const { return name_; }
+  // Gives a stream that the GPU serves its scratch (GpuQueue::scratch); no effect elsewhere.
+  void set_scratch(std::span<std::byte> scratch);
   // Seconds its operations have run so far (waiting for events not counted).
   double busy_seconds() const;
 
  private:
   friend class StreamRef;
   class Worker;
+  class GpuSide;
   Device& device_;
   std::string name_;
   int lane_;
-  std::unique_ptr<Worker> worker_;  // null on the dry backend
+  std::unique_ptr<Worker> worker_;  // null on the dry backend and where gpu_ is not
+  std::unique_ptr<GpuSide> gpu_;
 };
 
-// Copies n bytes on `stream` (host: memcpy by its worker). Ranges do not overlap.
+// Copies n bytes on `stream` (host: memcpy by its worker; GPU: from and to may be device or page-locked host memory). Ranges do
+// not overlap.
 void copy_async(const void* from, void* to, std::size_t n, StreamRef stream);
 // Fills n bytes with zero on `stream` (host: by the threads of the pool).
 void zero_async(void* to, std::size_t n, StreamRef stream);

@@ -164,8 +164,6 @@ class Resolver {
   }
 
   void rest() {
-    require(c_.device.backend != Config::Device::Choice::cuda,
-            "device.backend: is cuda, but this program is built without CUDA; set auto or host");
     c_.offload.optimizer.record_size = round_up(c_.offload.optimizer.record_size, kRecordGranularity);
     require(!c_.checkpoint.resume.empty(), "checkpoint.resume: must be auto, never or a checkpoint folder");
   }

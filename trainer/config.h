@@ -13,6 +13,7 @@
 #include "nvme/io_engine.h"
 #include "optim/schedule.h"
 #include "parallel/communicator.h"
+#include "runtime/arena.h"
 #include "runtime/dtype.h"
 #include "runtime/status.h"
 
@@ -109,7 +110,7 @@ struct Config {
 
   struct Offload {
     struct Optimizer {
-      enum class Home { cpu, nvme } device = Home::cpu;
+      Tier device = Tier::cpu;
       std::int64_t record_size = std::int64_t{16} << 20;  // parameters; resolve rounds it up to a multiple of 4096
     } optimizer;
   } offload;
@@ -131,6 +132,7 @@ struct Config {
   struct Device {
     enum class Choice { automatic, host, cuda } backend = Choice::automatic;
     std::int64_t threads = 0;  // compute threads of a rank; derived: the machine's cores divided by the ranks on it
+    bool tf32 = false;
   } device;
 
   struct Checkpoint {

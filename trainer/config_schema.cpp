@@ -260,10 +260,10 @@ void describe_parallel(ConfigSchema& s, Config& c) {
 }
 
 void describe_tiers(ConfigSchema& s, Config& c) {
-  using Home = Config::Offload::Optimizer::Home;
   s.section("offload", "Where states live.");
-  s.add_choice<Home>("offload.optimizer.device", c.offload.optimizer.device, {{"cpu", Home::cpu}, {"nvme", Home::nvme}},
-                     "Home of master weights and optimizer states.")
+  s.add_choice<Tier>("offload.optimizer.device", c.offload.optimizer.device,
+                     {{"none", Tier::gpu}, {"cpu", Tier::cpu}, {"nvme", Tier::nvme}},
+                     "Home of master weights and optimizer states; none: the gpu tier, where on cuda the GPU updates them.")
       .alias("offload_optimizer.device")
       .alias("zero_optimization.offload_optimizer.device");
   s.add("offload.optimizer.record_size", c.offload.optimizer.record_size,
@@ -300,7 +300,9 @@ void describe_rest(ConfigSchema& s, Config& c) {
   s.add_choice<Choice>("device.backend", c.device.backend,
                        {{"auto", Choice::automatic}, {"host", Choice::host}, {"cuda", Choice::cuda}},
                        "Where the model computes; auto: cuda where there is a GPU and the program was built for it.");
-  s.add("device.threads", c.device.threads, "Compute threads of a rank on the host backend.")
+  s.add("device.tf32", c.device.tf32,
+        "On cuda, products of fp32 run on tensor cores with operands rounded to 10 bits of mantissa: faster, other bits.");
+  s.add("device.threads", c.device.threads, "Compute threads of a rank; on cuda, those that update states in host memory.")
       .at_least(1)
       .at_most(4096)
       .automatic("the machine's cores divided by the ranks on it");

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "optim/clip.h"
+#include "parallel/nccl_communicator.h"
 
 namespace strata {
 StateLayout make_layout(const Model& model, WorldSize world) {
@@ -19,6 +20,10 @@ StateLayout make_layout(const Model& model, WorldSize world) {
 }
 
 namespace {
+
+// For the partial sums of the largest layers, and more than any algorithm of cuBLASLt asks for.
+constexpr std::size_t kGpuScratchBytes = std::size_t{64} << 20;
+constexpr std::size_t kWindowBytes = std::size_t{1} << 20;
 
 std::vector<std::vector<Shape>> make_shapes(const Model& model) {
   std::vector<std::vector<Shape>> shapes;
@@ -35,10 +40,8 @@ Engine::Engine(Device& device, const Model& model, const EngineOptions& options)
     : device_(device),
       model_(model),
       options_(options),
-      gpu_(Tier::gpu, options.gpu_budget,
-           device.backend() == Backend::dry ? TierArena::Backing::none : TierArena::Backing::memory),
-      cpu_(Tier::cpu, options.cpu_budget,
-           device.backend() == Backend::dry ? TierArena::Backing::none : TierArena::Backing::memory) {}
+      gpu_(Tier::gpu, options.gpu_budget, device),
+      cpu_(Tier::cpu, options.cpu_budget, device) {}
 
 Engine::~Engine() {
   for (Stream* stream : streams()) {
@@ -49,8 +52,9 @@ Engine::~Engine() {
 
 Result<std::unique_ptr<Engine>> Engine::create(Device& device, const Model& model, const EngineOptions& options,
                                                Communicator& comm, std::vector<std::string>* notes) {
-  std::unique_ptr<Engine> engine(new Engine(device, model, options));
+  std::unique_ptr<Engine> engine;
   try {
+    engine.reset(new Engine(device, model, options));
     STRATA_RETURN_IF_ERROR(engine->allocate(comm, notes));
   } catch (const StatusError& error) {
     return error.status();
@@ -60,32 +64,60 @@ Result<std::unique_ptr<Engine>> Engine::create(Device& device, const Model& mode
 
 Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   STRATA_ASSIGN_OR_RETURN(data_comm_, comm.duplicate());
+  if (device_.backend() == Backend::cuda) {
+    STRATA_ASSIGN_OR_RETURN(data_comm_, options_.make_gpu_communicator(std::move(data_comm_), device_.gpu()));
+  }
   STRATA_ASSIGN_OR_RETURN(control_, comm.duplicate());
   layout_ = make_layout(model_, comm.size());
   compute_ = std::make_unique<Stream>(device_, "compute");
   comm_stream_ = std::make_unique<Stream>(device_, "communication");
-  update_ = std::make_unique<Stream>(device_, "cpu update");
-  nvme_read_ = std::make_unique<Stream>(device_, "nvme read");
-  nvme_write_ = std::make_unique<Stream>(device_, "nvme write");
+  const StreamKind updater = OptimizerStore::update_kind(device_, options_.optimizer.home);
+  gpu_to_cpu_ = std::make_unique<Stream>(device_, "gpu to cpu");
+  update_ = std::make_unique<Stream>(device_, updater == StreamKind::gpu ? "gpu update" : "cpu update", updater);
+  cpu_to_gpu_ = std::make_unique<Stream>(device_, "cpu to gpu");
+  nvme_read_ = std::make_unique<Stream>(device_, "nvme read", StreamKind::host);
+  nvme_write_ = std::make_unique<Stream>(device_, "nvme write", StreamKind::host);
+  host_ = std::make_unique<Stream>(device_, "host", StreamKind::host);
+  STRATA_RETURN_IF_ERROR(allocate_scratch());
   params_ = std::make_unique<ParamStore>(layout_, make_shapes(model_),
                                          ParamStoreOptions{.zero_stage = options_.zero_stage, .dtype = options_.compute},
                                          *data_comm_, gpu_, *compute_, *comm_stream_);
   grads_ =
       std::make_unique<GradStore>(layout_, make_shapes(model_),
                                   GradStoreOptions{.zero_stage = options_.zero_stage, .micro_batches = options_.micro_batches},
-                                  *data_comm_, gpu_, *compute_, *comm_stream_);
+                                  *data_comm_, gpu_, cpu_, *compute_, *comm_stream_);
   options_.optimizer.zero_stage = options_.zero_stage;
-  options_.optimizer.master = options_.compute != DType::f32;
-  STRATA_ASSIGN_OR_RETURN(optimizer_, OptimizerStore::create(layout_, comm.rank(), options_.optimizer, cpu_, *params_, *grads_,
-                                                             UpdateStreams{*update_, *nvme_read_, *nvme_write_}, notes));
-  const std::int64_t rows = options_.micro_batch * options_.seq_length;
-  tokens_ = Tensor(gpu_, Category::other, DType::i32, {options_.micro_batches, rows}, "tokens");
-  targets_ = Tensor(gpu_, Category::other, DType::i32, {options_.micro_batches, rows}, "targets");
-  losses_ = Tensor(gpu_, Category::other, DType::f32, {options_.micro_batches, rows}, "losses");
+  options_.optimizer.compute = options_.compute;
+  STRATA_ASSIGN_OR_RETURN(
+      optimizer_,
+      OptimizerStore::create(layout_, comm.rank(), options_.optimizer, gpu_, cpu_, *params_, *grads_,
+                             UpdateStreams{*update_, *nvme_read_, *nvme_write_, *gpu_to_cpu_, *cpu_to_gpu_, *host_}, notes));
+  const Shape rows{options_.micro_batches, options_.micro_batch * options_.seq_length};
+  tokens_ = HostMirror(device_, gpu_, cpu_, Category::other, DType::i32, rows, "tokens");
+  targets_ = HostMirror(device_, gpu_, cpu_, Category::other, DType::i32, rows, "targets");
+  losses_ = HostMirror(device_, gpu_, cpu_, Category::other, DType::f32, rows, "losses");
   const int head = model_.unit_count() - 1;
   for (int u = 0; u <= head; ++u) model_.unit(u).prepare(*compute_, gpu_, options_.seq_length);
   for (int u = 0; u <= head; ++u) forward_order_.push_back(u);
   for (int u = head - 1; u >= 0; --u) forward_order_.push_back(u);
+  return {};
+}
+
+Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu) {
+  std::shared_ptr<NcclApi> nccl;
+  if (host->size().v > 1) {
+    STRATA_ASSIGN_OR_RETURN(nccl, load_nccl());
+  }
+  return make_nccl_communicator(std::move(host), std::move(nccl), gpu, {.axis = "data", .scratch_bytes = kGpuScratchBytes});
+}
+
+Status Engine::allocate_scratch() {
+  if (!device_.has_separate_memory()) return {};
+  for (auto [stream, buffer] : {std::pair(compute_.get(), &compute_scratch_), std::pair(comm_stream_.get(), &comm_scratch_)}) {
+    STRATA_ASSIGN_OR_RETURN(*buffer, gpu_.allocate(kGpuScratchBytes, Category::workspace, "scratch of a stream"));
+    stream->set_scratch({buffer->data(), buffer->size()});
+  }
+  STRATA_ASSIGN_OR_RETURN(window_, cpu_.allocate(kWindowBytes, Category::other, "window for looking at values"));
   return {};
 }
 
@@ -170,15 +202,15 @@ Status Engine::load_batch(int index, const BatchLoader& load) {
   if (dry()) return {};
   const Batch batch = batch_view(index);
   const auto n = static_cast<std::size_t>(batch.tokens_R.numel());
-  auto* tokens = tokens_.ref().rows(index, 1).as<std::int32_t>();
-  auto* targets = targets_.ref().rows(index, 1).as<std::int32_t>();
+  auto* tokens = tokens_.host().rows(index, 1).as<std::int32_t>();
+  auto* targets = targets_.host().rows(index, 1).as<std::int32_t>();
   return load(index, {tokens, n}, {targets, n});
 }
 
 double Engine::sum_losses(int slot) const {
   if (dry()) return 0.0;
   const std::int64_t n = losses_.shape()[1];
-  const float* values = losses_.ref().as<float>() + slot * n;
+  const float* values = losses_.host().as<float>() + slot * n;
   double sum = 0.0;
   for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(values[i]);
   return sum;
@@ -189,6 +221,8 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
       static_cast<double>(options_.micro_batch * options_.seq_length) * options_.micro_batches * layout_.world.v;
   // Every micro-batch is loaded before the first is enqueued: the last step's compute is complete (exchange() waited for it).
   for (int i = 0; i < options_.micro_batches; ++i) STRATA_RETURN_IF_ERROR(load_batch(i, load));
+  tokens_.upload(*compute_);
+  targets_.upload(*compute_);
   for (int i = 0; i < options_.micro_batches; ++i)
     run_micro_batch(i, batch_view(i), losses_.ref().rows(i, 1).view({losses_.shape()[1]}), static_cast<float>(1.0 / tokens));
   STRATA_ASSIGN_OR_RETURN(StepResult result, exchange(wishes_to_stop));
@@ -201,6 +235,7 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
 
 // One exchange a step: every rank's loss sums, norm partials and wish to stop.
 Result<StepResult> Engine::exchange(const StopWish& wishes_to_stop) {
+  losses_.download(*compute_);
   STRATA_RETURN_IF_ERROR(comm_stream_->ref().synchronize());
   STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
   grads_->release_buffers();
@@ -237,16 +272,19 @@ Result<double> Engine::evaluate(int iterations, const BatchLoader& load) {
   const std::vector<TensorRef> no_grads;
   for (int i = 0; i < iterations; ++i) {
     if (!dry()) {
-      auto* tokens = tokens_.ref().as<std::int32_t>();
-      auto* targets = targets_.ref().as<std::int32_t>();
+      auto* tokens = tokens_.host().as<std::int32_t>();
+      auto* targets = targets_.host().as<std::int32_t>();
       const auto n = static_cast<std::size_t>(tokens_.shape()[1]);
       STRATA_RETURN_IF_ERROR(load(i, {tokens, n}, {targets, n}));
     }
+    tokens_.upload(*compute_);
+    targets_.upload(*compute_);
     const Batch batch = batch_view(0);
     const Tensor x = run_forward(batch, nullptr, nullptr);
     const Leases leases = acquire(model_.unit_count() - 1);
     const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, no_grads};
     model_.head().loss(ctx, x, losses_.ref().rows(0, 1).view({losses_.shape()[1]}));
+    losses_.download(*compute_);
     STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
     mine.push_back(sum_losses(0));
   }
@@ -265,7 +303,8 @@ Result<double> Engine::evaluate(int iterations, const BatchLoader& load) {
 
 std::vector<Stream*> Engine::streams() const {
   std::vector<Stream*> all;
-  for (Stream* stream : {compute_.get(), comm_stream_.get(), nvme_read_.get(), update_.get(), nvme_write_.get()})
+  for (Stream* stream : {compute_.get(), comm_stream_.get(), gpu_to_cpu_.get(), nvme_read_.get(), update_.get(),
+                         cpu_to_gpu_.get(), nvme_write_.get(), host_.get()})
     if (stream != nullptr) all.push_back(stream);  // fewer, where create() failed
   return all;
 }
@@ -293,8 +332,13 @@ Status Engine::rehearse() {
 }
 
 BusySeconds Engine::busy() const {
-  return {compute_->busy_seconds(), comm_stream_->busy_seconds(), update_->busy_seconds(), nvme_read_->busy_seconds(),
-          nvme_write_->busy_seconds()};
+  return {.compute = compute_->busy_seconds(),
+          .communication = comm_stream_->busy_seconds(),
+          .update = update_->busy_seconds(),
+          .nvme_read = nvme_read_->busy_seconds(),
+          .nvme_write = nvme_write_->busy_seconds(),
+          .gpu_to_cpu = gpu_to_cpu_->busy_seconds(),
+          .cpu_to_gpu = cpu_to_gpu_->busy_seconds()};
 }
 
 }  // namespace strata

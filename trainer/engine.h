@@ -22,12 +22,19 @@
 #include "optim/adamw.h"
 #include "parallel/communicator.h"
 #include "runtime/arena.h"
+#include "runtime/host_mirror.h"
 #include "runtime/stream.h"
 
 namespace strata {
 
 // Units, parameters and slices of a model over `world` ranks.
 StateLayout make_layout(const Model& model, WorldSize world);
+
+// Puts device memory in reach of a group's collectives.
+using GpuCommunicatorMaker =
+    std::function<Result<std::unique_ptr<Communicator>>(std::unique_ptr<Communicator> host, GpuDriver& gpu)>;
+// NCCL (parallel/nccl_communicator.h), which one rank alone does not need.
+Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu);
 
 struct EngineOptions {
   DType compute = DType::f32;  // f32 or bf16
@@ -39,9 +46,10 @@ struct EngineOptions {
   std::int64_t seq_length = 1;   // tokens
   double clip_norm = 1.0;        // 0: off
   AdamWConfig adamw;
-  OptimizerStoreOptions optimizer;  // home, record size, file; zero_stage and master are set by the engine
+  OptimizerStoreOptions optimizer;  // home, record size, file; zero_stage and compute are set by the engine
   std::size_t gpu_budget = 0;       // bytes
   std::size_t cpu_budget = 0;
+  GpuCommunicatorMaker make_gpu_communicator = connect_by_nccl;  // on the cuda backend
 };
 
 struct StepResult {
@@ -53,12 +61,12 @@ struct StepResult {
 
 // Seconds of work so far, by resource.
 struct BusySeconds {
-  double compute = 0, communication = 0, update = 0, nvme_read = 0, nvme_write = 0;
+  double compute = 0, communication = 0, update = 0, nvme_read = 0, nvme_write = 0, gpu_to_cpu = 0, cpu_to_gpu = 0;
 };
 
 class Engine {
  public:
-  // comm: data-parallel group; the engine takes duplicates for its streams. device: host or dry. All references outlive it.
+  // comm: data-parallel group; the engine takes duplicates for its streams. All references outlive it.
   static Result<std::unique_ptr<Engine>> create(Device& device, const Model& model, const EngineOptions& options,
                                                 Communicator& comm, std::vector<std::string>* notes);
   // Waits for what is enqueued; if that fails, tells the other ranks, and an error that no call returned is printed.
@@ -102,10 +110,12 @@ class Engine {
   Batch batch_view(int slot) const;
   Result<StepResult> exchange(const StopWish& wishes_to_stop);
   Status diagnose(std::int64_t step, const StepResult& result);
-  std::int64_t nonfinite_in(const ConstTensorRef& values) const;
+  Status allocate_scratch();
+  // Index of the first element that is not finite, or -1. The compute stream is synchronized.
+  Result<std::int64_t> nonfinite_in(const ConstTensorRef& values);
   Status first_bad_parameter(std::string* found);
   Status first_bad_activation(std::string* found);
-  std::string first_bad_gradient() const;
+  Status first_bad_gradient(std::string* found);
   bool dry() const { return device_.backend() == Backend::dry; }
   double sum_losses(int slot) const;
   std::vector<Stream*> streams() const;
@@ -119,13 +129,16 @@ class Engine {
   StateLayout layout_;
   std::unique_ptr<Communicator> data_comm_;
   std::unique_ptr<Communicator> control_;
-  std::unique_ptr<Stream> compute_, comm_stream_, update_, nvme_read_, nvme_write_;
+  std::unique_ptr<Stream> compute_, comm_stream_, gpu_to_cpu_, update_, cpu_to_gpu_, nvme_read_, nvme_write_, host_;
   std::unique_ptr<ParamStore> params_;
   std::unique_ptr<GradStore> grads_;
   std::unique_ptr<OptimizerStore> optimizer_;
   std::vector<int> forward_order_;  // units in the order their parameters are needed, forward and backward
-  Tensor tokens_, targets_;         // i32 [micro_batches, R]
-  Tensor losses_;                   // f32 [micro_batches, R]
+  HostMirror tokens_, targets_;     // i32 [micro_batches, R]
+  HostMirror losses_;               // f32 [micro_batches, R]
+  // Where the gpu tier is a memory of its own: scratch of the two streams whose kernels need it, and a piece of host memory
+  // through which values are looked at when a loss is not finite.
+  Buffer compute_scratch_, comm_scratch_, window_;
 };
 
 }  // namespace strata

@@ -1,5 +1,6 @@
 // What to tell the user when a loss or a norm is not finite: the first tensor, in the order of computation, that holds a bad
 // value.
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -8,15 +9,27 @@
 
 namespace strata {
 
-// Index of the first element that is not finite, or -1.
-std::int64_t Engine::nonfinite_in(const ConstTensorRef& values) const { return dry() ? -1 : kernels::find_nonfinite(values); }
+Result<std::int64_t> Engine::nonfinite_in(const ConstTensorRef& values) {
+  if (dry()) return std::int64_t{-1};
+  if (!window_) return kernels::find_nonfinite(values);
+  const auto size = static_cast<std::int64_t>(size_of(values.dtype));
+  const std::int64_t step = static_cast<std::int64_t>(window_.size()) / size;
+  for (std::int64_t first = 0; first < values.numel(); first += step) {
+    const std::int64_t count = std::min(step, values.numel() - first);
+    copy_async(values.data + first * size, window_.data(), static_cast<std::size_t>(count * size), *compute_);
+    STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
+    const std::int64_t index = kernels::find_nonfinite({window_.data(), values.dtype, {count}});
+    if (index >= 0) return first + index;
+  }
+  return std::int64_t{-1};
+}
 
 Status Engine::first_bad_parameter(std::string* found) {
   for (int u = 0; u < model_.unit_count() && found->empty(); ++u) {
     const ParamLease lease = params_->acquire(u);
     STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
     for (std::size_t p = 0; p < lease.params().size() && found->empty(); ++p) {
-      const std::int64_t index = nonfinite_in(lease.params()[p]);
+      STRATA_ASSIGN_OR_RETURN(const std::int64_t index, nonfinite_in(lease.params()[p]));
       if (index >= 0)
         *found = "parameter " + layout_.units[static_cast<std::size_t>(u)].params[p].name + "[" + std::to_string(index) + "]";
     }
@@ -34,25 +47,25 @@ Status Engine::first_bad_activation(std::string* found) {
       const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, no_grads};
       x = model_.body()[u]->forward(ctx, x, nullptr);
       STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
-      const std::int64_t index = nonfinite_in(x);
+      STRATA_ASSIGN_OR_RETURN(const std::int64_t index, nonfinite_in(x));
       if (index >= 0 && found->empty())
         *found =
             "output of " + model_.body()[u]->name() + " [" + std::to_string(index) + "] in micro-batch " + std::to_string(slot);
     }
-    const std::int64_t row = nonfinite_in(losses_.ref().rows(slot, 1));
+    const std::int64_t row = dry() ? -1 : kernels::find_nonfinite(losses_.host().rows(slot, 1));
     if (row >= 0 && found->empty()) *found = "loss of row " + std::to_string(row) + " in micro-batch " + std::to_string(slot);
   }
   return {};
 }
 
-std::string Engine::first_bad_gradient() const {
-  for (int u = model_.unit_count() - 1; u >= 0; --u) {
-    const std::int64_t index = kernels::find_nonfinite(grads_->owned(u));
+Status Engine::first_bad_gradient(std::string* found) {
+  for (int u = model_.unit_count() - 1; u >= 0 && found->empty(); --u) {
+    STRATA_ASSIGN_OR_RETURN(const std::int64_t index, nonfinite_in(grads_->owned(u)));
     if (index < 0) continue;
     const UnitLayout& unit = layout_.units[static_cast<std::size_t>(u)];
-    return "gradient of " + element_name(unit, unit.slices[static_cast<std::size_t>(control_->rank().v)].first + index);
+    *found = "gradient of " + element_name(unit, unit.slices[static_cast<std::size_t>(control_->rank().v)].first + index);
   }
-  return "";
+  return {};
 }
 
 Status Engine::diagnose(std::int64_t step, const StepResult& result) {
@@ -62,7 +75,7 @@ Status Engine::diagnose(std::int64_t step, const StepResult& result) {
   std::string activation;
   STRATA_RETURN_IF_ERROR(first_bad_activation(&activation));
   if (found.empty()) found = activation;
-  if (found.empty()) found = first_bad_gradient();
+  STRATA_RETURN_IF_ERROR(first_bad_gradient(&found));
   STRATA_ASSIGN_OR_RETURN(const auto all,
                           control_->gather_all(std::as_bytes(std::span(found)), "diagnosis of a non-finite value"));
   std::string first = "no single tensor: the sum of squared gradients overflows";

@@ -117,6 +117,7 @@ Result<std::unique_ptr<Environment>> Environment::from_launcher(const Config::Pa
     STRATA_ASSIGN_OR_RETURN(environment->owned_, make_world(*environment->mpi_->session, world, &environment->notes_));
     const NodeInfo& node = environment->mpi_->session->node();
     environment->ranks_on_machine_ = node.local_size;
+    environment->local_rank_ = node.local_rank;
     STRATA_ASSIGN_OR_RETURN(environment->ranks_on_cores_, ranks_with_these_cores(*environment->owned_, node.host));
   }
   environment->world_ = environment->owned_.get();
@@ -126,6 +127,7 @@ Result<std::unique_ptr<Environment>> Environment::from_launcher(const Config::Pa
 std::unique_ptr<Environment> Environment::from_communicator(Communicator& world, int ranks_on_machine) {
   std::unique_ptr<Environment> environment(new Environment());
   environment->world_ = &world;
+  environment->local_rank_ = world.rank().v;
   environment->ranks_on_machine_ = environment->ranks_on_cores_ = ranks_on_machine;
   return environment;
 }

@@ -24,6 +24,8 @@ class Environment {
   Communicator& world() const { return *world_; }
   bool leader() const { return world_->rank().v == 0; }
   int ranks_on_machine() const { return ranks_on_machine_; }
+  // This rank's place among them.
+  int local_rank() const { return local_rank_; }
   // Compute threads for this rank: `requested`, or the cores it may use divided by the ranks that may use the same (at least
   // 1).
   int compute_threads(std::int64_t requested) const;
@@ -39,6 +41,7 @@ class Environment {
   std::unique_ptr<Communicator> owned_;
   Communicator* world_ = nullptr;
   int ranks_on_machine_ = 1;
+  int local_rank_ = 0;
   int ranks_on_cores_ = 1;  // that are bound to the same cores as this one
   std::vector<std::string> notes_;
 };

@@ -29,7 +29,7 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.clip_norm = c.training.clip_grad;
   options.adamw = {
       .beta1 = c.optimizer.beta1, .beta2 = c.optimizer.beta2, .eps = c.optimizer.eps, .weight_decay = c.optimizer.weight_decay};
-  options.optimizer.home = c.offload.optimizer.device == Config::Offload::Optimizer::Home::nvme ? Tier::nvme : Tier::cpu;
+  options.optimizer.home = c.offload.optimizer.device;
   options.optimizer.record_size = c.offload.optimizer.record_size;
   options.optimizer.nvme_file = state_file_path(c.nvme.path, rank.v);
   options.optimizer.io.kind = c.nvme.engine;

@@ -43,16 +43,18 @@ nlohmann::json tier_to_json(const MemoryReport& report) {
 
 }  // namespace
 
-Result<Plan> make_plan(const Model& model, const EngineOptions& wanted, WorldSize world, Rank rank, int threads) {
+Result<Plan> make_plan(const Model& model, const EngineOptions& wanted, WorldSize world, Rank rank, int threads,
+                       Backend backend) {
   EngineOptions options = wanted;
   options.gpu_budget = options.cpu_budget = kUnlimited;
-  Device device(Backend::dry, threads);
+  Device device(Backend::dry, threads, backend);
   DryCommunicator comm(rank, world);
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::create(device, model, options, comm, nullptr));
   STRATA_RETURN_IF_ERROR(engine->rehearse());
   Plan plan;
   plan.world = world;
   plan.rank = rank;
+  plan.backend = backend;
   plan.threads = threads;
   plan.parameters = model.parameter_count();
   plan.units = model.unit_count();
@@ -89,7 +91,8 @@ Status check_budgets(const Plan& plan, const Budgets& budgets) {
     add(too_small("memory.nvme", plan.nvme_bytes, *budgets.nvme, "two slots a record", "use more ranks or raise memory.nvme"));
   if (budgets.host_memory && plan.host_bytes() > *budgets.host_memory)
     add(too_small("memory of this machine for one rank", plan.host_bytes(), *budgets.host_memory,
-                  "gpu tier " + format_bytes(plan.gpu.high_water) + ", cpu tier " + format_bytes(plan.cpu.high_water),
+                  (plan.backend == Backend::host ? "gpu tier " + format_bytes(plan.gpu.high_water) + ", " : std::string()) +
+                      "cpu tier " + format_bytes(plan.cpu.high_water),
                   advice(plan) + (plan.options.optimizer.home == Tier::cpu ? "set offload.optimizer.device: nvme"
                                                                            : "or use more machines")));
   return problems.empty() ? Status() : Status(Code::invalid_config, problems);
@@ -97,10 +100,10 @@ Status check_budgets(const Plan& plan, const Budgets& budgets) {
 
 std::string format_plan(const Plan& plan, const Budgets& budgets) {
   std::string text = fmt::format(
-      "{:.2f} M parameters in {} units, {} rank{} of {} thread{}, ZeRO stage {}, {} compute, optimizer state in {} ({} records "
-      "a rank)\n",
+      "{:.2f} M parameters in {} units, {} rank{} of {} thread{}, {}, ZeRO stage {}, {} compute, optimizer state in {} ({} "
+      "records a rank)\n",
       static_cast<double>(plan.parameters) / 1e6, plan.units, plan.world.v, plan.world.v == 1 ? "" : "s", plan.threads,
-      plan.threads == 1 ? "" : "s", plan.options.zero_stage, to_string(plan.options.compute),
+      plan.threads == 1 ? "" : "s", to_string(plan.backend), plan.options.zero_stage, to_string(plan.options.compute),
       to_string(plan.options.optimizer.home), plan.records);
   text += fmt::format("{} tokens a step, {:.3g} FLOP a step{}\n\n", plan.tokens_per_step, plan.flops_per_step,
                       plan.options.recompute ? " (forward run twice)" : "");
@@ -119,13 +122,14 @@ std::string format_plan(const Plan& plan, const Budgets& budgets) {
   text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", "nvme", "state file", format_bytes(plan.nvme_bytes),
                       budgets.nvme ? format_bytes(*budgets.nvme) : "auto");
   if (budgets.host_memory)
-    text += fmt::format("host memory for both tiers: {} of {} a rank\n", format_bytes(plan.host_bytes()),
-                        format_bytes(*budgets.host_memory));
+    text += fmt::format("host memory{}: {} of {} a rank\n", plan.backend == Backend::host ? " for both tiers" : "",
+                        format_bytes(plan.host_bytes()), format_bytes(*budgets.host_memory));
   return text;
 }
 
 std::string plan_to_json(const Plan& plan) {
   const nlohmann::json j = {{"world_size", plan.world.v},
+                            {"backend", to_string(plan.backend)},
                             {"threads", plan.threads},
                             {"parameters", plan.parameters},
                             {"units", plan.units},

@@ -14,7 +14,7 @@ namespace strata {
 // Bytes per rank a user or the machine allows; absent: unlimited.
 struct Budgets {
   std::optional<std::size_t> gpu, cpu, nvme;
-  // On the host backend both tiers are one memory: what this rank may use of it.
+  // What this rank may use of the host's memory: for the cpu tier, and on the host backend for both.
   std::optional<std::size_t> host_memory;
 };
 
@@ -26,16 +26,18 @@ struct Plan {
   std::int64_t records = 0;          // of this rank
   std::int64_t tokens_per_step = 0;  // all ranks
   double flops_per_step = 0;         // all ranks: 6 * parameters * tokens, and 2 more where forwards run again
-  int threads = 1;                   // of a rank
-  MemoryReport gpu, cpu;             // high_water is what the run needs and gets
+  Backend backend = Backend::host;
+  int threads = 1;        // of a rank
+  MemoryReport gpu, cpu;  // high_water is what the run needs and gets
   std::size_t nvme_bytes = 0;
   EngineOptions options;
 
-  std::size_t host_bytes() const { return gpu.high_water + cpu.high_water; }  // where both tiers are one memory
+  std::size_t host_bytes() const { return cpu.high_water + (backend == Backend::host ? gpu.high_water : 0); }
 };
 
-// Pure: depends on its arguments alone. Whether it fits is not decided here; see check_budgets().
-Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads);
+// Pure: depends on its arguments alone; for cuda too it needs no GPU. Whether it fits is not decided here; see check_budgets().
+Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
+                       Backend backend);
 // The rank that owns the most elements (shares differ by at most one block a unit): whose plan stands for all.
 Rank largest_rank(const Model& model, WorldSize world);
 // invalid_config naming every tier that does not fit, the inequality in numbers and the keys that would mend it.

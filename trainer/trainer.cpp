@@ -18,6 +18,7 @@
 #include "trainer/checkpoint/load.h"
 #include "trainer/checkpoint/save.h"
 #include "trainer/data/token_dataset.h"
+#include "trainer/gpu_setup.h"
 #include "trainer/initialise.h"
 #include "trainer/model_setup.h"
 #include "trainer/run_lock.h"
@@ -45,6 +46,7 @@ class Trainer::Impl {
   friend class Trainer;
   Status make_model();
   Status open_data();
+  Status choose_device();
   Status check_plan();
   Status prepare_run_folder();
   Status describe_run();
@@ -123,6 +125,7 @@ Status Trainer::Impl::setup(const Config& config) {
   config_ = std::move(resolved).value();
   STRATA_RETURN_IF_ERROR(agree(comm, make_model(), "model setup"));
   STRATA_RETURN_IF_ERROR(agree(comm, open_data(), "opening data"));
+  STRATA_RETURN_IF_ERROR(agree(comm, choose_device(), "choosing the device"));
   STRATA_RETURN_IF_ERROR(agree(comm, check_plan(), "planning"));
   STRATA_RETURN_IF_ERROR(agree(comm, environment_.leader() ? prepare_run_folder() : Status(), "preparing the run folder"));
   STRATA_RETURN_IF_ERROR(agree(comm, prepare_nvme_folder(), "preparing nvme.path"));
@@ -182,11 +185,27 @@ Status Trainer::Impl::open_data() {
   return extras_.validation ? check("data.validation", *extras_.validation) : Status();
 }
 
+Status Trainer::Impl::choose_device() {
+  const int threads = environment_.compute_threads(config_.device.threads);
+  std::unique_ptr<GpuDriver> gpu;
+  if (extras_.make_gpu) {
+    STRATA_ASSIGN_OR_RETURN(gpu, extras_.make_gpu());
+  } else {
+    STRATA_ASSIGN_OR_RETURN(const Backend backend, choose_backend(config_));
+    if (backend == Backend::cuda) {
+      STRATA_ASSIGN_OR_RETURN(gpu, make_gpu_driver(config_, environment_.local_rank()));
+    }
+  }
+  device_ = gpu ? std::make_unique<Device>(std::move(gpu), threads) : std::make_unique<Device>(Backend::host, threads);
+  return {};
+}
+
 Status Trainer::Impl::check_plan() {
   budgets_ = budgets_of(config_, environment_.host_memory());
+  if (device_->backend() == Backend::cuda && !budgets_.gpu) budgets_.gpu = usable_gpu_memory(device_->gpu().properties());
   STRATA_ASSIGN_OR_RETURN(
       plan_, make_plan(*extras_.model, engine_options(config_, environment_.world().rank()), environment_.world().size(),
-                       environment_.world().rank(), environment_.compute_threads(config_.device.threads)));
+                       environment_.world().rank(), device_->threads(), device_->backend()));
   return check_budgets(plan_, budgets_);
 }
 
@@ -198,7 +217,7 @@ Status Trainer::Impl::prepare_run_folder() {
 
 // On every rank: nvme.path is a local disk of each machine.
 Status Trainer::Impl::prepare_nvme_folder() const {
-  if (config_.offload.optimizer.device != Config::Offload::Optimizer::Home::nvme) return {};
+  if (config_.offload.optimizer.device != Tier::nvme) return {};
   std::error_code error;
   fs::create_directories(config_.nvme.path, error);
   return error ? Status::from_errno("create nvme.path", config_.nvme.path, error.value()) : Status();
@@ -208,7 +227,7 @@ Status Trainer::Impl::start_engine() {
   EngineOptions options = engine_options(config_, environment_.world().rank());
   options.gpu_budget = plan_.gpu.high_water;
   options.cpu_budget = plan_.cpu.high_water;
-  device_ = std::make_unique<Device>(Backend::host, plan_.threads);
+  if (extras_.make_gpu_communicator) options.make_gpu_communicator = extras_.make_gpu_communicator;
   std::vector<std::string> notes;
   Result<std::unique_ptr<Engine>> engine = Engine::create(*device_, *extras_.model, options, environment_.world(), &notes);
   if (engine.ok() && options.optimizer.home == Tier::nvme) {
@@ -351,9 +370,10 @@ Result<StepMetrics> Trainer::Impl::step() {
   metrics.tokens_per_second =
       static_cast<double>(config_.training.global_batch_size * config_.training.seq_length) / metrics.step_seconds;
   const BusySeconds busy = engine_->busy();
-  metrics.busy = {busy.compute - last_busy_.compute, busy.communication - last_busy_.communication,
-                  busy.update - last_busy_.update, busy.nvme_read - last_busy_.nvme_read,
-                  busy.nvme_write - last_busy_.nvme_write};
+  metrics.busy = {busy.compute - last_busy_.compute,       busy.communication - last_busy_.communication,
+                  busy.update - last_busy_.update,         busy.nvme_read - last_busy_.nvme_read,
+                  busy.nvme_write - last_busy_.nvme_write, busy.gpu_to_cpu - last_busy_.gpu_to_cpu,
+                  busy.cpu_to_gpu - last_busy_.cpu_to_gpu};
   last_busy_ = busy;
   metrics.gpu_peak = engine_->memory(Tier::gpu).high_water;
   metrics.cpu_peak = engine_->memory(Tier::cpu).high_water;

@@ -25,12 +25,17 @@
 
 namespace strata {
 
+// Makes the driver of a rank's GPU.
+using GpuDriverMaker = std::function<Result<std::unique_ptr<GpuDriver>>()>;
+
 struct TrainerExtras {
   std::unique_ptr<Model> model;                     // null: made from config.model
   std::shared_ptr<const DataSource> train;          // null: opened from config.data
   std::shared_ptr<const DataSource> validation;     // null: from config.data, which may have none
   std::function<void(const StepMetrics&)> on_step;  // on every rank, after every step
   std::function<void(const std::string&)> on_note;  // on rank 0: lines worth telling the user
+  GpuDriverMaker make_gpu;                          // null: CUDA's, as config.device says
+  GpuCommunicatorMaker make_gpu_communicator;       // null: NCCL
 };
 
 class Trainer {

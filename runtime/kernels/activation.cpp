@@ -66,33 +66,37 @@ void check_swiglu(const ConstTensorRef& gate_up_RG, const ConstTensorRef& rows_R
 void gelu_forward(const GeluForwardArgs& args, StreamRef stream) {
   check_compute_dtype(args.x.dtype, "x");
   check_tensor(args.y, args.x.dtype, args.x.shape, "y");
-  enqueue_host("gelu_forward", stream, [args, &table = activation_table(), &pool = stream.device().pool()] {
-    return args.x.dtype == DType::f32 ? gelu<float>(args, table, pool) : gelu<bf16>(args, table, pool);
-  });
+  enqueue_kernel("gelu_forward", stream, args, &GpuKernels::gelu_forward,
+                 [args, &table = activation_table(), &pool = stream.device().pool()] {
+                   return args.x.dtype == DType::f32 ? gelu<float>(args, table, pool) : gelu<bf16>(args, table, pool);
+                 });
 }
 
 void gelu_backward(const GeluBackwardArgs& args, StreamRef stream) {
   check_compute_dtype(args.x.dtype, "x");
   check_tensor(args.dy, args.x.dtype, args.x.shape, "dy");
   check_tensor(args.dx, args.x.dtype, args.x.shape, "dx");
-  enqueue_host("gelu_backward", stream, [args, &table = activation_table(), &pool = stream.device().pool()] {
-    return args.x.dtype == DType::f32 ? gelu<float>(args, table, pool) : gelu<bf16>(args, table, pool);
-  });
+  enqueue_kernel("gelu_backward", stream, args, &GpuKernels::gelu_backward,
+                 [args, &table = activation_table(), &pool = stream.device().pool()] {
+                   return args.x.dtype == DType::f32 ? gelu<float>(args, table, pool) : gelu<bf16>(args, table, pool);
+                 });
 }
 
 void swiglu_forward(const SwigluForwardArgs& args, StreamRef stream) {
   check_swiglu(args.gate_up_RG, args.y_RF);
-  enqueue_host("swiglu_forward", stream, [args, &table = activation_table(), &pool = stream.device().pool()] {
-    return args.y_RF.dtype == DType::f32 ? swiglu<float>(args, table, pool) : swiglu<bf16>(args, table, pool);
-  });
+  enqueue_kernel("swiglu_forward", stream, args, &GpuKernels::swiglu_forward,
+                 [args, &table = activation_table(), &pool = stream.device().pool()] {
+                   return args.y_RF.dtype == DType::f32 ? swiglu<float>(args, table, pool) : swiglu<bf16>(args, table, pool);
+                 });
 }
 
 void swiglu_backward(const SwigluBackwardArgs& args, StreamRef stream) {
   check_swiglu(args.gate_up_RG, args.dy_RF);
   check_tensor(args.dgate_up_RG, args.gate_up_RG.dtype, args.gate_up_RG.shape, "dgate_up");
-  enqueue_host("swiglu_backward", stream, [args, &table = activation_table(), &pool = stream.device().pool()] {
-    return args.dy_RF.dtype == DType::f32 ? swiglu<float>(args, table, pool) : swiglu<bf16>(args, table, pool);
-  });
+  enqueue_kernel("swiglu_backward", stream, args, &GpuKernels::swiglu_backward,
+                 [args, &table = activation_table(), &pool = stream.device().pool()] {
+                   return args.dy_RF.dtype == DType::f32 ? swiglu<float>(args, table, pool) : swiglu<bf16>(args, table, pool);
+                 });
 }
 
 }  // namespace strata::kernels

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "runtime/gpu/attention_scratch.h"
 #include "runtime/kernels/attention_table.h"
 #include "runtime/kernels/host_dispatch.h"
 #include "runtime/kernels/scratch_slots.h"
@@ -75,15 +76,18 @@ Status backward(const AttentionBackwardArgs& args, const AttentionTable& table, 
 }  // namespace
 
 Shape attention_backward_scratch(const AttentionBackwardArgs& args, const Device& device) {
+  if (device.planned() == Backend::cuda) return {1, gpu_attention_backward_words(args.B, args.N, args.T)};
   const std::size_t bytes = attention_table().loops.get<float>().backward_scratch(sizes_of(args));
   return {std::min<std::int64_t>(device.threads(), args.B * args.K), static_cast<std::int64_t>(bytes / sizeof(float))};
 }
 
 void attention_forward(const AttentionForwardArgs& args, StreamRef stream) {
   check_common(args);
-  enqueue_host("attention_forward", stream, [args, &table = attention_table(), &pool = stream.device().pool()] {
-    return args.qkv_RD.dtype == DType::f32 ? forward<float>(args, table, pool) : forward<bf16>(args, table, pool);
-  });
+  enqueue_kernel("attention_forward", stream, args, &GpuKernels::attention_forward,
+                 [args, &table = attention_table(), &pool = stream.device().pool()] {
+                   return args.qkv_RD.dtype == DType::f32 ? forward<float>(args, table, pool)
+                                                          : forward<bf16>(args, table, pool);
+                 });
 }
 
 void attention_backward(const AttentionBackwardArgs& args, StreamRef stream) {
@@ -91,9 +95,11 @@ void attention_backward(const AttentionBackwardArgs& args, StreamRef stream) {
   check_tensor(args.do_RE, args.qkv_RD.dtype, args.o_RE.shape, "do");
   check_tensor(args.dqkv_RD, args.qkv_RD.dtype, args.qkv_RD.shape, "dqkv");
   check_tensor(args.scratch_SW, DType::f32, attention_backward_scratch(args, stream.device()), "scratch");
-  enqueue_host("attention_backward", stream, [args, &table = attention_table(), &pool = stream.device().pool()] {
-    return args.qkv_RD.dtype == DType::f32 ? backward<float>(args, table, pool) : backward<bf16>(args, table, pool);
-  });
+  enqueue_kernel("attention_backward", stream, args, &GpuKernels::attention_backward,
+                 [args, &table = attention_table(), &pool = stream.device().pool()] {
+                   return args.qkv_RD.dtype == DType::f32 ? backward<float>(args, table, pool)
+                                                          : backward<bf16>(args, table, pool);
+                 });
 }
 
 }  // namespace strata::kernels

@@ -12,9 +12,7 @@ Status check_targets(const ConstTensorRef& targets_R, std::int64_t V) {
   const std::int32_t* targets = targets_R.as<std::int32_t>();
   for (std::int64_t r = 0; r < targets_R.numel(); ++r)
     if (targets[r] != kIgnoreTarget && (targets[r] < 0 || targets[r] >= V))
-      return {Code::invalid_argument, "target " + std::to_string(targets[r]) + " of row " + std::to_string(r) +
-                                          " is outside the vocabulary [0, " + std::to_string(V) + ") and is not " +
-                                          std::to_string(kIgnoreTarget) + " (ignored)"};
+      return to_status(GpuFault::at(GpuFaultKind::target_outside_vocabulary, r, targets[r], V));
   return {};
 }
 
@@ -62,9 +60,10 @@ void cross_entropy(const CrossEntropyArgs& args, StreamRef stream) {
                      args.dlogits_RV.dtype == args.logits_RV.dtype,
                  "dlogits in the place of logits have their dtype");
   }
-  enqueue_host("cross_entropy", stream, [args, &table = cross_entropy_table(), &pool = stream.device().pool()] {
-    return args.logits_RV.dtype == DType::f32 ? run<float>(args, table, pool) : run<bf16>(args, table, pool);
-  });
+  enqueue_kernel("cross_entropy", stream, args, &GpuKernels::cross_entropy,
+                 [args, &table = cross_entropy_table(), &pool = stream.device().pool()] {
+                   return args.logits_RV.dtype == DType::f32 ? run<float>(args, table, pool) : run<bf16>(args, table, pool);
+                 });
 }
 
 }  // namespace strata::kernels

@@ -11,7 +11,7 @@ void enqueue_cast(const CastArgs& args, StreamRef stream, void (*loop)(const Fro
   const From* x = args.x.as<From>();
   To* y = args.y.as<To>();
   const std::int64_t n = args.x.numel();
-  enqueue_host("cast", stream, [=, &pool = stream.device().pool()] {
+  enqueue_kernel("cast", stream, args, &GpuKernels::cast, [=, &pool = stream.device().pool()] {
     for_each_block(pool, n, kTaskElements, [&](std::int64_t i, std::int64_t end) { loop(x + i, y + i, end - i); });
     return Status();
   });
@@ -53,7 +53,7 @@ void add(const AddArgs& args, StreamRef stream) {
   check_compute_dtype(args.y.dtype, "y");
   check_tensor(args.a, args.y.dtype, args.y.shape, "a");
   check_tensor(args.b, args.y.dtype, args.y.shape, "b");
-  enqueue_host("add", stream, [args, &table = elementwise_table(), &pool = stream.device().pool()] {
+  enqueue_kernel("add", stream, args, &GpuKernels::add, [args, &table = elementwise_table(), &pool = stream.device().pool()] {
     for_each_block(pool, args.y.numel(), kTaskElements, [&](std::int64_t i, std::int64_t end) {
       if (args.y.dtype == DType::f32)
         table.add_f32(args.a.as<float>() + i, args.b.as<float>() + i, args.y.as<float>() + i, end - i);
@@ -84,6 +84,13 @@ void cast_bf16_to_f32(const bf16* x, float* y, std::int64_t n) { elementwise_tab
 void accumulate_f32(const float* x, float* acc, std::int64_t n) { elementwise_table().accumulate_f32(x, acc, n); }
 void sum_squares_blocks(const float* x, std::int64_t n, double* partials) {
   elementwise_table().sum_squares_blocks(x, n, partials);
+}
+
+void sum_squares_blocks(const SumSquaresArgs& args, StreamRef stream) {
+  enqueue_kernel("sum_squares", stream, args, &GpuKernels::sum_squares_blocks, [args] {
+    sum_squares_blocks(args.x, args.n, args.partials);
+    return Status();
+  });
 }
 
 std::int64_t find_nonfinite(ConstTensorRef x) {

@@ -33,8 +33,15 @@ void accumulate_f32(const float* x, float* acc, std::int64_t n);
 // are multiples of kNormBlock.
 inline constexpr std::int64_t kNormBlock = 4096;
 void sum_squares_blocks(const float* x, std::int64_t n, double* partials);
+// On a stream; partials are memory of the stream's device.
+struct SumSquaresArgs {
+  const float* x = nullptr;
+  std::int64_t n = 0;
+  double* partials = nullptr;
+};
+void sum_squares_blocks(const SumSquaresArgs& args, StreamRef stream);
 
-// Index of the first element that is not finite, or -1.
+// Index of the first element that is not finite, or -1. Host memory.
 std::int64_t find_nonfinite(ConstTensorRef x);
 
 }  // namespace strata::kernels

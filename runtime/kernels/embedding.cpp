@@ -10,9 +10,7 @@ Status check_tokens(const ConstTensorRef& tokens_R, std::int64_t V) {
   const std::int32_t* tokens = tokens_R.as<std::int32_t>();
   for (std::int64_t r = 0; r < tokens_R.numel(); ++r)
     if (tokens[r] < 0 || tokens[r] >= V)
-      return {Code::invalid_argument, "token " + std::to_string(tokens[r]) + " of row " + std::to_string(r) +
-                                          " is outside the vocabulary [0, " + std::to_string(V) +
-                                          "); was the data made with another tokenizer?"};
+      return to_status(GpuFault::at(GpuFaultKind::token_outside_vocabulary, r, tokens[r], V));
   return {};
 }
 
@@ -71,9 +69,10 @@ void embedding_forward(const EmbeddingForwardArgs& args, StreamRef stream) {
   check_args(args.tokens_R, args.y_RC, args.wte_VC, args.wpe_TC, args.T);
   check_dtype(args.y_RC, dtype, "y");
   if (is_given(args.wpe_TC)) check_dtype(args.wpe_TC, dtype, "wpe");
-  enqueue_host("embedding_forward", stream, [args, dtype, &table = embedding_table(), &pool = stream.device().pool()] {
-    return dtype == DType::f32 ? forward<float>(args, table, pool) : forward<bf16>(args, table, pool);
-  });
+  enqueue_kernel("embedding_forward", stream, args, &GpuKernels::embedding_forward,
+                 [args, dtype, &table = embedding_table(), &pool = stream.device().pool()] {
+                   return dtype == DType::f32 ? forward<float>(args, table, pool) : forward<bf16>(args, table, pool);
+                 });
 }
 
 void embedding_backward(const EmbeddingBackwardArgs& args, StreamRef stream) {
@@ -82,9 +81,10 @@ void embedding_backward(const EmbeddingBackwardArgs& args, StreamRef stream) {
   check_args(args.tokens_R, args.dy_RC, args.dwte_VC, args.dwpe_TC, args.T);
   check_dtype(args.dwte_VC, DType::f32, "dwte");
   if (is_given(args.dwpe_TC)) check_dtype(args.dwpe_TC, DType::f32, "dwpe");
-  enqueue_host("embedding_backward", stream, [args, dtype, &table = embedding_table(), &pool = stream.device().pool()] {
-    return dtype == DType::f32 ? backward<float>(args, table, pool) : backward<bf16>(args, table, pool);
-  });
+  enqueue_kernel("embedding_backward", stream, args, &GpuKernels::embedding_backward,
+                 [args, dtype, &table = embedding_table(), &pool = stream.device().pool()] {
+                   return dtype == DType::f32 ? backward<float>(args, table, pool) : backward<bf16>(args, table, pool);
+                 });
 }
 
 }  // namespace strata::kernels

@@ -6,17 +6,19 @@
 #include <string>
 #include <utility>
 
+#include "runtime/gpu/kernel_table.h"
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
 
 namespace strata::kernels {
 
-// Enqueues the host body of a kernel: runs on the host backend, is skipped on the dry one.
-template <class Body>
-void enqueue_host(const char* name, StreamRef stream, Body body) {
+// Enqueues a kernel: the GPU's entry where the GPU serves the stream, else the host body; nothing on the dry backend.
+template <class Args, class Body>
+void enqueue_kernel(const char* name, StreamRef stream, const Args& args, GpuKernels::Entry<Args> GpuKernels::*entry,
+                    Body host_body) {
   if (stream.backend() == Backend::dry) return;
-  STRATA_CHECK(stream.backend() == Backend::host, std::string(name) + " has no cuda body in this build");
-  stream.enqueue(name, std::move(body));
+  if (stream.on_gpu()) return (stream.device().gpu().kernels().*entry)(args, stream.queue());
+  stream.enqueue(name, std::move(host_body));
 }
 
 // Elements that one task should touch: large against the cost of handing a task over, small against a thread's share.

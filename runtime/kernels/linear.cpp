@@ -1,7 +1,6 @@
 #include "runtime/kernels/linear.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "runtime/kernels/gemm.h"
 #include "runtime/kernels/host_dispatch.h"
@@ -24,25 +23,34 @@ void check_weight(const ConstTensorRef& w_OI, DType dtype, const char* what) {
 // bf16 operands go to the library as they are only with AVX-512, also when a slower instruction set was asked for.
 bool use_native_bf16() { return active_isa() == Isa::avx512; }
 
-Status run_gemm(const Gemm& gemm, bool native, ThreadPool& pool) {
-  TiledGemm tiled(gemm, pool.threads(), native);
-  pool.parallel_for(tiled.tiles(), [&](std::int64_t tile) { tiled.run(tile); });
-  return tiled.status();
+void enqueue_gemm(const char* name, const Gemm& gemm, StreamRef stream) {
+  if (stream.on_gpu()) return stream.device().gpu().gemm(gemm, stream.queue());
+  stream.enqueue(name, [=, native = use_native_bf16(), &pool = stream.device().pool()] {
+    TiledGemm tiled(gemm, pool.threads(), native);
+    pool.parallel_for(tiled.tiles(), [&](std::int64_t tile) { tiled.run(tile); });
+    return tiled.status();
+  });
+}
+
+Gemm weight_gemm(const LinearBackwardWeightArgs& args) {
+  return {.shape = {.m = args.dy_RO.shape[1],
+                    .n = args.x_RI.shape[1],
+                    .k = args.dy_RO.shape[0],
+                    .trans_a = true,
+                    .accumulate = args.accumulate,
+                    .operands = args.x_RI.dtype},
+          .pointers = {.a = args.dy_RO.data, .b = args.x_RI.data, .c = args.dw_OI.data}};
+}
+
+void clear_weight_gradients(const LinearBackwardWeightArgs& args, StreamRef stream) {
+  zero_async(args.dw_OI.data, args.dw_OI.bytes(), stream);
+  if (is_given(args.db_O)) zero_async(args.db_O.data, args.db_O.bytes(), stream);
 }
 
 template <class T>
 Status backward_weight(const LinearBackwardWeightArgs& args, const LinearTable& table, bool native, ThreadPool& pool) {
-  const std::int64_t R = args.dy_RO.shape[0], O = args.dy_RO.shape[1], I = args.x_RI.shape[1];
-  if (R == 0) {
-    if (args.accumulate) return {};
-    std::memset(args.dw_OI.data, 0, args.dw_OI.bytes());
-    if (is_given(args.db_O)) std::memset(args.db_O.data, 0, args.db_O.bytes());
-    return {};
-  }
-  const Gemm gemm = {
-      .shape = {.m = O, .n = I, .k = R, .trans_a = true, .accumulate = args.accumulate, .operands = args.x_RI.dtype},
-      .pointers = {.a = args.dy_RO.data, .b = args.x_RI.data, .c = args.dw_OI.data}};
-  TiledGemm tiled(gemm, pool.threads(), native);
+  const std::int64_t R = args.dy_RO.shape[0], O = args.dy_RO.shape[1];
+  TiledGemm tiled(weight_gemm(args), pool.threads(), native);
   const std::int64_t sums = is_given(args.db_O) ? blocks_of(O, kSumColumns) : 0;
   pool.parallel_for(tiled.tiles() + sums, [&](std::int64_t task) {
     if (task < tiled.tiles()) return tiled.run(task);
@@ -65,18 +73,13 @@ void linear_forward(const LinearForwardArgs& args, StreamRef stream) {
   if (is_given(args.b_O)) check_tensor(args.b_O, dtype, {O}, "b");
   check_shape(args.y_RO, {R, O}, "y");
   STRATA_CHECK(args.y_RO.dtype == dtype || args.y_RO.dtype == DType::f32, "y has the dtype of x or is f32");
-  enqueue_host("linear_forward", stream, [=, native = use_native_bf16(), &pool = stream.device().pool()]() -> Status {
-    if (R == 0) return {};
-    return run_gemm({.shape = {.m = R,
-                               .n = O,
-                               .k = I,
-                               .trans_b = true,
-                               .bias = is_given(args.b_O),
-                               .operands = dtype,
-                               .result = args.y_RO.dtype},
-                     .pointers = {.a = args.x_RI.data, .b = args.w_OI.data, .bias = args.b_O.data, .c = args.y_RO.data}},
-                    native, pool);
-  });
+  if (R == 0) return;
+  enqueue_gemm(
+      "linear_forward",
+      {.shape =
+           {.m = R, .n = O, .k = I, .trans_b = true, .bias = is_given(args.b_O), .operands = dtype, .result = args.y_RO.dtype},
+       .pointers = {.a = args.x_RI.data, .b = args.w_OI.data, .bias = args.b_O.data, .c = args.y_RO.data}},
+      stream);
 }
 
 void linear_backward_input(const LinearBackwardInputArgs& args, StreamRef stream) {
@@ -87,12 +90,11 @@ void linear_backward_input(const LinearBackwardInputArgs& args, StreamRef stream
   const std::int64_t R = args.dy_RO.shape[0], O = args.dy_RO.shape[1], I = args.w_OI.shape[1];
   check_shape(args.w_OI, {O, I}, "w");
   check_tensor(args.dx_RI, dtype, {R, I}, "dx");
-  enqueue_host("linear_backward_input", stream, [=, native = use_native_bf16(), &pool = stream.device().pool()]() -> Status {
-    if (R == 0) return {};
-    return run_gemm({.shape = {.m = R, .n = I, .k = O, .accumulate = args.accumulate, .operands = dtype, .result = dtype},
-                     .pointers = {.a = args.dy_RO.data, .b = args.w_OI.data, .c = args.dx_RI.data}},
-                    native, pool);
-  });
+  if (R == 0) return;
+  enqueue_gemm("linear_backward_input",
+               {.shape = {.m = R, .n = I, .k = O, .accumulate = args.accumulate, .operands = dtype, .result = dtype},
+                .pointers = {.a = args.dy_RO.data, .b = args.w_OI.data, .c = args.dx_RI.data}},
+               stream);
 }
 
 void linear_backward_weight(const LinearBackwardWeightArgs& args, StreamRef stream) {
@@ -105,11 +107,22 @@ void linear_backward_weight(const LinearBackwardWeightArgs& args, StreamRef stre
   check_weight(args.dw_OI, DType::f32, "dw");
   check_shape(args.dw_OI, {O, I}, "dw");
   if (is_given(args.db_O)) check_tensor(args.db_O, DType::f32, {O}, "db");
-  enqueue_host("linear_backward_weight", stream,
-               [=, &table = linear_table(), native = use_native_bf16(), &pool = stream.device().pool()] {
-                 return dtype == DType::f32 ? backward_weight<float>(args, table, native, pool)
-                                            : backward_weight<bf16>(args, table, native, pool);
-               });
+  if (R == 0) {
+    if (!args.accumulate) clear_weight_gradients(args, stream);
+    return;
+  }
+  if (stream.on_gpu()) {
+    GpuDriver& gpu = stream.device().gpu();
+    gpu.gemm(weight_gemm(args), stream.queue());
+    if (is_given(args.db_O))
+      gpu.kernels().column_sums(args.dy_RO.data, dtype, R, O, args.accumulate, args.db_O.as<float>(), stream.queue());
+    return;
+  }
+  stream.enqueue("linear_backward_weight",
+                 [=, &table = linear_table(), native = use_native_bf16(), &pool = stream.device().pool()] {
+                   return dtype == DType::f32 ? backward_weight<float>(args, table, native, pool)
+                                              : backward_weight<bf16>(args, table, native, pool);
+                 });
 }
 
 }  // namespace strata::kernels

@@ -51,6 +51,7 @@ Status forward(const NormForwardArgs& args, bool layer, const NormTable& table, 
 }
 
 void enqueue_forward(const char* name, const NormForwardArgs& args, bool layer, StreamRef stream) {
+  const auto entry = layer ? &GpuKernels::layernorm_forward : &GpuKernels::rmsnorm_forward;
   const DType dtype = args.x_RC.dtype;
   check_compute_dtype(dtype, "x");
   STRATA_CHECK(args.x_RC.shape.rank() == 2 && args.x_RC.shape[1] > 0, "x is [R, C], C > 0");
@@ -68,7 +69,7 @@ void enqueue_forward(const char* name, const NormForwardArgs& args, bool layer, 
   check_tensor(args.y_RC, dtype, RC, "y");
   if (layer) check_tensor(args.mean_R, DType::f32, R, "mean");
   check_tensor(args.rstd_R, DType::f32, R, "rstd");
-  enqueue_host(name, stream, [args, layer, dtype, &table = norm_table(), &pool = stream.device().pool()] {
+  enqueue_kernel(name, stream, args, entry, [args, layer, dtype, &table = norm_table(), &pool = stream.device().pool()] {
     return dtype == DType::f32 ? forward<float>(args, layer, table, pool) : forward<bf16>(args, layer, table, pool);
   });
 }
@@ -98,6 +99,7 @@ Status backward(const NormBackwardArgs& args, bool layer, const NormTable& table
 }
 
 void enqueue_backward(const char* name, const NormBackwardArgs& args, bool layer, StreamRef stream) {
+  const auto entry = layer ? &GpuKernels::layernorm_backward : &GpuKernels::rmsnorm_backward;
   const DType dtype = args.s_RC.dtype;
   check_compute_dtype(dtype, "s");
   STRATA_CHECK(args.s_RC.shape.rank() == 2 && args.s_RC.shape[1] > 0, "s is [R, C], C > 0");
@@ -113,7 +115,7 @@ void enqueue_backward(const char* name, const NormBackwardArgs& args, bool layer
   check_tensor(args.dw_C, DType::f32, C, "dw");
   STRATA_CHECK(layer || !is_given(args.db_C), "rmsnorm has no bias");
   if (is_given(args.db_C)) check_tensor(args.db_C, DType::f32, C, "db");
-  enqueue_host(name, stream, [args, layer, dtype, &table = norm_table(), &pool = stream.device().pool()] {
+  enqueue_kernel(name, stream, args, entry, [args, layer, dtype, &table = norm_table(), &pool = stream.device().pool()] {
     return dtype == DType::f32 ? backward<float>(args, layer, table, pool) : backward<bf16>(args, layer, table, pool);
   });
 }
@@ -178,9 +180,11 @@ void rmsnorm_backward(const NormBackwardArgs& args, StreamRef stream) {
 void head_rmsnorm_forward(const HeadNormForwardArgs& args, StreamRef stream) {
   check_heads(args.in_RD, args.wq_H, args.wk_H, args.rstd_RM, args.N, args.K, args.H);
   check_tensor(args.out_RD, args.in_RD.dtype, args.in_RD.shape, "out");
-  enqueue_host("head_rmsnorm_forward", stream, [args, &table = norm_table(), &pool = stream.device().pool()] {
-    return args.in_RD.dtype == DType::f32 ? head_forward<float>(args, table, pool) : head_forward<bf16>(args, table, pool);
-  });
+  enqueue_kernel("head_rmsnorm_forward", stream, args, &GpuKernels::head_rmsnorm_forward,
+                 [args, &table = norm_table(), &pool = stream.device().pool()] {
+                   return args.in_RD.dtype == DType::f32 ? head_forward<float>(args, table, pool)
+                                                         : head_forward<bf16>(args, table, pool);
+                 });
 }
 
 void head_rmsnorm_backward(const HeadNormBackwardArgs& args, StreamRef stream) {
@@ -188,9 +192,11 @@ void head_rmsnorm_backward(const HeadNormBackwardArgs& args, StreamRef stream) {
   check_tensor(args.dqkv_RD, args.in_RD.dtype, args.in_RD.shape, "dqkv");
   check_tensor(args.dwq_H, DType::f32, {args.H}, "dwq");
   check_tensor(args.dwk_H, DType::f32, {args.H}, "dwk");
-  enqueue_host("head_rmsnorm_backward", stream, [args, &table = norm_table(), &pool = stream.device().pool()] {
-    return args.in_RD.dtype == DType::f32 ? head_backward<float>(args, table, pool) : head_backward<bf16>(args, table, pool);
-  });
+  enqueue_kernel("head_rmsnorm_backward", stream, args, &GpuKernels::head_rmsnorm_backward,
+                 [args, &table = norm_table(), &pool = stream.device().pool()] {
+                   return args.in_RD.dtype == DType::f32 ? head_backward<float>(args, table, pool)
+                                                         : head_backward<bf16>(args, table, pool);
+                 });
 }
 
 }  // namespace strata::kernels

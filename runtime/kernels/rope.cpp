@@ -72,9 +72,10 @@ void rope_apply(const RopeArgs& args, StreamRef stream) {
     STRATA_CHECK(angles.shape.rank() == 2 && angles.shape[0] >= args.T && angles.shape[1] == args.H / 2,
                  "cos and sin are [at least T, H/2]");
   }
-  enqueue_host("rope_apply", stream, [args, dtype, &table = rope_table(), &pool = stream.device().pool()] {
-    return dtype == DType::f32 ? apply<float>(args, table, pool) : apply<bf16>(args, table, pool);
-  });
+  enqueue_kernel("rope_apply", stream, args, &GpuKernels::rope_apply,
+                 [args, dtype, &table = rope_table(), &pool = stream.device().pool()] {
+                   return dtype == DType::f32 ? apply<float>(args, table, pool) : apply<bf16>(args, table, pool);
+                 });
 }
 
 }  // namespace strata::kernels

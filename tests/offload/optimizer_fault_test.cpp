@@ -31,7 +31,7 @@ struct FaultyRank {
   static OptimizerStoreOptions options(FaultyRank* self, bool master) {
     OptimizerStoreOptions o;
     o.home = Tier::nvme;
-    o.master = master;
+    o.compute = master ? DType::bf16 : DType::f32;
     o.nvme_file = state_file();
     o.io.kind = IoEngineOptions::Kind::threads;
     o.make_engine = [self](const IoEngineOptions& io, std::string* why) -> Result<std::unique_ptr<IoEngine>> {
@@ -58,7 +58,7 @@ struct FaultyRank {
 };
 
 std::vector<float> undisturbed(bool master, int steps) {
-  OneRank rank({.home = Tier::cpu, .master = master});
+  OneRank rank({.home = Tier::cpu, .compute = master ? DType::bf16 : DType::f32});
   EXPECT_TRUE(rank.fill().ok());
   for (int s = 1; s <= steps; ++s) rank.step(s);
   return rank.state().value();

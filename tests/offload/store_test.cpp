@@ -31,10 +31,10 @@ TEST_P(GradStoreTest, SumsMicroBatchesInOrderAndRanksInOrder) {
   on_ranks(world, [stage = stage, world = world](Communicator& comm) {
     const StateLayout layout = layout_of(world);
     Device device(Backend::host, 1);
-    TierArena arena(Tier::gpu, std::size_t{16} << 20);
+    TierArena arena(Tier::gpu, std::size_t{16} << 20), cpu(Tier::cpu, std::size_t{16} << 20);
     Stream compute(device, "compute"), communication(device, "communication");
     constexpr int kMicroBatches = 3;
-    GradStore grads(layout, kShapes, {.zero_stage = stage, .micro_batches = kMicroBatches}, comm, arena, compute,
+    GradStore grads(layout, kShapes, {.zero_stage = stage, .micro_batches = kMicroBatches}, comm, arena, cpu, compute,
                     communication);
     for (int m = 0; m < kMicroBatches; ++m) {
       const TensorRef g = grads.acquire(0)[0];
@@ -76,11 +76,11 @@ TEST(GradStore, WaitsForReductionsInFlightBeforeItEnds) {
   const StateLayout layout = layout_of(1);
   const auto comm = make_single_rank_communicator();
   Device device(Backend::host, 1);
-  TierArena arena(Tier::gpu, std::size_t{16} << 20);
+  TierArena arena(Tier::gpu, std::size_t{16} << 20), cpu(Tier::cpu, std::size_t{16} << 20);
   Stream compute(device, "compute"), communication(device, "communication");
   // Two micro-batches: the gradient is a buffer of its own.
-  auto grads =
-      std::make_unique<GradStore>(layout, kShapes, GradStoreOptions{.micro_batches = 2}, *comm, arena, compute, communication);
+  auto grads = std::make_unique<GradStore>(layout, kShapes, GradStoreOptions{.micro_batches = 2}, *comm, arena, cpu, compute,
+                                           communication);
   enqueue_sleep(communication);
   grads->acquire(0);
   grads->reduce(0, 0);

@@ -31,9 +31,10 @@ inline const std::vector<std::vector<Shape>> kShapes = {{{kN}}, {{100}, {5000}}}
 
 // One rank's optimizer: 4 + 2 records of 4096 parameters over three windows.
 struct OneRank {
-  explicit OneRank(OptimizerStoreOptions options) : master(options.master) {
+  explicit OneRank(OptimizerStoreOptions options) : compute_dtype(options.compute) {
     options.record_size = 4096;
-    auto made = OptimizerStore::create(layout, Rank{0}, options, cpu, params, grads, {update, nvme_read, nvme_write}, &notes);
+    auto made = OptimizerStore::create(layout, Rank{0}, options, gpu, cpu, params, grads,
+                                       {update, nvme_read, nvme_write, gpu_to_cpu, cpu_to_gpu, host}, &notes);
     created = made.status();
     if (made.ok()) store = std::move(made).value();
   }
@@ -72,15 +73,16 @@ struct OneRank {
     return all;
   }
 
-  bool master;
+  DType compute_dtype;
   StateLayout layout = layout_of(1);
   std::unique_ptr<Communicator> comm = make_single_rank_communicator();
   Device device{Backend::host, 1};
   TierArena gpu{Tier::gpu, std::size_t{16} << 20}, cpu{Tier::cpu, std::size_t{16} << 20};
   Stream compute{device, "compute"}, communication{device, "communication"}, update{device, "update"},
-      nvme_read{device, "read"}, nvme_write{device, "write"};
-  ParamStore params{layout, kShapes, {.dtype = master ? DType::bf16 : DType::f32}, *comm, gpu, compute, communication};
-  GradStore grads{layout, kShapes, {}, *comm, gpu, compute, communication};
+      nvme_read{device, "read"}, nvme_write{device, "write"}, gpu_to_cpu{device, "down"}, cpu_to_gpu{device, "up"},
+      host{device, "host"};
+  ParamStore params{layout, kShapes, {.dtype = compute_dtype}, *comm, gpu, compute, communication};
+  GradStore grads{layout, kShapes, {}, *comm, gpu, cpu, compute, communication};
   std::unique_ptr<OptimizerStore> store;
   Status created;
   std::vector<std::string> notes;

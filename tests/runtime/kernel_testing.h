@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <memory_resource>
 #include <string>
 #include <vector>
 
@@ -13,15 +14,23 @@
 #include "runtime/rng.h"
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
+#include "tests/machines/machines.h"
 
 namespace strata::kernels::testing {
 
 // Owns elements of a dtype; reads and writes them as double. Guard bytes behind the end catch stores that run over.
 class Array {
  public:
-  Array(DType dtype, Shape shape) : dtype_(dtype), shape_(shape), bytes_(payload() + kGuard, std::byte{0xa5}) {
+  Array(DType dtype, Shape shape)
+      : dtype_(dtype), shape_(shape), bytes_(payload() + kGuard, std::byte{0xa5}, &strata::testing::shared_memory()) {
     std::memset(bytes_.data(), 0, payload());
   }
+  Array(const Array& other)
+      : dtype_(other.dtype_), shape_(other.shape_), bytes_(other.bytes_, &strata::testing::shared_memory()) {}
+  Array(Array&&) = default;
+  Array& operator=(const Array&) = default;
+  Array& operator=(Array&&) = default;
+  ~Array() = default;
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
   std::int64_t numel() const { return shape_.numel(); }
@@ -65,7 +74,7 @@ class Array {
   }
   DType dtype_;
   Shape shape_;
-  std::vector<std::byte> bytes_;
+  std::pmr::vector<std::byte> bytes_;
 };
 
 inline Array normal(DType dtype, Shape shape, const char* name, double mean = 0.0, double stddev = 1.0) {
@@ -113,10 +122,22 @@ inline double rounded(double value, DType dtype) {
 
 using Outputs = std::vector<Array>;
 
+inline void on_every_gpu(const std::function<Outputs(StreamRef)>& kernel, const std::function<void(const Outputs&)>& check) {
+  for (const strata::testing::GpuMachine& machine : strata::testing::gpu_machines()) {
+    SCOPED_TRACE(machine.name);
+    strata::testing::GpuBench bench(machine);
+    const Outputs first = kernel(bench.stream());
+    EXPECT_TRUE(first == kernel(bench.stream())) << "two runs differ";
+    check(first);
+  }
+}
+
 // Runs `kernel` (which makes its buffers, enqueues, and returns what was written) with every instruction set and 1, 2 and 3
-// threads. Thread counts must agree to the bit; `check` sees the result of each instruction set.
+// threads, and on the GPUs. Thread counts and repetitions must agree to the bit; `check` sees the result of each machine.
 inline void on_every_machine(const std::function<Outputs(StreamRef)>& kernel,
                              const std::function<void(const Outputs&)>& check) {
+  on_every_gpu(kernel, check);
+  if (!strata::testing::tests_the_host()) return;
   const Isa before = active_isa();
   for (const Isa isa : available_isas()) {
     SCOPED_TRACE(to_string(isa));

@@ -267,10 +267,7 @@ TEST(DryStream, AcceptsEverythingAndRunsNothing) {
   EXPECT_FALSE(ran);
 }
 
-TEST(CudaStream, IsRefusedByABuildWithoutIt) {
-  Device device(Backend::cuda, 1);
-  EXPECT_THROW(Stream(device, "compute"), ContractViolation);
-}
+TEST(GpuDevice, IsMadeAroundItsDriver) { EXPECT_THROW(Device(Backend::cuda, 1), ContractViolation); }
 
 }  // namespace
 }  // namespace strata

@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 
-SOURCE_SUFFIXES = {".h", ".cpp", ".py", ".txt", ".cmake", ".json", ".yaml", ".in", ".inl", ".sh", ""}
+SOURCE_SUFFIXES = {".h", ".cpp", ".cu", ".py", ".txt", ".cmake", ".json", ".yaml", ".in", ".inl", ".sh", ""}
 NOT_SOURCES = {"build", "runs", "data", ".git", "docs", "__pycache__"}
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")

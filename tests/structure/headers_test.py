@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Every header compiles alone, twice in one file, without a warning; those of one instruction set as it is compiled.
 
-    tests/structure/headers_test.py --compiler g++ [--jobs 2] [--include FOLDER...] [PATH...]
+    tests/structure/headers_test.py --compiler g++ [--jobs 2] [--include FOLDER...] [--cuda FOLDER] [PATH...]
+
+Without the headers of CUDA those of folders named cuda are left out; gpu/device_cuda.h is nvcc's, which compiles it with every kernel.
 """
 import argparse
 import concurrent.futures
@@ -35,6 +37,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compiler", default="g++")
     parser.add_argument("--include", nargs="*", default=[])
+    parser.add_argument("--cuda", default="", help="folder of cuda_runtime_api.h")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("paths", nargs="*")
     options = parser.parse_args()
@@ -44,7 +47,10 @@ def main():
     if "-mavx2" not in isa_flags("runtime/kernels/simd_avx2.h", (ROOT / "cmake/StrataTargets.cmake").read_text()):
         sys.exit("the check itself is broken: it finds no flags of AVX2")
 
-    headers = options.paths or sorted(str(p.relative_to(ROOT)) for folder in FOLDERS for p in (ROOT / folder).rglob("*.h"))
+    if options.cuda:
+        options.include.append(options.cuda)
+    headers = options.paths or sorted(str(p.relative_to(ROOT)) for folder in FOLDERS for p in (ROOT / folder).rglob("*.h")
+                                      if p.name != "device_cuda.h" and (options.cuda or "cuda" not in p.parts))
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for path, problem in zip(headers, pool.map(lambda p: compile_alone(options, p), headers)):

@@ -24,6 +24,8 @@ WRAPPED = {
     r"liburing": ["nvme"],
     r"(oneapi/)?dnnl": ["runtime", "launcher"],
     r"CLI/": ["launcher"],
+    r"cuda|cublas": ["runtime", "parallel"],
+    r"nccl\.h$": ["parallel"],
     r"openssl/": ["trainer"],
 }
 # headers that never appear in a header of ours: they would reach every file that includes it

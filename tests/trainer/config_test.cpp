@@ -182,7 +182,7 @@ TEST(TrainingConfig, NamesOfOtherProgramsAreAccepted) {
   EXPECT_EQ(c->precision.compute, DType::bf16);
   EXPECT_EQ(c->optimizer.lr, 0.01);
   EXPECT_EQ(c->zero.stage, 3);
-  EXPECT_EQ(c->offload.optimizer.device, Config::Offload::Optimizer::Home::nvme);
+  EXPECT_EQ(c->offload.optimizer.device, Tier::nvme);
   EXPECT_EQ(c->nvme.path, "/x");
   EXPECT_EQ(c->nvme.queue_depth, 4);
   EXPECT_EQ(c->model.num_kv_heads, 4);

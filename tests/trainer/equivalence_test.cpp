@@ -10,11 +10,9 @@
 namespace strata {
 namespace {
 
-using Home = Config::Offload::Optimizer::Home;
-
 struct Placement {
   int stage;
-  Home home;
+  Tier home;
   std::int64_t record_size;
   bool recompute;
 };
@@ -29,7 +27,7 @@ constexpr std::size_t kEvery = 1;
 std::vector<Placement> table() {
   std::vector<Placement> all;
   for (int stage = 0; stage <= 3; ++stage)
-    for (const Home home : {Home::cpu, Home::nvme})
+    for (const Tier home : {Tier::gpu, Tier::cpu, Tier::nvme})
       for (const std::int64_t record : {4096, 16384})
         for (const bool recompute : {false, true}) all.push_back({stage, home, record, recompute});
   std::vector<Placement> chosen;
@@ -48,8 +46,8 @@ Config config_of(const Placement& placement, const std::string& folder, DType co
 }
 
 std::string describe(const Placement& p) {
-  return "stage " + std::to_string(p.stage) + (p.home == Home::nvme ? " nvme" : " cpu") + " record " +
-         std::to_string(p.record_size) + (p.recompute ? " recompute" : "");
+  return "stage " + std::to_string(p.stage) + " " + to_string(p.home) + " record " + std::to_string(p.record_size) +
+         (p.recompute ? " recompute" : "");
 }
 
 class Equivalence : public ::testing::TestWithParam<std::tuple<int, DType>> {};
@@ -89,7 +87,7 @@ TEST(EquivalenceOfPrefetching, DigestIsTheSameForEveryDistance) {
   std::set<std::string> digests;
   for (const std::int64_t units : {0, 1, 2, 3, 1000}) {
     const TemporaryFolder folder;
-    Config c = config_of({3, Home::nvme, 4096, true}, folder.path(), DType::f32);
+    Config c = config_of({3, Tier::nvme, 4096, true}, folder.path(), DType::f32);
     c.zero.prefetch_units = units;
     c.training.steps = 6;
     const RunResult run = run_training(c, 2, data, data);
@@ -105,7 +103,7 @@ TEST(EquivalenceOfWorldSizes, DigestIsTheSameForOneToFourRanks) {
   std::set<std::string> digests;
   for (const int world : {1, 2, 3, 4}) {
     const TemporaryFolder folder;
-    const RunResult run = run_training(config_of({3, Home::cpu, 8192, false}, folder.path(), DType::f32), world, data);
+    const RunResult run = run_training(config_of({3, Tier::cpu, 8192, false}, folder.path(), DType::f32), world, data);
     ASSERT_TRUE(run.status.ok()) << run.status.message();
     digests.insert(run.digest);
   }

@@ -14,6 +14,7 @@
 
 #include "parallel/thread_communicator.h"
 #include "runtime/rng.h"
+#include "tests/machines/machines.h"
 #include "trainer/checkpoint/load.h"
 #include "trainer/trainer.h"
 
@@ -100,10 +101,12 @@ struct RunResult {
   std::size_t planned_gpu = 0, planned_cpu = 0, measured_gpu = 0, measured_cpu = 0;
 };
 
-// Trains with `world` ranks as threads.
+// Trains with `world` ranks as threads, each with a GPU of `machine` where one is given.
 inline RunResult run_training(const Config& config, int world, const std::shared_ptr<const DataSource>& data,
-                              const std::shared_ptr<const DataSource>& validation = nullptr) {
+                              const std::shared_ptr<const DataSource>& validation = nullptr,
+                              const testing::GpuMachine* machine = nullptr) {
   ThreadGroup group(WorldSize{world});
+  const testing::GpuCommunicators gpu_communicators;
   std::vector<Status> status(static_cast<std::size_t>(world));
   RunResult result;
   const auto rank_main = [&](int rank) {
@@ -112,6 +115,10 @@ inline RunResult run_training(const Config& config, int world, const std::shared
     TrainerExtras extras;
     extras.train = data;
     extras.validation = validation;
+    if (machine != nullptr) {
+      extras.make_gpu = [machine] { return Result<std::unique_ptr<GpuDriver>>(machine->make_driver()); };
+      extras.make_gpu_communicator = gpu_communicators.maker();
+    }
     if (rank == 0)
       extras.on_step = [&](const StepMetrics& m) {
         result.losses.push_back(m.loss);

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 std::shared_ptr<FormulaSource> data() { return std::make_shared<FormulaSource>(61); }
 
 TEST(Resume, TenAndTenStepsEqualTwenty) {
-  for (const auto home : {Config::Offload::Optimizer::Home::cpu, Config::Offload::Optimizer::Home::nvme}) {
+  for (const auto home : {Tier::cpu, Tier::nvme}) {
     const TemporaryFolder whole, halves;
     Config c = small_config(whole.path());
     c.zero.stage = 3;

@@ -1,0 +1,31 @@
+// Matrix products by cuBLASLt. The library is loaded at run time; the workspace is the queue's scratch.
+//
+// Bits. The algorithm is the first that the library's heuristic proposes for a shape, with a bounded workspace and no reduction
+// whose order depends on time, and is kept for the life of the object: the same shape gives the same bits in every run on the
+// same kind of device with the same version of the library. f32 operands are multiplied in f32 unless tf32 is asked for.
+#pragma once
+
+#include <memory>
+
+#include "runtime/gpu/driver.h"
+
+namespace strata {
+
+class CublasGemm {
+ public:
+  // Error unsupported: no libcublasLt.
+  static Result<CublasGemm> create(int ordinal, bool tf32);
+  CublasGemm(CublasGemm&&) noexcept;
+  CublasGemm& operator=(CublasGemm&&) noexcept;
+  ~CublasGemm();
+
+  // Any thread. What the library refuses becomes the queue's error, with the shape.
+  void enqueue(const kernels::Gemm& gemm, GpuQueue& queue);
+
+ private:
+  class Impl;
+  explicit CublasGemm(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace strata

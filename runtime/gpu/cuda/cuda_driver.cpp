@@ -1,0 +1,122 @@
+#include <cuda_runtime_api.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "runtime/gpu/cuda.h"
+#include "runtime/gpu/cuda/cublas_gemm.h"
+#include "runtime/gpu/cuda/cuda_queue.h"
+#include "runtime/gpu/cuda/cuda_status.h"
+#include "runtime/gpu/kernel_table.h"
+
+namespace strata {
+
+namespace gpu_cuda {
+const GpuKernels& kernel_table();  // gpu/kernels/table.cu
+}
+
+namespace {
+
+constexpr int kOldestMajor = 8;  // bf16 tensor cores and asynchronous copies
+
+class CudaDriver final : public GpuDriver {
+ public:
+  CudaDriver(GpuProperties properties, CublasGemm gemm)
+      : properties_(std::move(properties)),
+        events_(std::make_shared<CudaEventPool>(properties_.ordinal)),
+        gemm_(std::move(gemm)) {}
+
+  const GpuProperties& properties() const override { return properties_; }
+  const GpuKernels& kernels() const override { return gpu_cuda::kernel_table(); }
+
+  Result<std::byte*> allocate_device(std::size_t bytes) override {
+    void* data = nullptr;
+    STRATA_RETURN_IF_CUDA_ERROR(cudaSetDevice(properties_.ordinal), properties_.ordinal);
+    if (const Status status = cuda_status(cudaMalloc(&data, bytes), "cudaMalloc", properties_.ordinal); !status.ok())
+      return status.with_context(std::to_string(bytes) + " bytes");
+    return static_cast<std::byte*>(data);
+  }
+  void free_device(std::byte* data) override { log(cudaFree(data), "cudaFree"); }
+
+  // Mapped by us, in huge pages where the system has them: fewer entries in the GPU's and the processor's tables. Registering
+  // makes every page resident.
+  Result<std::byte*> allocate_pinned(std::size_t bytes) override {
+    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED)
+      return Status(Code::out_of_budget, "cannot map " + std::to_string(bytes) + " bytes; lower memory.cpu");
+    madvise(data, bytes, MADV_HUGEPAGE);
+    Status status = cuda_status(cudaSetDevice(properties_.ordinal), "cudaSetDevice", properties_.ordinal);
+    if (status.ok())
+      status = cuda_status(cudaHostRegister(data, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped), "cudaHostRegister",
+                           properties_.ordinal);
+    if (status.ok()) return static_cast<std::byte*>(data);
+    munmap(data, bytes);
+    return status.with_context("locking " + std::to_string(bytes) + " bytes of host memory (see also `ulimit -l`)");
+  }
+  void free_pinned(std::byte* data, std::size_t bytes) override {
+    log(cudaHostUnregister(data), "cudaHostUnregister");
+    munmap(data, bytes);
+  }
+
+  Result<std::unique_ptr<GpuQueue>> make_queue(const char* name) override {
+    return CudaQueue::make(name, properties_, events_);
+  }
+  Result<std::shared_ptr<GpuCounter>> make_counter() override { return CudaCounter::make(properties_.ordinal); }
+  void gemm(const kernels::Gemm& gemm, GpuQueue& queue) override { gemm_.enqueue(gemm, queue); }
+
+ private:
+  void log(cudaError_t error, const char* call) const {
+    if (const Status status = cuda_status(error, call, properties_.ordinal); !status.ok())
+      std::fprintf(stderr, "%s\n", status.message().c_str());
+  }
+
+  GpuProperties properties_;
+  std::shared_ptr<CudaEventPool> events_;
+  CublasGemm gemm_;
+};
+
+}  // namespace
+
+bool built_with_cuda() { return true; }
+
+// cudaGetDeviceCount leaves its argument alone when there is no driver: only the code counts.
+Result<int> cuda_device_count() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorInsufficientDriver) {
+    (void)cudaGetLastError();
+    return Status(Code::unsupported, "no NVIDIA driver for CUDA 13 or newer is running on this machine");
+  }
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+    (void)cudaGetLastError();
+    return Status(Code::unsupported, "the NVIDIA driver shows no GPU to this process");
+  }
+  STRATA_RETURN_IF_ERROR(cuda_status(error, "cudaGetDeviceCount", 0));
+  return count;
+}
+
+Result<std::unique_ptr<GpuDriver>> make_cuda_driver(const CudaOptions& options) {
+  STRATA_ASSIGN_OR_RETURN(const int count, cuda_device_count());
+  if (options.ordinal < 0 || options.ordinal >= count)
+    return Status(Code::invalid_argument,
+                  "there is no GPU " + std::to_string(options.ordinal) + ": this process sees " + std::to_string(count));
+  cudaDeviceProp found{};
+  STRATA_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&found, options.ordinal), options.ordinal);
+  GpuProperties properties = {.name = found.name,
+                              .ordinal = options.ordinal,
+                              .compute_major = found.major,
+                              .compute_minor = found.minor,
+                              .multiprocessors = found.multiProcessorCount,
+                              .memory_bytes = found.totalGlobalMem,
+                              .shared_bytes_per_block = found.sharedMemPerBlockOptin};
+  if (found.major < kOldestMajor)
+    return Status(Code::unsupported, "GPU " + std::to_string(options.ordinal) + " (" + properties.name +
+                                         ") has compute capability " + std::to_string(found.major) + "." +
+                                         std::to_string(found.minor) + "; 8.0 is the oldest that works");
+  STRATA_RETURN_IF_CUDA_ERROR(cudaSetDevice(options.ordinal), options.ordinal);
+  STRATA_ASSIGN_OR_RETURN(CublasGemm gemm, CublasGemm::create(options.ordinal, options.tf32));
+  return std::unique_ptr<GpuDriver>(std::make_unique<CudaDriver>(std::move(properties), std::move(gemm)));
+}
+
+}  // namespace strata

@@ -1,0 +1,233 @@
+#include "runtime/gpu/cuda/cuda_queue.h"
+
+#include <cuda.h>
+
+#include <cstdio>
+#include <new>
+
+#include "runtime/gpu/cuda/cuda_status.h"
+
+namespace strata {
+namespace {
+
+void log_error(const Status& status) {
+  if (!status.ok()) std::fprintf(stderr, "%s\n", status.message().c_str());
+}
+
+// Found in the driver at run time: a program linked to libcuda would not start where there is none.
+using StreamWaitValue = CUresult (*)(CUstream, CUdeviceptr, cuuint32_t, unsigned int);
+StreamWaitValue find_stream_wait_value() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+  if (cudaGetDriverEntryPointByVersion("cuStreamWaitValue32", &function, 12000, cudaEnableDefault, &found) != cudaSuccess ||
+      found != cudaDriverEntryPointSuccess) {
+    (void)cudaGetLastError();
+    return nullptr;
+  }
+  return reinterpret_cast<StreamWaitValue>(function);
+}
+
+struct HostWait {
+  const CudaCounter* counter;
+  std::uint32_t value;
+};
+
+}  // namespace
+
+CudaEventPool::~CudaEventPool() {
+  for (const cudaEvent_t event : free_) log_error(cuda_status(cudaEventDestroy(event), "cudaEventDestroy", ordinal_));
+}
+
+Result<cudaEvent_t> CudaEventPool::take() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!free_.empty()) {
+      const cudaEvent_t event = free_.back();
+      free_.pop_back();
+      return event;
+    }
+  }
+  cudaEvent_t event = nullptr;
+  STRATA_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync), ordinal_);
+  return event;
+}
+
+void CudaEventPool::give(cudaEvent_t event) {
+  const std::lock_guard lock(mutex_);
+  free_.push_back(event);
+}
+
+Result<std::shared_ptr<GpuCounter>> CudaCounter::make(int ordinal) {
+  void* word = nullptr;
+  STRATA_RETURN_IF_CUDA_ERROR(cudaHostAlloc(&word, sizeof(std::uint32_t), cudaHostAllocPortable | cudaHostAllocMapped),
+                              ordinal);
+  *static_cast<std::uint32_t*>(word) = 0;
+  return std::shared_ptr<GpuCounter>(new CudaCounter(word));
+}
+
+CudaCounter::~CudaCounter() { log_error(cuda_status(cudaFreeHost(word_), "cudaFreeHost", 0)); }
+
+void CudaCounter::set(std::uint32_t value) {
+  const std::atomic_ref<std::uint32_t> word(*word_);
+  word.store(value, std::memory_order_release);
+  word.notify_all();
+}
+
+void CudaCounter::wait(std::uint32_t value) const {
+  const std::atomic_ref<std::uint32_t> word(*word_);
+  std::uint32_t now = word.load(std::memory_order_acquire);
+  while (static_cast<std::int32_t>(now - value) < 0) {
+    word.wait(now, std::memory_order_acquire);
+    now = word.load(std::memory_order_acquire);
+  }
+}
+
+struct CudaQueue::State {
+  int ordinal = 0;
+  std::string name;
+  GpuFault* fault = nullptr;  // page-locked
+  StreamWaitValue stream_wait_value = nullptr;
+  std::mutex mutex;
+  Status failed;  // the first error
+
+  State() = default;
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  ~State() {
+    if (fault != nullptr) log_error(cuda_status(cudaFreeHost(fault), "cudaFreeHost", ordinal));
+  }
+  void keep(const Status& status) {
+    const std::lock_guard lock(mutex);
+    if (failed.ok()) failed = status;
+  }
+  // Once the queue has reached a mark: what went wrong before it, as far as is known.
+  Status status() {
+    const std::lock_guard lock(mutex);
+    if (failed.ok()) failed = to_status(*fault);
+    return failed;
+  }
+};
+
+namespace {
+
+class CudaMark final : public GpuMark {
+ public:
+  CudaMark(cudaEvent_t event, std::shared_ptr<CudaEventPool> events, std::shared_ptr<CudaQueue::State> state)
+      : event_(event), events_(std::move(events)), state_(std::move(state)) {}
+  ~CudaMark() override {
+    if (event_ != nullptr) events_->give(event_);
+  }
+  CudaMark(const CudaMark&) = delete;
+  CudaMark& operator=(const CudaMark&) = delete;
+
+  bool is_complete() const override { return event_ == nullptr || cudaEventQuery(event_) != cudaErrorNotReady; }
+  Status wait() const override {
+    if (event_ != nullptr) {
+      if (const Status status = cuda_status(cudaEventSynchronize(event_), "cudaEventSynchronize", state_->ordinal);
+          !status.ok())
+        state_->keep(status.with_context("stream " + state_->name));
+    }
+    return state_->status();
+  }
+  cudaEvent_t event() const { return event_; }
+
+ private:
+  cudaEvent_t event_;  // null: recording it failed, which the state knows
+  std::shared_ptr<CudaEventPool> events_;
+  std::shared_ptr<CudaQueue::State> state_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<GpuQueue>> CudaQueue::make(const std::string& name, const GpuProperties& properties,
+                                                  std::shared_ptr<CudaEventPool> events) {
+  auto state = std::make_shared<State>();
+  state->ordinal = properties.ordinal;
+  state->name = name;
+  STRATA_RETURN_IF_CUDA_ERROR(cudaSetDevice(properties.ordinal), properties.ordinal);
+  void* fault = nullptr;
+  STRATA_RETURN_IF_CUDA_ERROR(cudaHostAlloc(&fault, sizeof(GpuFault), cudaHostAllocPortable | cudaHostAllocMapped),
+                              properties.ordinal);
+  state->fault = new (fault) GpuFault();
+  state->stream_wait_value = find_stream_wait_value();
+  std::unique_ptr<CudaQueue> queue(new CudaQueue(properties, std::move(events), std::move(state)));
+  STRATA_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&queue->stream_, cudaStreamNonBlocking), properties.ordinal);
+  return std::unique_ptr<GpuQueue>(std::move(queue));
+}
+
+CudaQueue::~CudaQueue() {
+  if (stream_ == nullptr) return;
+  log_error(cuda_status(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", state_->ordinal));
+  log_error(cuda_status(cudaStreamDestroy(stream_), "cudaStreamDestroy", state_->ordinal));
+}
+
+void CudaQueue::keep(cudaError_t error, const char* call) {
+  if (error == cudaSuccess) return;
+  state_->keep(cuda_status(error, call, state_->ordinal).with_context("stream " + state_->name));
+}
+
+// The calling thread may be new, or have worked for another device.
+void CudaQueue::use_device() { keep(cudaSetDevice(state_->ordinal), "cudaSetDevice"); }
+
+void CudaQueue::copy(const void* from, void* to, std::size_t n) {
+  if (n == 0) return;
+  use_device();
+  keep(cudaMemcpyAsync(to, from, n, cudaMemcpyDefault, stream_), "cudaMemcpyAsync");
+}
+
+void CudaQueue::zero(void* to, std::size_t n) {
+  if (n == 0) return;
+  use_device();
+  keep(cudaMemsetAsync(to, 0, n, stream_), "cudaMemsetAsync");
+}
+
+std::shared_ptr<GpuMark> CudaQueue::mark() {
+  use_device();
+  Result<cudaEvent_t> event = events_->take();
+  if (!event.ok()) {
+    state_->keep(event.status());
+    return std::make_shared<CudaMark>(nullptr, events_, state_);
+  }
+  keep(cudaEventRecord(*event, stream_), "cudaEventRecord");
+  return std::make_shared<CudaMark>(*event, events_, state_);
+}
+
+void CudaQueue::wait(const GpuMark& mark) {
+  const cudaEvent_t event = static_cast<const CudaMark&>(mark).event();
+  if (event == nullptr) return;  // that queue's own error reaches whoever waits for the mark
+  use_device();
+  keep(cudaStreamWaitEvent(stream_, event, 0), "cudaStreamWaitEvent");
+}
+
+void CudaQueue::wait(const GpuCounter& counter, std::uint32_t value) {
+  use_device();
+  const auto& word = static_cast<const CudaCounter&>(counter);
+  if (state_->stream_wait_value != nullptr) {
+    const CUresult result =
+        state_->stream_wait_value(stream_, reinterpret_cast<CUdeviceptr>(word.address()), value, CU_STREAM_WAIT_VALUE_GEQ);
+    if (result == CUDA_SUCCESS) return;
+    if (result != CUDA_ERROR_NOT_SUPPORTED) {
+      state_->keep(Status(Code::internal, "cuStreamWaitValue32 on GPU " + std::to_string(state_->ordinal) + ": CUresult " +
+                                              std::to_string(static_cast<int>(result))));
+      return;
+    }
+    state_->stream_wait_value = nullptr;
+  }
+  // A thread of the driver sleeps in place of the GPU.
+  auto wait = std::make_unique<HostWait>(HostWait{&word, value});
+  const cudaError_t error = cudaLaunchHostFunc(
+      stream_,
+      [](void* data) {
+        const std::unique_ptr<HostWait> host_wait(static_cast<HostWait*>(data));
+        host_wait->counter->wait(host_wait->value);
+      },
+      wait.get());
+  if (error == cudaSuccess) (void)wait.release();  // the callback owns it
+  keep(error, "cudaLaunchHostFunc");
+}
+
+void CudaQueue::fail(const Status& status) { state_->keep(status); }
+
+GpuFault* CudaQueue::fault() { return state_->fault; }
+
+}  // namespace strata

@@ -1,0 +1,83 @@
+// Streams, events and counters of CUDA behind driver.h.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "runtime/gpu/driver.h"
+
+namespace strata {
+
+// Events without timing, kept for the next mark: making one takes as long as a launch. Thread-safe; outlived by no mark.
+class CudaEventPool {
+ public:
+  explicit CudaEventPool(int ordinal) : ordinal_(ordinal) {}
+  ~CudaEventPool();
+  CudaEventPool(const CudaEventPool&) = delete;
+  CudaEventPool& operator=(const CudaEventPool&) = delete;
+  Result<cudaEvent_t> take();
+  void give(cudaEvent_t event);
+
+ private:
+  const int ordinal_;
+  std::mutex mutex_;
+  std::vector<cudaEvent_t> free_;
+};
+
+// A 32-bit word in page-locked memory.
+class CudaCounter final : public GpuCounter {
+ public:
+  static Result<std::shared_ptr<GpuCounter>> make(int ordinal);
+  ~CudaCounter() override;
+  CudaCounter(const CudaCounter&) = delete;
+  CudaCounter& operator=(const CudaCounter&) = delete;
+  void set(std::uint32_t value) override;
+
+  const void* address() const { return word_; }
+  // Blocks the calling thread until the counter is at least `value` (in the order of 32-bit differences, as the GPU compares).
+  void wait(std::uint32_t value) const;
+
+ private:
+  explicit CudaCounter(void* word) : word_(static_cast<std::uint32_t*>(word)) {}
+  std::uint32_t* word_;
+};
+
+class CudaQueue final : public GpuQueue {
+ public:
+  static Result<std::unique_ptr<GpuQueue>> make(const std::string& name, const GpuProperties& properties,
+                                                std::shared_ptr<CudaEventPool> events);
+  ~CudaQueue() override;
+  CudaQueue(const CudaQueue&) = delete;
+  CudaQueue& operator=(const CudaQueue&) = delete;
+
+  void copy(const void* from, void* to, std::size_t n) override;
+  void zero(void* to, std::size_t n) override;
+  std::shared_ptr<GpuMark> mark() override;
+  void wait(const GpuMark& mark) override;
+  void wait(const GpuCounter& counter, std::uint32_t value) override;
+  void* native() override { return stream_; }
+  const GpuProperties& properties() const override { return properties_; }
+  void fail(const Status& status) override;
+  GpuFault* fault() override;
+
+  // What marks share with their queue, which may be gone before them.
+  struct State;
+
+ private:
+  CudaQueue(const GpuProperties& properties, std::shared_ptr<CudaEventPool> events, std::shared_ptr<State> state)
+      : properties_(properties), events_(std::move(events)), state_(std::move(state)) {}
+  void keep(cudaError_t error, const char* call);
+  void use_device();
+
+  const GpuProperties& properties_;
+  std::shared_ptr<CudaEventPool> events_;
+  std::shared_ptr<State> state_;
+  cudaStream_t stream_ = nullptr;
+};
+
+}  // namespace strata

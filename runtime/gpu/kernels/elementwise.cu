@@ -1,0 +1,101 @@
+// Sums, casts and norms of flat ranges; the bits of kernels/elementwise_simd.cpp, except which NaN an f32 result is.
+#include <type_traits>
+
+#include "runtime/gpu/kernels/entries.h"
+#include "runtime/gpu/kernels/units.h"
+#include "runtime/kernels/elementwise.h"
+
+namespace strata::STRATA_GPU {
+namespace {
+
+template <class T>
+STRATA_KERNEL add_kernel(const T* a, const T* b, T* y, Units units) {
+  const Unit unit = unit_of_thread(units);
+  float x[kUnit], z[kUnit];
+  load_unit(a, unit, 0.0f, x);
+  load_unit(b, unit, 0.0f, z);
+  for (int k = 0; k < kUnit; ++k) x[k] = add_rn(x[k], z[k]);
+  store_unit(x, y, unit);
+}
+
+// Through f32, which holds every bf16 and f16 exactly: one rounding.
+template <class From, class To>
+STRATA_KERNEL cast_kernel(const From* x, To* y, Units units) {
+  const Unit unit = unit_of_thread(units);
+  float values[kUnit];
+  load_unit(x, unit, 0.0f, values);
+  store_unit(values, y, unit);
+}
+
+constexpr int kNormLanes = 16;
+constexpr int kNormBatch = 16;  // loads on their way at once
+
+// A thread is one of the 16 lanes of a block of 4096, so half a warp reads 64 bytes in a row. A square is exact in double.
+STRATA_KERNEL sum_squares_kernel(const float* x, std::int64_t n, double* partials) {
+  const std::int64_t thread = block_x() * block_threads() + thread_index();
+  const std::int64_t block = thread / kNormLanes;
+  const auto lane = static_cast<int>(thread % kNormLanes);
+  const std::int64_t first = block * kernels::kNormBlock + lane;
+  double sum = 0.0;
+  for (int batch = 0; batch < kernels::kNormBlock; batch += kNormLanes * kNormBatch) {
+    float values[kNormBatch];
+    for (int k = 0; k < kNormBatch; ++k) {
+      const std::int64_t i = first + batch + k * kNormLanes;
+      values[k] = i < n ? x[i] : 0.0f;  // adding a square of zero changes no bit
+    }
+    for (const float value : values) sum = add_rn(sum, mul_rn(static_cast<double>(value), static_cast<double>(value)));
+  }
+  for (int half = kNormLanes / 2; half > 0; half /= 2) sum = add_rn(sum, shuffle_xor(sum, half));
+  if (lane == 0 && first < n) partials[block] = sum;
+}
+
+template <class From, class To>
+void launch_cast(const kernels::CastArgs& args, GpuQueue& queue) {
+  if constexpr (std::is_same_v<From, To>) {
+    queue.copy(args.x.data, args.y.data, args.x.bytes());
+  } else {
+    const From* x = args.x.as<From>();
+    To* y = args.y.as<To>();
+    const Units units = {args.x.numel(), common_phase(x, y)};
+    launch(queue, cast_kernel<From, To>, grid_of(units), kThreads, 0, x, y, units);
+  }
+}
+
+template <class From>
+void launch_cast_from(const kernels::CastArgs& args, GpuQueue& queue) {
+  switch (args.y.dtype) {
+    case DType::f32: return launch_cast<From, float>(args, queue);
+    case DType::bf16: return launch_cast<From, bf16>(args, queue);
+    case DType::f16: return launch_cast<From, f16>(args, queue);
+    case DType::i32: break;
+  }
+}
+
+}  // namespace
+
+void add(const kernels::AddArgs& args, GpuQueue& queue) {
+  with_type(args.y.dtype, [&]<class T>() {
+    const T* a = args.a.as<T>();
+    const T* b = args.b.as<T>();
+    T* y = args.y.as<T>();
+    const Units units = {args.y.numel(), common_phase(a, b, y)};
+    launch(queue, add_kernel<T>, grid_of(units), kThreads, 0, a, b, y, units);
+  });
+}
+
+void cast(const kernels::CastArgs& args, GpuQueue& queue) {
+  switch (args.x.dtype) {
+    case DType::f32: return launch_cast_from<float>(args, queue);
+    case DType::bf16: return launch_cast_from<bf16>(args, queue);
+    case DType::f16: return launch_cast_from<f16>(args, queue);
+    case DType::i32: break;
+  }
+}
+
+void sum_squares_blocks(const kernels::SumSquaresArgs& args, GpuQueue& queue) {
+  const auto [x, n, partials] = args;
+  const std::int64_t threads = blocks_for(n, kernels::kNormBlock) * kNormLanes;
+  launch(queue, sum_squares_kernel, {.x = blocks_for(threads, kThreads)}, kThreads, 0, x, n, partials);
+}
+
+}  // namespace strata::STRATA_GPU

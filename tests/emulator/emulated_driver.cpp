@@ -1,0 +1,72 @@
+#include "tests/emulator/emulated_driver.h"
+
+#include <system_error>
+
+#include "runtime/arena.h"
+#include "runtime/kernels/gemm.h"
+#include "runtime/kernels/isa.h"
+
+namespace strata::gpu_emulated {
+namespace {
+
+constexpr std::size_t kAlignment = 4096;
+
+}  // namespace
+
+EmulatedDriver::EmulatedDriver(const GpuKernels& kernels) : EmulatedDriver(kernels, Options()) {}
+
+EmulatedDriver::EmulatedDriver(const GpuKernels& kernels, Options options) : kernels_(kernels) {
+  device_.properties = {.name = "emulated",
+                        .ordinal = 0,
+                        .compute_major = 9,
+                        .compute_minor = 0,
+                        .multiprocessors = options.multiprocessors,
+                        .memory_bytes = options.memory_bytes,
+                        .shared_bytes_per_block = std::size_t{227} * 1024};
+}
+
+EmulatedDriver::~EmulatedDriver() = default;
+
+Result<std::byte*> EmulatedDriver::allocate_device(std::size_t bytes) {
+  const std::size_t left = device_.properties.memory_bytes - device_.device_memory.bytes();
+  if (bytes > left)
+    return Status(Code::out_of_budget,
+                  "the emulated GPU has " + format_bytes(left) + " left, asked for " + format_bytes(bytes));
+  device_.counts.allocation();
+  return device_.device_memory.allocate(bytes, kAlignment);
+}
+
+void EmulatedDriver::free_device(std::byte* data) {
+  STRATA_CHECK(device_.device_memory.free(data), "nobody writes behind the end of device memory");
+}
+
+Result<std::byte*> EmulatedDriver::allocate_pinned(std::size_t bytes) {
+  device_.counts.allocation();
+  return device_.pinned_memory.allocate(bytes, kAlignment);
+}
+
+void EmulatedDriver::free_pinned(std::byte* data, std::size_t) {
+  STRATA_CHECK(device_.pinned_memory.free(data), "nobody writes behind the end of pinned memory");
+}
+
+Result<std::unique_ptr<GpuQueue>> EmulatedDriver::make_queue(const char* name) {
+  try {
+    return std::unique_ptr<GpuQueue>(std::make_unique<EmulatedQueue>(device_, name));
+  } catch (const std::system_error& error) {
+    return Status(Code::out_of_budget, std::string("cannot start the thread of queue ") + name + ": " + error.code().message());
+  }
+}
+
+Result<std::shared_ptr<GpuCounter>> EmulatedDriver::make_counter() {
+  return std::shared_ptr<GpuCounter>(std::make_shared<EmulatedCounter>());
+}
+
+void EmulatedDriver::gemm(const kernels::Gemm& gemm, GpuQueue& queue) {
+  static_cast<EmulatedQueue&>(queue).enqueue([gemm, native = kernels::active_isa() == kernels::Isa::avx512] {
+    kernels::TiledGemm product(gemm, 1, native);
+    for (std::int64_t tile = 0; tile < product.tiles(); ++tile) product.run(tile);
+    return product.status();
+  });
+}
+
+}  // namespace strata::gpu_emulated

@@ -1,0 +1,54 @@
+// The GPUs that tests run on beside the host: the emulator always, and the real one of this machine when the program was asked
+// for it by STRATA_TEST_MACHINE=cuda (ctest label gpu), which then leaves out the host and the emulator. Without a GPU every
+// test of such a program is skipped, with the reason.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <memory_resource>
+#include <string>
+#include <vector>
+
+#include "parallel/nccl_api.h"
+#include "runtime/stream.h"
+#include "trainer/engine.h"
+
+namespace strata::testing {
+
+struct GpuMachine {
+  std::string name;
+  std::function<std::unique_ptr<GpuDriver>()> make_driver;  // with the kernels of every folder
+};
+
+// The emulator, or the GPU of this machine.
+const std::vector<GpuMachine>& gpu_machines();
+// Whether host bodies are to be tested: not in a program that was asked for the GPU.
+bool tests_the_host();
+// Memory that the host and the GPUs of gpu_machines() reach at one address.
+std::pmr::memory_resource& shared_memory();
+
+// Connects ranks that are threads of this process and have a GPU of gpu_machines() each.
+class GpuCommunicators {
+ public:
+  GpuCommunicators();
+  GpuCommunicatorMaker maker() const;  // of the same group for every rank; also after this object is gone
+
+ private:
+  std::shared_ptr<NcclApi> nccl_;  // null: the library
+};
+
+// A device of a GPU machine with one stream that has scratch.
+class GpuBench {
+ public:
+  explicit GpuBench(const GpuMachine& machine);
+  ~GpuBench();
+  Device& device() { return device_; }
+  StreamRef stream() { return *stream_; }
+
+ private:
+  Device device_;
+  std::byte* scratch_;
+  std::unique_ptr<Stream> stream_;
+};
+
+}  // namespace strata::testing

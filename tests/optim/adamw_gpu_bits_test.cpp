@@ -1,0 +1,100 @@
+// The GPU's adamw_update (its source, on the emulator) gives the bits of every host body, whatever the length, alignment and
+// cutting. tests/structure/ptx_test.py shows that nvcc keeps the operations.
+// Mutations caught: a * b + c instead of fma, NaN not canonicalised, a unit that begins one element off, a phase that does not
+// look at every array, an edge that writes one element too many.
+#include <algorithm>
+#include <deque>
+#include <memory>
+
+#include "adamw_testing.h"
+#include "optim/gpu_kernels.h"
+#include "runtime/kernels/isa.h"
+#include "tests/emulator/emulated_driver.h"
+
+namespace strata {
+namespace {
+
+using namespace adamw_testing;  // NOLINT
+
+const AdamWScalars kScalars = adamw_scalars({.weight_decay = 0.1}, 3e-4, 7, 0.37);
+
+class AdamWGpuBits : public ::testing::Test {
+ protected:
+  void update_on_gpu(const AdamWSlice& slice) {
+    driver_->table<OptimGpuKernels>().adamw_update(slice, kScalars, *queue_);
+    const Status status = queue_->mark()->wait();
+    ASSERT_TRUE(status.ok()) << status.message();
+  }
+
+ private:
+  std::unique_ptr<gpu_emulated::EmulatedDriver> driver_ = gpu_emulated::make_emulated_driver();
+  std::unique_ptr<GpuQueue> queue_ = driver_->make_queue("update").value();
+};
+
+std::vector<std::size_t> lengths() {
+  std::vector<std::size_t> lengths = {255, 256, 257, 2047, 2048, 2049, 4097};  // a block of threads takes 2048
+  for (std::size_t n = 0; n <= 33; ++n) lengths.push_back(n);
+  return lengths;
+}
+
+// All arrays misaligned alike, and each one unlike the others.
+std::vector<Offsets> all_offsets() {
+  std::vector<Offsets> all;
+  for (const std::size_t offset : {0, 1, 2, 3, 4, 5, 6, 7, 8, 13}) {
+    Offsets offsets;
+    offsets.fill(offset);
+    all.push_back(offsets);
+    for (std::size_t& odd : offsets) {
+      ++odd;
+      all.push_back(offsets);
+      --odd;
+    }
+  }
+  return all;
+}
+
+TEST_F(AdamWGpuBits, EqualEveryHostBodyForAnyValueLengthAndAlignment) {
+  const kernels::Isa before = kernels::active_isa();
+  for (const std::size_t n : lengths()) {
+    for (const bool decay : {false, true}) {
+      for (const bool with16 : {false, true}) {
+        const auto fill = [&](State& state) {
+          state.fill(n, n);
+          AdamWSlice slice = state.slice(0, n, with16);
+          slice.decay = decay;
+          return slice;
+        };
+        SCOPED_TRACE(::testing::Message() << "n " << n << ", decay " << decay << ", p16 " << with16);
+        std::deque<State> wants;
+        for (const kernels::Isa isa : kernels::available_isas()) {
+          ASSERT_TRUE(kernels::set_isa(isa).ok());
+          adamw_update(fill(wants.emplace_back(n, 0)), kScalars);
+        }
+        for (const Offsets& offsets : all_offsets()) {
+          SCOPED_TRACE("offsets " + ::testing::PrintToString(offsets));
+          State got(n, offsets);
+          ASSERT_NO_FATAL_FAILURE(update_on_gpu(fill(got)));
+          ASSERT_TRUE(got.guards_intact()) << "wrote outside";
+          for (State& want : wants) ASSERT_TRUE(same(want, got, n));
+        }
+      }
+    }
+  }
+  ASSERT_TRUE(kernels::set_isa(before).ok());
+}
+
+TEST_F(AdamWGpuBits, DoNotDependOnCutting) {
+  constexpr std::size_t kN = 1023;
+  State whole(kN, 0);
+  whole.fill(kN, 1);
+  adamw_update(whole.slice(0, kN, true), kScalars);
+  for (const std::size_t cut : {1, 7, 8, 9, 33, 1000, 1023}) {
+    State pieces(kN, Offsets{1, 1, 1, 1, 1});
+    pieces.fill(kN, 1);
+    for (std::size_t i = 0; i < kN; i += cut) update_on_gpu(pieces.slice(i, std::min(cut, kN - i), true));
+    ASSERT_TRUE(same(whole, pieces, kN)) << "cut " << cut;
+  }
+}
+
+}  // namespace
+}  // namespace strata

@@ -1,0 +1,116 @@
+// Inputs of the tests that compare bodies of adamw_update: any bit pattern, guarded and misaligned.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <iterator>
+#include <vector>
+
+#include "optim/adamw.h"
+
+namespace strata::adamw_testing {
+
+inline std::uint32_t bits(float x) { return std::bit_cast<std::uint32_t>(x); }
+
+// Any bit pattern: random ones (infinities, NaNs of both signs, denormals and huge values among them) and ordinary values.
+class Values {
+ public:
+  explicit Values(std::uint64_t seed) : state_(seed) {}
+  std::uint32_t next() {  // splitmix64
+    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return static_cast<std::uint32_t>((z ^ (z >> 31)) >> 32);
+  }
+  float any() {
+    static constexpr std::uint32_t kSpecial[] = {0u,          0x80000000u, 0x00000001u, 0x807fffffu, 0x00800000u, 0x7f7fffffu,
+                                                 0x7f800000u, 0xff800000u, 0x7fc00000u, 0xffc00000u, 0x7f800001u, 0xff812345u};
+    const std::uint32_t kind = next() % 8;
+    if (kind == 0) return std::bit_cast<float>(kSpecial[next() % std::size(kSpecial)]);
+    if (kind == 1) return std::bit_cast<float>(next());
+    return ordinary();
+  }
+  float ordinary() {
+    return (static_cast<float>(next() >> 8) * 0x1p-23f - 1.0f) * std::exp2(static_cast<float>(next() % 60) - 40.0f);
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+// Guarded arrays: `offset` elements of misalignment and 64 sentinels on each side.
+template <class T>
+class Guarded {
+ public:
+  static constexpr std::size_t kGuard = 64;
+  Guarded(std::size_t n, std::size_t offset, T sentinel) : n_(n), all_(n + 2 * kGuard + 64, sentinel), sentinel_(sentinel) {
+    const auto misaligned = reinterpret_cast<std::uintptr_t>(all_.data()) % 64;
+    begin_ = kGuard + (64 - misaligned) % 64 / sizeof(T) + offset % (64 / sizeof(T));
+    if (begin_ + n_ + kGuard > all_.size()) all_.resize(begin_ + n_ + kGuard, sentinel);
+  }
+  Guarded(const Guarded&) = delete;
+  T* data() { return all_.data() + begin_; }
+  bool guards_intact() const {
+    for (std::size_t i = 0; i < all_.size(); ++i) {
+      if ((i < begin_ || i >= begin_ + n_) && std::memcmp(&all_[i], &sentinel_, sizeof(T)) != 0) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::size_t n_, begin_ = 0;
+  std::vector<T> all_;
+  T sentinel_;
+};
+
+using Offsets = std::array<std::size_t, 5>;  // of p, m, v, g, p16, in elements
+
+struct State {
+  State(std::size_t n, std::size_t offset) : State(n, {offset, offset * 3, offset * 5, offset * 7, offset * 11}) {}
+  State(std::size_t n, const Offsets& offsets)
+      : p(n, offsets[0], -7.0f),
+        m(n, offsets[1], -7.0f),
+        v(n, offsets[2], -7.0f),
+        g(n, offsets[3], -7.0f),
+        p16(n, offsets[4], {0xabcd}) {}
+  void fill(std::size_t n, std::uint64_t seed) {
+    Values values(seed);
+    for (std::size_t i = 0; i < n; ++i) {
+      p.data()[i] = values.any();
+      m.data()[i] = values.any();
+      v.data()[i] = i % 16 == 3 ? values.any() : std::abs(values.any());
+      g.data()[i] = values.any();
+    }
+  }
+  AdamWSlice slice(std::size_t begin, std::size_t n, bool with16) {
+    return {p.data() + begin,
+            m.data() + begin,
+            v.data() + begin,
+            g.data() + begin,
+            with16 ? p16.data() + begin : nullptr,
+            static_cast<std::int64_t>(n),
+            true};
+  }
+  bool guards_intact() const {
+    return p.guards_intact() && m.guards_intact() && v.guards_intact() && g.guards_intact() && p16.guards_intact();
+  }
+  Guarded<float> p, m, v, g;
+  Guarded<bf16> p16;
+};
+
+inline ::testing::AssertionResult same(State& a, State& b, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    if (bits(a.p.data()[i]) != bits(b.p.data()[i])) return ::testing::AssertionFailure() << "p[" << i << "]";
+    if (bits(a.m.data()[i]) != bits(b.m.data()[i])) return ::testing::AssertionFailure() << "m[" << i << "]";
+    if (bits(a.v.data()[i]) != bits(b.v.data()[i])) return ::testing::AssertionFailure() << "v[" << i << "]";
+    if (a.p16.data()[i].bits != b.p16.data()[i].bits) return ::testing::AssertionFailure() << "p16[" << i << "]";
+  }
+  return ::testing::AssertionSuccess();
+}
+
+}  // namespace strata::adamw_testing

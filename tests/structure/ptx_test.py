@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""The GPU kernels that must give the host's bits are made of the roundings that their formula names, and of no other.
+
+    tests/structure/ptx_test.py --nvcc /usr/local/cuda/bin/nvcc
+
+Reads the PTX that nvcc makes with contraction allowed: the sources may not depend on the flags of the build, which forbids it
+too. An instruction with an explicit rounding (mul.rn.f32) is never fused by later stages; one without (mul.f32) may be.
+"""
+import argparse
+import collections
+import concurrent.futures
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SKIPPED = 77
+FLAGS = ("-std=c++20", "-O3", "-arch=sm_80", "-fmad=true", "--expt-relaxed-constexpr", f"-I{ROOT}", "--ptx")
+FLOATS = {"f16", "f16x2", "bf16", "bf16x2", "tf32", "f32", "f32x2", "f64"}
+MOVES = {"ld", "st", "mov", "selp", "shfl"}  # they change no bit
+
+# What one element takes, by a part of the kernel's mangled name; and what a kernel does once beside its elements.
+ADAMW = {"mul.rn.f32": 4, "sub.rn.f32": 1, "fma.rn.f32": 4, "div.rn.f32": 1, "sqrt.rn.f32": 1}
+FROM_F16 = {"cvt.rn.f32.u16": 1, "mul.f32": 1}  # a denormal: an integer below 2^10 times 2^-24, exact
+KERNELS = {
+    "optim/gpu/adamw.cu": {"adamw_kernel": (ADAMW, {})},
+    "runtime/gpu/kernels/elementwise.cu": {
+        "add_kernelIf": ({"add.rn.f32": 1}, {}),
+        "add_kernelINS_4bf16": ({"add.rn.f32": 1}, {}),
+        "cast_kernelIf": ({}, {}),
+        "cast_kernelINS_4bf16": ({}, {}),
+        "cast_kernelINS_3f16": (FROM_F16, {}),
+        "sum_squares_kernel": ({"cvt.f64.f32": 1, "mul.rn.f64": 1, "add.rn.f64": 1}, {"add.rn.f64": 4}),
+    },
+    "runtime/gpu/kernels/column_sums.cu": {
+        "block_sums_kernel": ({"add.rn.f32": 1}, {}),
+        "total_sums_kernel": ({"add.rn.f32": 1}, {}),
+    },
+}
+
+
+def arithmetic_by_kernel(ptx):
+    """Name of each kernel in `ptx` -> how often it has each instruction that computes with floating-point numbers, or calls."""
+    kernels = {}
+    for name, body in re.findall(r"\.entry\s+(\w+)\s*\(.*?\)[^{]*\{(.*?)\n\}", ptx, re.DOTALL):
+        counts = kernels.setdefault(name, collections.Counter())
+        for opcode in re.findall(r"^\s*(?:@!?%\w+\s+)?([a-z]\w*(?:\.[\w:]+)*)\s[^;]*;", body, re.MULTILINE):
+            parts = opcode.split(".")
+            if parts[0] == "call" or (FLOATS & set(parts) and parts[0] not in MOVES):
+                counts[opcode] += 1
+    return kernels
+
+
+def problems(ptx, expected):
+    """Sentences about the kernels of `ptx` that have other arithmetic than a whole number of elements takes."""
+    kernels = arithmetic_by_kernel(ptx)
+    for part, (element, once) in expected.items():
+        names = [name for name in kernels if part in name]
+        if not names:
+            yield f"there is no kernel {part}: the test looks for a name that is gone"
+        for name in names:
+            found = kernels[name] - collections.Counter(once)
+            elements = min((found[opcode] // n for opcode, n in element.items()), default=1)
+            if elements < 1 or found != collections.Counter({opcode: elements * n for opcode, n in element.items()}):
+                yield f"{name} has {dict(kernels[name])}, expected {element} for each element and {once} once"
+    for name in kernels:
+        if not any(part in name for part in expected):
+            yield f"nobody says which arithmetic {name} should have"
+
+
+def compile_ptx(nvcc, source, *flags):
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "kernel.ptx"
+        done = subprocess.run([nvcc, *FLAGS, *flags, str(source), "-o", str(out)], capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"{source} does not compile:\n{done.stdout}{done.stderr}")
+        return out.read_text()
+
+
+def with_plain_operators(source):
+    """adamw.cu as it would look to somebody who has not read device.h."""
+    for name, operator in (("mul", "*"), ("sub", "-"), ("div", "/")):
+        source = source.replace(f"{name}_rn(a, b)", f"a {operator} b")
+    return source.replace("fma_rn(a, b, c)", "a * b + c")
+
+
+def check_that_it_can_fail(nvcc, good, pool):
+    expected = KERNELS["optim/gpu/adamw.cu"]
+    source = ROOT / "optim/gpu/adamw.cu"
+    with tempfile.TemporaryDirectory() as folder:
+        plain = pathlib.Path(folder) / "plain.cu"
+        plain.write_text(with_plain_operators(source.read_text()))
+        compiled = {
+            "plain operators": pool.submit(compile_ptx, nvcc, plain),
+            "--use_fast_math": pool.submit(compile_ptx, nvcc, source, "--use_fast_math"),
+        }
+        mutants = {what: ptx.result() for what, ptx in compiled.items()}
+    for before, after in (
+        ("div.rn.f32", "div.full.f32"),
+        ("sqrt.rn.f32", "sqrt.approx.f32"),
+        ("mul.rn.f32", "mul.f32"),
+        ("mul.rn.f32", "mul.rn.ftz.f32"),
+        ("mul.rn.f32", "fma.rn.f32"),
+        ("mul.rn.f32", "call.uni"),
+        ("adamw_kernel", "renamed_kernel"),
+    ):
+        assert before in good, before
+        mutants[f"{after} for {before}"] = good.replace(before, after, 1)
+    for what, ptx in mutants.items():
+        assert list(problems(ptx, expected)), f"{what} was not noticed"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nvcc", default="nvcc")
+    options = parser.parse_args()
+    nvcc = shutil.which(options.nvcc)
+    if nvcc is None:
+        print(f"skipped: there is no CUDA compiler {options.nvcc} here")
+        return SKIPPED
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = {name: pool.submit(compile_ptx, nvcc, ROOT / name) for name in KERNELS}
+        ptx = {name: future.result() for name, future in compiled.items()}
+        check_that_it_can_fail(nvcc, ptx["optim/gpu/adamw.cu"], pool)
+    found = [f"{name}: {problem}" for name, expected in KERNELS.items() for problem in problems(ptx[name], expected)]
+    print("\n".join(found) or f"{sum(map(len, map(arithmetic_by_kernel, ptx.values())))} kernels round as their formula says")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+// Promise 1 on a GPU: which tier the optimizer state lives in, which processor updates it, the ZeRO stage and the record size
+// change no bit there either; and the loss is the host's within what another order of sums costs. Mutations that must fail:
+// drop a wait between the copy of a record's parameters and the unit's next use; update with gradients of the step before;
+// round the GPU's parameters another way than the CPU's.
+#include <gtest/gtest.h>
+
+#include "tests/machines/machines.h"
+#include "tests/trainer/fixture.h"
+
+namespace strata {
+namespace {
+
+struct Placement {
+  int stage;
+  Tier home;
+  std::int64_t record_size;
+  bool recompute;
+};
+
+Config config_of(const Placement& placement, const std::string& folder, DType compute) {
+  Config c = small_config(folder);
+  c.zero.stage = placement.stage;
+  c.offload.optimizer.device = placement.home;
+  c.offload.optimizer.record_size = placement.record_size;
+  c.training.recompute = placement.recompute ? Config::Training::Recompute::full : Config::Training::Recompute::none;
+  c.precision.compute = compute;
+  c.training.steps = 3;
+  c.training.global_batch_size = 4;
+  c.scheduler.warmup_steps = 1;
+  return c;
+}
+
+std::string describe(const Placement& p) {
+  return "stage " + std::to_string(p.stage) + " " + to_string(p.home) + " record " + std::to_string(p.record_size) +
+         (p.recompute ? " recompute" : "");
+}
+
+// Under a sanitizer, where the emulator takes ten times as long, what has most streams and most copies.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+const std::vector<Placement> kPlacements = {{3, Tier::nvme, 4096, false}, {0, Tier::gpu, 16384, false}};
+constexpr int kFewestRanks = 2;
+#else
+const std::vector<Placement> kPlacements = {{0, Tier::gpu, 16384, false}, {1, Tier::cpu, 4096, false},
+                                            {2, Tier::nvme, 8192, true},  {3, Tier::gpu, 4096, true},
+                                            {3, Tier::cpu, 16384, false}, {3, Tier::nvme, 4096, false}};
+constexpr int kFewestRanks = 1;
+#endif
+
+class GpuEquivalence : public ::testing::TestWithParam<std::tuple<int, DType>> {};
+
+TEST_P(GpuEquivalence, DigestIsOneStringForEveryPlacementAndTheLossIsTheHosts) {
+  const auto [world, compute] = GetParam();
+  const auto data = std::make_shared<FormulaSource>(61);
+  const testing::GpuMachine& machine = testing::gpu_machines()[0];
+  TemporaryFolder host_folder;
+  const RunResult host = run_training(config_of(kPlacements[1], host_folder.path(), compute), world, data);
+  ASSERT_TRUE(host.status.ok()) << host.status.message();
+  std::string reference;
+  for (const Placement& placement : kPlacements) {
+    SCOPED_TRACE(describe(placement));
+    TemporaryFolder folder;
+    const RunResult run = run_training(config_of(placement, folder.path(), compute), world, data, nullptr, &machine);
+    ASSERT_TRUE(run.status.ok()) << run.status.message();
+    EXPECT_EQ(run.measured_gpu, run.planned_gpu) << "the plan is the run";
+    EXPECT_EQ(run.measured_cpu, run.planned_cpu);
+    ASSERT_EQ(run.losses.size(), host.losses.size());
+    for (std::size_t i = 0; i < run.losses.size(); ++i)
+      EXPECT_NEAR(run.losses[i], host.losses[i], compute == DType::f32 ? 2e-5 : 2e-2) << "step " << i + 1;
+    if (reference.empty()) reference = run.digest;
+    EXPECT_EQ(run.digest, reference);
+    ASSERT_FALSE(run.digest.empty());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(WorldsAndPrecisions, GpuEquivalence,
+                         ::testing::Combine(::testing::Range(kFewestRanks, 3), ::testing::Values(DType::f32, DType::bf16)),
+                         [](const auto& test) {
+                           return "world_" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
+                         });
+
+}  // namespace
+}  // namespace strata

@@ -1,0 +1,30 @@
+#include "trainer/gpu_setup.h"
+
+#include <algorithm>
+
+#include "runtime/gpu/cuda.h"
+
+namespace strata {
+
+Result<Backend> choose_backend(const Config& config) {
+  using Choice = Config::Device::Choice;
+  if (config.device.backend == Choice::host) return Backend::host;
+  const Result<int> count = cuda_device_count();
+  if (count.ok()) return Backend::cuda;
+  if (config.device.backend == Choice::automatic) return Backend::host;
+  return Status(Code::invalid_config, "device.backend: is cuda, but " + count.status().message() + "; or set auto or host");
+}
+
+Backend planned_backend(const Config& config) {
+  using Choice = Config::Device::Choice;
+  if (config.device.backend == Choice::cuda) return Backend::cuda;
+  const Result<Backend> chosen = choose_backend(config);
+  return chosen.ok() ? *chosen : Backend::host;
+}
+
+std::size_t usable_gpu_memory(const GpuProperties& properties) {
+  constexpr std::size_t kContext = std::size_t{1} << 30;
+  return properties.memory_bytes - std::min(properties.memory_bytes / 2, kContext + properties.memory_bytes / 50);
+}
+
+}  // namespace strata
