@@ -5,12 +5,12 @@
 namespace strata {
 
 Result<SharedLibrary> SharedLibrary::open(const std::string& file, const std::string& package) {
-  void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   std::string reason;
   if (handle == nullptr) {
     const char* said = dlerror();
     reason = said != nullptr ? said : file;
-    handle = dlopen(("/usr/local/cuda/lib64/" + file).c_str(), RTLD_NOW | RTLD_LOCAL);
+    handle = dlopen(("/usr/local/cuda/lib64/" + file).c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   }
   if (handle == nullptr)
     return Status(Code::unsupported, "cannot load a library: " + reason + "; install " + package + " or set LD_LIBRARY_PATH");

@@ -8,6 +8,7 @@
 
 namespace strata {
 
+// Stays loaded until the process ends: these libraries keep threads.
 class SharedLibrary {
  public:
   // file: as the dynamic linker knows it ("libnccl.so.2"); looked for where it looks, then in /usr/local/cuda/lib64.

@@ -62,7 +62,8 @@ class GpuQueue {
   // The handle that launchers need: cudaStream_t, or the emulator's queue.
   virtual void* native() = 0;
   virtual const GpuProperties& properties() const = 0;
-  // Keeps the first error of an enqueued operation (a launch that was refused); mark().wait() returns it from then on.
+  // Any thread. Keeps the first error of an enqueued operation (a launch that was refused); mark().wait() returns it from then
+  // on.
   virtual void fail(const Status& status) = 0;
   // Where kernels report bad input. Visible to the device.
   virtual GpuFault* fault() = 0;

@@ -1,7 +1,7 @@
-// The GPU's adamw_update (its source, on the emulator) gives the bits of every host body, whatever the length, alignment and
-// cutting. tests/structure/ptx_test.py shows that nvcc keeps the operations.
-// Mutations caught: a * b + c instead of fma, NaN not canonicalised, a unit that begins one element off, a phase that does not
-// look at every array, an edge that writes one element too many.
+// The GPU's adamw_update (its source on the emulator, or a GPU) gives the bits of every host body, whatever the length,
+// alignment and cutting. tests/structure/ptx_test.py shows that nvcc keeps the operations. Mutations caught: a * b + c instead
+// of fma, NaN not canonicalised, a unit that begins one element off, a phase that does not look at every array, an edge that
+// writes one element too many.
 #include <algorithm>
 #include <deque>
 #include <memory>
@@ -9,7 +9,7 @@
 #include "adamw_testing.h"
 #include "optim/gpu_kernels.h"
 #include "runtime/kernels/isa.h"
-#include "tests/emulator/emulated_driver.h"
+#include "tests/machines/machines.h"
 
 namespace strata {
 namespace {
@@ -27,7 +27,7 @@ class AdamWGpuBits : public ::testing::Test {
   }
 
  private:
-  std::unique_ptr<gpu_emulated::EmulatedDriver> driver_ = gpu_emulated::make_emulated_driver();
+  std::unique_ptr<GpuDriver> driver_ = testing::gpu_machines()[0].make_driver();
   std::unique_ptr<GpuQueue> queue_ = driver_->make_queue("update").value();
 };
 

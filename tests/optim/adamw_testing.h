@@ -9,9 +9,11 @@
 #include <cstdint>
 #include <cstring>
 #include <iterator>
+#include <memory_resource>
 #include <vector>
 
 #include "optim/adamw.h"
+#include "tests/machines/machines.h"
 
 namespace strata::adamw_testing {
 
@@ -48,7 +50,8 @@ template <class T>
 class Guarded {
  public:
   static constexpr std::size_t kGuard = 64;
-  Guarded(std::size_t n, std::size_t offset, T sentinel) : n_(n), all_(n + 2 * kGuard + 64, sentinel), sentinel_(sentinel) {
+  Guarded(std::size_t n, std::size_t offset, T sentinel)
+      : n_(n), all_(n + 2 * kGuard + 64, sentinel, &testing::shared_memory()), sentinel_(sentinel) {
     const auto misaligned = reinterpret_cast<std::uintptr_t>(all_.data()) % 64;
     begin_ = kGuard + (64 - misaligned) % 64 / sizeof(T) + offset % (64 / sizeof(T));
     if (begin_ + n_ + kGuard > all_.size()) all_.resize(begin_ + n_ + kGuard, sentinel);
@@ -64,7 +67,7 @@ class Guarded {
 
  private:
   std::size_t n_, begin_ = 0;
-  std::vector<T> all_;
+  std::pmr::vector<T> all_;
   T sentinel_;
 };
 

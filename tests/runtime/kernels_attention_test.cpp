@@ -149,10 +149,10 @@ TEST_P(AttentionTest, BackwardAgreesWithDoubles) {
 }
 
 // Around the tile of 64 queries; head sizes of real models and awkward ones; 1, 3 and 4 query heads to a key head.
-const std::vector<AttentionShape> kShapes = {{1, 1, 1, 1, 1},   {2, 1, 4, 1, 8},    {1, 7, 3, 1, 17},   {2, 7, 2, 2, 6},
-                                             {1, 63, 2, 1, 20}, {1, 64, 1, 1, 64},  {2, 65, 3, 3, 5},   {1, 65, 4, 1, 80},
-                                             {1, 66, 1, 1, 96}, {1, 130, 3, 1, 17}, {2, 130, 2, 1, 32}, {1, 67, 1, 1, 128},
-                                             {1, 65, 1, 1, 256}};
+const std::vector<AttentionShape> kShapes = {{1, 1, 1, 1, 1},    {2, 1, 4, 1, 8},    {1, 7, 3, 1, 17},   {2, 7, 2, 2, 6},
+                                             {1, 63, 2, 1, 20},  {1, 64, 1, 1, 64},  {2, 65, 3, 3, 5},   {1, 65, 4, 1, 80},
+                                             {1, 66, 1, 1, 96},  {1, 130, 3, 1, 17}, {2, 130, 2, 1, 32}, {1, 67, 1, 1, 128},
+                                             {1, 65, 1, 1, 256}, {1, 130, 4, 2, 64}};
 
 std::string name_of(const ::testing::TestParamInfo<AttentionTest::ParamType>& info) {
   const auto& [s, dtype] = info.param;

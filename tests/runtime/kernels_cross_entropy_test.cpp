@@ -13,9 +13,9 @@ using namespace testing;  // NOLINT
 struct Size {
   std::int64_t R, V;
 };
-// 1023 .. 1025 stand around the chunk of the denominator; the last is cut into several tasks.
-const std::vector<Size> kSizes = {{0, 16}, {1, 1},    {5, 2},    {5, 15},   {1, 16},
-                                  {5, 17}, {5, 1023}, {5, 1024}, {5, 1025}, {40, 1733}};
+// 1023 .. 1025 stand around the chunk of the denominator; {40, 1733} is cut into several tasks.
+const std::vector<Size> kSizes = {{0, 16},   {1, 1},    {5, 2},    {5, 15},    {1, 16},  {5, 17},
+                                  {5, 1023}, {5, 1024}, {5, 1025}, {40, 1733}, {3, 8201}};
 constexpr float kScale = 0.25f;
 
 struct Expected {

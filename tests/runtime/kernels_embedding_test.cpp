@@ -11,9 +11,9 @@ using namespace testing;  // NOLINT
 struct Case {
   std::int64_t B, T, C, V;
 };
-// The last one is cut into several tasks.
-const std::vector<Case> kCases = {{0, 5, 16, 7},   {1, 1, 1, 1},   {1, 5, 15, 3},
-                                  {5, 1, 17, 300}, {1, 5, 80, 11}, {2, 35, 769, 50}};
+// The sixth is cut into several tasks; the last two are sorted by token in several rounds.
+const std::vector<Case> kCases = {{0, 5, 16, 7},  {1, 1, 1, 1},     {1, 5, 15, 3},   {5, 1, 17, 300},
+                                  {1, 5, 80, 11}, {2, 35, 769, 50}, {10, 70, 16, 3}, {4, 256, 8, 1}};
 
 TEST(EmbeddingForward, IsTokenRowPlusPositionRow) {
   for (const DType dtype : {DType::f32, DType::bf16})

@@ -12,8 +12,8 @@ using Doubles = std::vector<double>;
 struct Case {
   std::int64_t R, N, K, H;
 };
-const std::vector<Case> kCases = {{0, 2, 1, 8},  {1, 1, 1, 1},  {5, 4, 2, 15}, {5, 2, 2, 16},
-                                  {1, 3, 1, 17}, {5, 2, 1, 80}, {65, 8, 2, 64}};
+const std::vector<Case> kCases = {{0, 2, 1, 8},  {1, 1, 1, 1},  {5, 4, 2, 15},  {5, 2, 2, 16},
+                                  {1, 3, 1, 17}, {5, 2, 1, 80}, {65, 8, 2, 64}, {4, 2, 1, 1032}};
 constexpr double kEps = 1e-6;
 
 double rstd_of(const Array& in, std::int64_t at, std::int64_t H) {

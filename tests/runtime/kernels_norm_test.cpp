@@ -12,9 +12,9 @@ using Doubles = std::vector<double>;
 struct Size {
   std::int64_t R, C;
 };
-// The last ones are cut into several tasks and partial sums.
-const std::vector<Size> kSizes = {{0, 16}, {1, 1},   {5, 1},   {1, 15},    {5, 16}, {5, 17},
-                                  {5, 80}, {1, 769}, {5, 769}, {100, 769}, {33, 7}};
+// The later ones are cut into several tasks and partial sums; the last four reach what a GPU does with long rows and with many.
+const std::vector<Size> kSizes = {{0, 16},  {1, 1},     {5, 1},  {1, 15},    {5, 16},   {5, 17},    {5, 80},  {1, 769},
+                                  {5, 769}, {100, 769}, {33, 7}, {17, 2048}, {1, 8199}, {3, 16400}, {2100, 8}};
 constexpr float kEps = 1e-5f;
 
 Doubles row_of(const Array& a, std::int64_t r, std::int64_t C) {

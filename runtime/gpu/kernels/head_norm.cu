@@ -83,8 +83,8 @@ STRATA_KERNEL STRATA_LAUNCH_BOUNDS(kThreads, 1)
 
 // Heads are short: a block loops over one that a warp cannot hold.
 TeamPlan plan_heads(TeamPlan plan) {
-  if (plan.kind == TeamKind::kLanes) return plan;
-  return {TeamKind::kBlockLoop, 0, kThreads, BlockTeam::kSharedBytes};
+  if (plan.kind == TeamKind::lanes) return plan;
+  return {TeamKind::block_loop, 0, kThreads, BlockTeam::kSharedBytes};
 }
 
 template <class T>
@@ -102,7 +102,7 @@ void forward(const kernels::HeadNormForwardArgs& args, GpuQueue& queue) {
                                 .packed = can_pack<T>(args.H, args.in_RD.as<T>(), args.out_RD.as<T>(), wq, wk)};
   const TeamPlan plan = plan_heads(plan_team<T>(a.H));
   const Grid grid = {.x = blocks_for(a.R * (a.N + 2 * a.K), plan.teams())};
-  if (plan.kind == TeamKind::kLanes)
+  if (plan.kind == TeamKind::lanes)
     launch(queue, head_forward_kernel<T, true, LaneTeam>, grid, plan.threads, plan.shared_bytes, a, wq, wk, plan.lanes);
   else
     launch(queue, head_forward_kernel<T, false, BlockTeam>, grid, plan.threads, plan.shared_bytes, a, wq, wk, plan.lanes);
@@ -125,7 +125,7 @@ void backward(const kernels::HeadNormBackwardArgs& args, GpuQueue& queue) {
                                  .partials = *partials};
   const TeamPlan plan = plan_heads(plan_backward<T>(a.H, 1));
   const Grid grid = {.x = partials->count, .y = 2};
-  if (plan.kind == TeamKind::kLanes)
+  if (plan.kind == TeamKind::lanes)
     launch(queue, head_backward_kernel<T, true, LaneTeam>, grid, plan.threads, plan.shared_bytes, a, wq, wk, plan.lanes);
   else
     launch(queue, head_backward_kernel<T, false, BlockTeam>, grid, plan.threads, plan.shared_bytes, a, wq, wk, plan.lanes);

@@ -55,9 +55,9 @@ void forward(const kernels::NormForwardArgs& args, GpuQueue& queue) {
     launch(queue, kernel, Grid{.x = blocks_for(a.R, plan.teams())}, plan.threads, plan.shared_bytes, a, w, b, plan.lanes);
   };
   switch (plan.kind) {
-    case TeamKind::kLanes: return start(norm_forward_kernel<T, kLayer, true, LaneTeam>);
-    case TeamKind::kBlock: return start(norm_forward_kernel<T, kLayer, true, BlockTeam>);
-    case TeamKind::kBlockLoop: return start(norm_forward_kernel<T, kLayer, false, BlockTeam>);
+    case TeamKind::lanes: return start(norm_forward_kernel<T, kLayer, true, LaneTeam>);
+    case TeamKind::block: return start(norm_forward_kernel<T, kLayer, true, BlockTeam>);
+    case TeamKind::block_loop: return start(norm_forward_kernel<T, kLayer, false, BlockTeam>);
   }
 }
 

@@ -54,9 +54,9 @@ void enqueue(const BackwardLoop<T>& a, const T* w, GpuQueue& queue) {
     launch(queue, kernel, Grid{.x = a.partials.count}, plan.threads, plan.shared_bytes, a, w, plan.lanes);
   };
   switch (plan.kind) {
-    case TeamKind::kLanes: return start(norm_backward_kernel<T, kLayer, kBias, true, LaneTeam>);
-    case TeamKind::kBlock: return start(norm_backward_kernel<T, kLayer, kBias, true, BlockTeam>);
-    case TeamKind::kBlockLoop: return start(norm_backward_kernel<T, kLayer, kBias, false, BlockTeam>);
+    case TeamKind::lanes: return start(norm_backward_kernel<T, kLayer, kBias, true, LaneTeam>);
+    case TeamKind::block: return start(norm_backward_kernel<T, kLayer, kBias, true, BlockTeam>);
+    case TeamKind::block_loop: return start(norm_backward_kernel<T, kLayer, kBias, false, BlockTeam>);
   }
 }
 

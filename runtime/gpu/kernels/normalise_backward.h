@@ -87,11 +87,11 @@ using ColumnSums = std::conditional_t<kHeld, HeldColumns<T>, LoopColumns<T>>;
 template <class T>
 TeamPlan plan_backward(std::int64_t C, int sums) {
   TeamPlan plan = plan_team<T>(C);
-  if (plan.kind == TeamKind::kBlockLoop) return plan;
-  const std::int64_t team = plan.kind == TeamKind::kLanes ? plan.lanes : plan.threads;
+  if (plan.kind == TeamKind::block_loop) return plan;
+  const std::int64_t team = plan.kind == TeamKind::lanes ? plan.lanes : plan.threads;
   const std::int64_t slots = blocks_for(blocks_for(C, Pack<T>::kCount), team);
   const std::int64_t bytes = sums * slots * Pack<T>::kCount * plan.threads * static_cast<std::int64_t>(sizeof(float));
-  if (bytes > kMostColumnBytes) return {TeamKind::kBlockLoop, 0, kMostTeamThreads, BlockTeam::kSharedBytes};
+  if (bytes > kMostColumnBytes) return {TeamKind::block_loop, 0, kMostTeamThreads, BlockTeam::kSharedBytes};
   plan.shared_bytes += static_cast<std::size_t>(bytes);
   return plan;
 }

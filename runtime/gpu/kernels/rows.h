@@ -145,15 +145,15 @@ struct BlockTeam {
   }
 };
 
-// Which team takes a row, a function of its length. kLanes and kBlock hold the row in registers, kBlockLoop reads it again.
-enum class TeamKind { kLanes, kBlock, kBlockLoop };
+// Which team takes a row, a function of its length. lanes and block hold the row in registers, block_loop reads it again.
+enum class TeamKind { lanes, block, block_loop };
 struct TeamPlan {
   TeamKind kind;
   int lanes;    // of a team of lanes
   int threads;  // of a block
   std::size_t shared_bytes;
   // Rows that a block of a forward pass takes.
-  std::int64_t teams() const { return kind == TeamKind::kLanes ? threads / lanes : 1; }
+  std::int64_t teams() const { return kind == TeamKind::lanes ? threads / lanes : 1; }
 };
 
 template <class T>
@@ -162,11 +162,11 @@ TeamPlan plan_team(std::int64_t C) {
   if (slices <= kWarp * kSlices) {
     int lanes = 1;
     while (lanes < kWarp && lanes < slices) lanes *= 2;
-    return {TeamKind::kLanes, lanes, kThreads, 0};
+    return {TeamKind::lanes, lanes, kThreads, 0};
   }
   const std::int64_t warps = blocks_for(slices, kWarp * kSlices);
-  if (warps * kWarp > kMostTeamThreads) return {TeamKind::kBlockLoop, 0, kMostTeamThreads, BlockTeam::kSharedBytes};
-  return {TeamKind::kBlock, 0, static_cast<int>(std::max<std::int64_t>(4, warps)) * kWarp, BlockTeam::kSharedBytes};
+  if (warps * kWarp > kMostTeamThreads) return {TeamKind::block_loop, 0, kMostTeamThreads, BlockTeam::kSharedBytes};
+  return {TeamKind::block, 0, static_cast<int>(std::max<std::int64_t>(4, warps)) * kWarp, BlockTeam::kSharedBytes};
 }
 
 }  // namespace strata::STRATA_GPU
