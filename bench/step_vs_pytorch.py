@@ -51,7 +51,7 @@ def cpu_name():
 
 def command(side, options, case):
     precision, batch, length = case
-    start = [options.strata, "bench", "step", "--json"] if side == "strata" else [options.python, str(HERE / "pytorch_step.py")]
+    start = [options.strata, "bench", "step", "--json", "--backend", "host"] if side == "strata" else [options.python, str(HERE / "pytorch_step.py")]
     return start + ["--precision", precision, "--batch", str(batch), "--seq-length", str(length), "--threads",
                     str(options.threads), "--steps", str(options.steps)]
 

@@ -21,7 +21,7 @@ StateLayout make_layout(const Model& model, WorldSize world) {
 
 namespace {
 
-// For the partial sums of the largest layers, and more than any algorithm of cuBLASLt asks for.
+// For the partial sums of the largest layers; the workspace that cuBLASLt may choose an algorithm by.
 constexpr std::size_t kGpuScratchBytes = std::size_t{64} << 20;
 constexpr std::size_t kWindowBytes = std::size_t{1} << 20;
 

@@ -114,7 +114,6 @@ STRATA_DEVICE float exp2_flushed(float x) {
   return power;
 }
 STRATA_DEVICE float log_approx(float x) { return logf(x); }
-STRATA_DEVICE float tanh_approx(float x) { return tanhf(x); }
 STRATA_DEVICE float max_of(float a, float b) { return fmaxf(a, b); }
 
 // ---- conversions: dtype.h's rounding by integer arithmetic ----

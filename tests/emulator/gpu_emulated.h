@@ -93,7 +93,6 @@ inline float exp2_flushed(float x) {
   return power < std::numeric_limits<float>::min() ? 0.0f : power;
 }
 inline float log_approx(float x) { return std::log(x); }
-inline float tanh_approx(float x) { return std::tanh(x); }
 inline float max_of(float a, float b) { return std::fmax(a, b); }
 
 // ---- conversions ----

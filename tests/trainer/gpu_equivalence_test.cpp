@@ -5,34 +5,18 @@
 #include <gtest/gtest.h>
 
 #include "tests/machines/machines.h"
-#include "tests/trainer/fixture.h"
+#include "tests/trainer/placement.h"
 
 namespace strata {
 namespace {
 
-struct Placement {
-  int stage;
-  Tier home;
-  std::int64_t record_size;
-  bool recompute;
-};
-
-Config config_of(const Placement& placement, const std::string& folder, DType compute) {
-  Config c = small_config(folder);
-  c.zero.stage = placement.stage;
-  c.offload.optimizer.device = placement.home;
-  c.offload.optimizer.record_size = placement.record_size;
-  c.training.recompute = placement.recompute ? Config::Training::Recompute::full : Config::Training::Recompute::none;
-  c.precision.compute = compute;
+// Short, for the emulator's sake.
+Config short_config(const Placement& placement, const std::string& folder, DType compute) {
+  Config c = config_of(placement, folder, compute);
   c.training.steps = 3;
   c.training.global_batch_size = 4;
   c.scheduler.warmup_steps = 1;
   return c;
-}
-
-std::string describe(const Placement& p) {
-  return "stage " + std::to_string(p.stage) + " " + to_string(p.home) + " record " + std::to_string(p.record_size) +
-         (p.recompute ? " recompute" : "");
 }
 
 // Under a sanitizer, where the emulator takes ten times as long, what has most streams and most copies.
@@ -53,13 +37,13 @@ TEST_P(GpuEquivalence, DigestIsOneStringForEveryPlacementAndTheLossIsTheHosts) {
   const auto data = std::make_shared<FormulaSource>(61);
   const testing::GpuMachine& machine = testing::gpu_machines()[0];
   TemporaryFolder host_folder;
-  const RunResult host = run_training(config_of(kPlacements[1], host_folder.path(), compute), world, data);
+  const RunResult host = run_training(short_config(kPlacements[1], host_folder.path(), compute), world, data);
   ASSERT_TRUE(host.status.ok()) << host.status.message();
   std::string reference;
   for (const Placement& placement : kPlacements) {
     SCOPED_TRACE(describe(placement));
     TemporaryFolder folder;
-    const RunResult run = run_training(config_of(placement, folder.path(), compute), world, data, nullptr, &machine);
+    const RunResult run = run_training(short_config(placement, folder.path(), compute), world, data, nullptr, &machine);
     ASSERT_TRUE(run.status.ok()) << run.status.message();
     EXPECT_EQ(run.measured_gpu, run.planned_gpu) << "the plan is the run";
     EXPECT_EQ(run.measured_cpu, run.planned_cpu);

@@ -62,10 +62,10 @@ Result<std::shared_ptr<GpuCounter>> CudaCounter::make(int ordinal) {
   STRATA_RETURN_IF_CUDA_ERROR(cudaHostAlloc(&word, sizeof(std::uint32_t), cudaHostAllocPortable | cudaHostAllocMapped),
                               ordinal);
   *static_cast<std::uint32_t*>(word) = 0;
-  return std::shared_ptr<GpuCounter>(new CudaCounter(word));
+  return std::shared_ptr<GpuCounter>(new CudaCounter(word, ordinal));
 }
 
-CudaCounter::~CudaCounter() { log_error(cuda_status(cudaFreeHost(word_), "cudaFreeHost", 0)); }
+CudaCounter::~CudaCounter() { log_error(cuda_status(cudaFreeHost(word_), "cudaFreeHost", ordinal_)); }
 
 void CudaCounter::set(std::uint32_t value) {
   const std::atomic_ref<std::uint32_t> word(*word_);

@@ -43,8 +43,9 @@ class CudaCounter final : public GpuCounter {
   void wait(std::uint32_t value) const;
 
  private:
-  explicit CudaCounter(void* word) : word_(static_cast<std::uint32_t*>(word)) {}
+  CudaCounter(void* word, int ordinal) : word_(static_cast<std::uint32_t*>(word)), ordinal_(ordinal) {}
   std::uint32_t* word_;
+  const int ordinal_;  // of the GPU, for messages
 };
 
 class CudaQueue final : public GpuQueue {
