@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -16,7 +18,8 @@ class ReferenceRun {
   struct Options {
     DType compute_dtype = DType::f32;  // f32 or bf16; parameters given here are f32 and rounded before each run
     int threads = 2;
-    std::size_t budget = std::size_t{1} << 30;  // of the compute tier, in bytes
+    std::size_t budget = std::size_t{1} << 30;  // of the compute tier, in bytes, beside the f32 parameters and gradients
+    std::function<std::unique_ptr<GpuDriver>()> make_gpu = {};  // computes on that GPU; none: on the host
   };
   ReferenceRun(const Model& model, const Options& options);
   // `backend` dry: everything runs except the operations, for measuring memory.
@@ -25,7 +28,7 @@ class ReferenceRun {
 
   // Every parameter drawn by init_parameter().
   void init(std::uint64_t seed);
-  // f32 master values and accumulated gradients of the unit's own parameter.
+  // f32 master values and accumulated gradients of the unit's own parameter; the caller writes values, and reads gradients.
   std::span<float> param(int unit, int param);
   std::span<float> grad(int unit, int param);
   void zero_grads();

@@ -178,7 +178,8 @@ void OptimizerStore::enqueue_update(std::size_t r, RecordState state, const floa
   }
   if (streams_.update.on_gpu()) {
     const OptimGpuKernels& kernels = streams_.update.device().gpu().table<OptimGpuKernels>();
-    for (const AdamWSlice& slice : slices) kernels.adamw_update(slice, scalars, streams_.update.queue());
+    const GpuOperation operation(streams_.update, "adamw");
+    for (const AdamWSlice& slice : slices) kernels.adamw_update(slice, scalars, operation.queue());
     return;
   }
   streams_.update.enqueue("adamw", [slices = std::move(slices), scalars, &pool = streams_.update.device().pool()] {

@@ -87,13 +87,15 @@ class NcclCommunicator final : public Communicator {
  protected:
   void enqueue_all_gather(const AllGatherArgs& args, StreamRef stream) override {
     if (!stream.on_gpu()) return inner_->all_gather(args, stream);
-    GpuQueue& queue = stream.queue();
+    const GpuOperation operation(stream, args.what);
+    GpuQueue& queue = operation.queue();
     enqueue(args.what, signature_of(operation_all_gather, args.element_size, args.slices), queue,
             [&] { return gather(args, queue); });
   }
   void enqueue_reduce_scatter_add(const ReduceScatterArgs& args, StreamRef stream) override {
     if (!stream.on_gpu()) return inner_->reduce_scatter_add(args, stream);
-    GpuQueue& queue = stream.queue();
+    const GpuOperation operation(stream, args.what);
+    GpuQueue& queue = operation.queue();
     STRATA_CHECK(!comm_ || queue.scratch().size() >= family_->options.scratch_bytes,
                  "a queue that reduces has as much scratch as NcclOptions says");
     enqueue(args.what, signature_of(operation_reduce_scatter, sizeof(float), args.slices), queue,

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/gpu/lane_timer.h"
+
 namespace strata {
 
 const char* to_string(Backend backend) {
@@ -221,13 +223,16 @@ class Stream::Worker {
 // A stream that the GPU serves: operations are given to the queue by the caller's thread.
 class Stream::GpuSide {
  public:
-  explicit GpuSide(std::unique_ptr<GpuQueue> queue) : queue_(std::move(queue)) {}
+  GpuSide(std::unique_ptr<GpuQueue> queue, TraceRecorder& trace, int lane)
+      : queue_(std::move(queue)), timer_(*queue_, trace, lane) {}
 
   GpuQueue& queue() { return *queue_; }
+  GpuLaneTimer& timer() { return timer_; }
 
   void wait(const std::shared_ptr<Event::State>& state) {
     const std::lock_guard lock(mutex_);
     if (state->stream_error_was_read == error_was_read_) return;  // an event of this stream
+    timer_.pause();
     if (!state->stream_error_was_read) {
       queue_->wait(*state->counter, state->value);
     } else {
@@ -240,6 +245,7 @@ class Stream::GpuSide {
 
   std::shared_ptr<Event::State> record() {
     const std::lock_guard lock(mutex_);
+    timer_.pause();
     auto state = std::make_shared<Event::State>();
     state->mark = queue_->mark();
     state->before = before_;
@@ -249,6 +255,7 @@ class Stream::GpuSide {
 
   void report(const std::string& name) {
     const Outcome outcome = record()->wait();
+    timer_.collect();
     if (!outcome.status.ok() && !outcome.error_was_read->exchange(true))
       std::fprintf(stderr, "stream %s: %s\n", name.c_str(), outcome.status.message().c_str());
   }
@@ -263,6 +270,7 @@ class Stream::GpuSide {
 
   std::mutex mutex_;
   std::unique_ptr<GpuQueue> queue_;
+  GpuLaneTimer timer_;
   std::vector<std::shared_ptr<Event::State>> before_;  // what this stream waited for and may have failed
   const std::shared_ptr<std::atomic<bool>> error_was_read_ = std::make_shared<std::atomic<bool>>(false);
 };
@@ -276,7 +284,7 @@ Stream::Stream(Device& device, std::string name, StreamKind kind)
     if (kind == StreamKind::gpu) {
       Result<std::unique_ptr<GpuQueue>> queue = device.gpu().make_queue(name_.c_str());
       throw_if_error(context(queue.status()));
-      gpu_ = std::make_unique<GpuSide>(std::move(queue).value());
+      gpu_ = std::make_unique<GpuSide>(std::move(queue).value(), device.trace(), lane_);
       return;
     }
     Result<std::shared_ptr<GpuCounter>> made = device.gpu().make_counter();
@@ -300,7 +308,10 @@ void Stream::set_scratch(std::span<std::byte> scratch) {
   if (gpu_) gpu_->queue().set_scratch(scratch);
 }
 
-double Stream::busy_seconds() const { return device_.trace().busy_seconds(lane_); }
+double Stream::busy_seconds() const {
+  if (gpu_) gpu_->timer().collect();
+  return device_.trace().busy_seconds(lane_);
+}
 
 Device& StreamRef::device() const { return stream_->device_; }
 
@@ -336,8 +347,24 @@ Event StreamRef::record() const {
   return event;
 }
 
+Status StreamRef::synchronize() const {
+  Status status = record().wait();
+  if (stream_->gpu_) stream_->gpu_->timer().collect();
+  return status;
+}
+
+GpuOperation::GpuOperation(StreamRef stream, const char* name) : stream_(*stream.stream_), queue_(stream.queue()) {
+  queue_.begin_range(name);
+  stream_.gpu_->timer().begin(name);
+}
+
+GpuOperation::~GpuOperation() {
+  stream_.gpu_->timer().end();
+  queue_.end_range();
+}
+
 void copy_async(const void* from, void* to, std::size_t n, StreamRef stream) {
-  if (stream.on_gpu()) return stream.queue().copy(from, to, n);
+  if (stream.on_gpu()) return GpuOperation(stream, "copy").queue().copy(from, to, n);
   stream.enqueue("copy", [=] {
     if (n > 0) std::memcpy(to, from, n);
     return Status();
@@ -345,7 +372,7 @@ void copy_async(const void* from, void* to, std::size_t n, StreamRef stream) {
 }
 
 void zero_async(void* to, std::size_t n, StreamRef stream) {
-  if (stream.on_gpu()) return stream.queue().zero(to, n);
+  if (stream.on_gpu()) return GpuOperation(stream, "zero").queue().zero(to, n);
   constexpr std::size_t kChunk = std::size_t{1} << 20;
   stream.enqueue("zero", [=, &pool = stream.device().pool()] {
     pool.parallel_for(static_cast<std::int64_t>((n + kChunk - 1) / kChunk), [=](std::int64_t i) {

@@ -91,7 +91,8 @@ class StreamRef {
   Backend backend() const { return device().backend(); }
   // Whether the GPU serves this stream: then operations are kernels and copies given to queue(), not closures.
   bool on_gpu() const;
-  // Of a stream that the GPU serves. What is enqueued there directly is ordered with the stream's other operations.
+  // Of a stream that the GPU serves. What is enqueued there is ordered with the stream's other operations; use GpuOperation, so
+  // that it has a name and counts as busy time.
   GpuQueue& queue() const;
   // Streams served by the host, and the dry backend (which drops it): appends an operation. `name` is a literal (it appears in
   // traces). Returns at once; what the closure refers to must stay alive until the operation is complete. A Status other than
@@ -102,9 +103,10 @@ class StreamRef {
   // The event of everything enqueued so far.
   [[nodiscard]] Event record() const;
   // Blocks the caller until everything enqueued so far is done.
-  Status synchronize() const { return record().wait(); }
+  Status synchronize() const;
 
  private:
+  friend class GpuOperation;
   Stream* stream_;
 };
 
@@ -125,11 +127,13 @@ class Stream {
   const std::string& name() const { return name_; }
   // Gives a stream that the GPU serves its scratch (GpuQueue::scratch); no effect elsewhere.
   void set_scratch(std::span<std::byte> scratch);
-  // Seconds its operations have run so far (waiting for events not counted).
+  // Seconds its operations have run so far (waiting for events not counted). Of a GPU's work, what it has finished; gaps
+  // between launches that follow each other count.
   double busy_seconds() const;
 
  private:
   friend class StreamRef;
+  friend class GpuOperation;
   class Worker;
   class GpuSide;
   Device& device_;
@@ -137,6 +141,21 @@ class Stream {
   int lane_;
   std::unique_ptr<Worker> worker_;  // null on the dry backend and where gpu_ is not
   std::unique_ptr<GpuSide> gpu_;
+};
+
+// While it lives, what is given to queue() is one operation of a stream that the GPU serves: `name` (a literal) is what
+// profilers and traces show, and its time counts as busy.
+class GpuOperation {
+ public:
+  GpuOperation(StreamRef stream, const char* name);
+  ~GpuOperation();
+  GpuOperation(const GpuOperation&) = delete;
+  GpuOperation& operator=(const GpuOperation&) = delete;
+  GpuQueue& queue() const { return queue_; }
+
+ private:
+  Stream& stream_;
+  GpuQueue& queue_;
 };
 
 // Copies n bytes on `stream` (host: memcpy by its worker; GPU: from and to may be device or page-locked host memory). Ranges do

@@ -235,7 +235,9 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
 }
 
 void describe_parallel(ConfigSchema& s, Config& c) {
-  s.section("parallel", "Ranks and how they talk. The ranks are those that `mpirun` or `srun` started.");
+  s.section("parallel",
+            "Ranks and how they talk. The ranks are those that `mpirun` or `srun` started, or that meet at the path in "
+            "STRATA_RENDEZVOUS.");
   s.add("parallel.data", c.parallel.data, "Data-parallel ranks.")
       .at_least(1)
       .at_most(1 << 20)

@@ -8,10 +8,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
 
+#include "parallel/file_rendezvous.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/thread_communicator.h"
 
@@ -48,6 +50,10 @@ std::size_t available_on_machine() {
   for (std::string unit; meminfo >> key >> kib; std::getline(meminfo, unit))
     if (key == "MemAvailable:") return kib * 1024;
   return std::size_t{1} << 40;  // unknown: the system will refuse what it does not have
+}
+
+std::chrono::milliseconds timeout_of(const Config::Parallel& options) {
+  return std::chrono::milliseconds(std::llround(options.timeout * 1000.0));
 }
 
 WorldOptions::SharedMemory shared_memory(AutoOnOff wish) {
@@ -106,22 +112,40 @@ Environment::~Environment() {
 
 Result<std::unique_ptr<Environment>> Environment::from_launcher(const Config::Parallel& options) {
   std::unique_ptr<Environment> environment(new Environment());
-  if (!launched_under_mpi()) {
-    environment->owned_ = make_single_rank_communicator();
+  STRATA_ASSIGN_OR_RETURN(std::optional<RendezvousOptions> meeting, RendezvousOptions::from_environment());
+  if (meeting) {
+    meeting->timeout = timeout_of(options);
+    STRATA_RETURN_IF_ERROR(environment->meet(*meeting));
+  } else if (launched_under_mpi()) {
+    STRATA_RETURN_IF_ERROR(environment->start_mpi(options));
   } else {
-    environment->mpi_ = std::make_unique<Mpi>();
-    STRATA_ASSIGN_OR_RETURN(environment->mpi_->session, MpiSession::start());
-    WorldOptions world;
-    world.shared_memory = shared_memory(options.shared_memory);
-    world.timeout = std::chrono::milliseconds(std::llround(options.timeout * 1000.0));
-    STRATA_ASSIGN_OR_RETURN(environment->owned_, make_world(*environment->mpi_->session, world, &environment->notes_));
-    const NodeInfo& node = environment->mpi_->session->node();
-    environment->ranks_on_machine_ = node.local_size;
-    environment->local_rank_ = node.local_rank;
-    STRATA_ASSIGN_OR_RETURN(environment->ranks_on_cores_, ranks_with_these_cores(*environment->owned_, node.host));
+    environment->owned_ = make_single_rank_communicator();
   }
   environment->world_ = environment->owned_.get();
   return environment;
+}
+
+Status Environment::meet(const RendezvousOptions& options) {
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<FileRendezvous> rendezvous, FileRendezvous::meet(options));
+  STRATA_ASSIGN_OR_RETURN(owned_, make_world(*rendezvous, options.timeout));
+  ranks_on_machine_ = options.size.v;  // a rendezvous is of one host
+  local_rank_ = options.rank.v;
+  STRATA_ASSIGN_OR_RETURN(ranks_on_cores_, ranks_with_these_cores(*owned_, ""));
+  return {};
+}
+
+Status Environment::start_mpi(const Config::Parallel& options) {
+  mpi_ = std::make_unique<Mpi>();
+  STRATA_ASSIGN_OR_RETURN(mpi_->session, MpiSession::start());
+  WorldOptions world;
+  world.shared_memory = shared_memory(options.shared_memory);
+  world.timeout = timeout_of(options);
+  STRATA_ASSIGN_OR_RETURN(owned_, make_world(*mpi_->session, world, &notes_));
+  const NodeInfo& node = mpi_->session->node();
+  ranks_on_machine_ = node.local_size;
+  local_rank_ = node.local_rank;
+  STRATA_ASSIGN_OR_RETURN(ranks_on_cores_, ranks_with_these_cores(*owned_, node.host));
+  return {};
 }
 
 std::unique_ptr<Environment> Environment::from_communicator(Communicator& world, int ranks_on_machine) {

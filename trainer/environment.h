@@ -13,9 +13,12 @@
 
 namespace strata {
 
+struct RendezvousOptions;
+
 class Environment {
  public:
-  // Under mpirun or srun: the group of all started ranks, by MPI. Otherwise one rank, and MPI is not touched.
+  // Where STRATA_RENDEZVOUS is set: the ranks of one host that meet there, without MPI (parallel/file_rendezvous.h). Else under
+  // mpirun or srun: the group of all started ranks, by MPI. Otherwise one rank, and MPI is not touched.
   static Result<std::unique_ptr<Environment>> from_launcher(const Config::Parallel& options);
   // Around a communicator that the caller keeps alive (ranks as threads of one process).
   static std::unique_ptr<Environment> from_communicator(Communicator& world, int ranks_on_machine);
@@ -37,6 +40,8 @@ class Environment {
  private:
   class Mpi;
   Environment();
+  Status meet(const RendezvousOptions& options);
+  Status start_mpi(const Config::Parallel& options);
   std::unique_ptr<Mpi> mpi_;
   std::unique_ptr<Communicator> owned_;
   Communicator* world_ = nullptr;

@@ -14,7 +14,6 @@
 namespace strata {
 
 StepMetrics::Bound StepMetrics::bound() const {
-  if (busy.compute == 0.0) return {};  // streams that a GPU serves are not timed yet
   Bound best{"compute", busy.compute};
   for (const Bound& other :
        {Bound{"communication", busy.communication}, Bound{"cpu update", busy.update}, Bound{"nvme read", busy.nvme_read},
@@ -22,6 +21,25 @@ StepMetrics::Bound StepMetrics::bound() const {
     if (other.seconds > best.seconds) best = other;
   return best;
 }
+
+namespace {
+
+nlohmann::ordered_json to_json(const GpuReadings& r) {
+  nlohmann::ordered_json j = nlohmann::ordered_json::object();
+  const auto add = [&j](const char* key, const auto& reading) {
+    if (reading) j[key] = *reading;
+  };
+  add("utilization", r.utilization);
+  add("memory_utilization", r.memory_utilization);
+  add("memory_used_bytes", r.memory_used_bytes);
+  add("power_watts", r.power_watts);
+  add("temperature_celsius", r.temperature_celsius);
+  add("sm_clock_mhz", r.sm_clock_mhz);
+  add("throttled", r.throttled);
+  return j;
+}
+
+}  // namespace
 
 std::string to_json(const StepMetrics& m) {
   nlohmann::ordered_json j = {
@@ -34,6 +52,7 @@ std::string to_json(const StepMetrics& m) {
                        {"cpu_to_gpu", m.busy.cpu_to_gpu}};
   j["bound"] = {{"resource", m.bound().resource}, {"seconds", m.bound().seconds}};
   j["peak_bytes"] = {{"gpu", m.gpu_peak}, {"cpu", m.cpu_peak}, {"nvme", m.nvme_bytes}};
+  if (m.gpu) j["gpu"] = to_json(*m.gpu);
   return j.dump();
 }
 

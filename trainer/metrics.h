@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "runtime/gpu/readings.h"
 #include "runtime/status.h"
 #include "trainer/engine.h"
 
@@ -22,8 +23,9 @@ struct StepMetrics {
   double step_seconds = 0.0;
   double tokens_per_second = 0.0;
   std::optional<double> validation_loss;
-  BusySeconds busy;                                        // of this step and rank
+  BusySeconds busy;  // of this step and rank; of a GPU's streams, what was finished by its end
   std::size_t gpu_peak = 0, cpu_peak = 0, nvme_bytes = 0;  // of this rank, so far
+  std::optional<GpuReadings> gpu;                          // of rank 0's GPU, about once a second
 
   // The resource that worked longest in this step, and its seconds: no step can be shorter.
   struct Bound {

@@ -62,6 +62,7 @@ class Trainer::Impl {
                    std::span<std::int32_t> targets) const;
   Status after_step(StepMetrics metrics, ProgressPrinter* progress);
   Status trace_if_due();
+  std::optional<GpuReadings> read_sensors_if_due(std::chrono::steady_clock::time_point now);
   void note(const std::string& text) const {
     if (environment_.leader() && extras_.on_note) extras_.on_note(text);
   }
@@ -85,7 +86,8 @@ class Trainer::Impl {
   bool stopped_ = false;
   std::chrono::steady_clock::time_point last_step_end_{};
   BusySeconds last_busy_;
-  std::int64_t trace_first_ = 0;  // step after which recording began
+  std::chrono::steady_clock::time_point next_reading_{};  // of the GPU's sensors; max(): they cannot be read
+  std::int64_t trace_first_ = 0;                          // step after which recording began
 };
 
 namespace {
@@ -378,7 +380,20 @@ Result<StepMetrics> Trainer::Impl::step() {
   metrics.gpu_peak = engine_->memory(Tier::gpu).high_water;
   metrics.cpu_peak = engine_->memory(Tier::cpu).high_water;
   metrics.nvme_bytes = engine_->optimizer().nvme_bytes();
+  metrics.gpu = read_sensors_if_due(end);
   return metrics;
+}
+
+std::optional<GpuReadings> Trainer::Impl::read_sensors_if_due(std::chrono::steady_clock::time_point now) {
+  if (device_->backend() != Backend::cuda || !environment_.leader() || now < next_reading_) return {};
+  Result<GpuReadings> readings = device_->gpu().readings();
+  if (readings.ok()) {
+    next_reading_ = now + std::chrono::seconds(1);
+    return std::move(readings).value();
+  }
+  note("metrics will not have the GPU's sensors: " + readings.status().message());
+  next_reading_ = std::chrono::steady_clock::time_point::max();
+  return {};
 }
 
 Result<double> Trainer::Impl::evaluate() {
@@ -430,6 +445,7 @@ Status Trainer::Impl::trace_if_due() {
   if (!config_.logging.trace) return {};
   TraceRecorder& trace = device_->trace();
   if (!trace.enabled() && trace_first_ == 0) {
+    STRATA_RETURN_IF_ERROR(engine_->finish());  // what is recorded begins with the next step
     trace_first_ = done_;
     trace.start();
   } else if (trace.enabled() &&

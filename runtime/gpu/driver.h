@@ -1,5 +1,5 @@
-// The seam between Strata and a GPU: memory, in-order queues, marks in them, and the table of kernels. Bodies: CUDA
-// (cuda_driver.h), and one that runs kernels on CPU threads (tests/emulator), so that everything above this header is tested
+// The seam between Strata and a GPU: memory, in-order queues, marks and times in them, and the table of kernels. Bodies: CUDA
+// (cuda.h), and one that runs kernels on CPU threads (tests/emulator), so that everything above this header is tested
 // where there is no GPU. Device, Stream, Event and TierArena (stream.h, arena.h) are what the rest of Strata uses.
 //
 // Threads: a driver may be used from any thread; a queue by one thread at a time. Nothing here throws; what fails returns a
@@ -15,6 +15,7 @@
 #include <typeindex>
 
 #include "runtime/gpu/fault.h"
+#include "runtime/gpu/readings.h"
 #include "runtime/status.h"
 
 namespace strata {
@@ -43,6 +44,15 @@ class GpuMark {
   virtual Status wait() const = 0;
 };
 
+// A point in a queue whose time can be told. A type of its own: taking the time costs the GPU more than a mark.
+class GpuTimestamp {
+ public:
+  virtual ~GpuTimestamp() = default;
+  virtual bool is_complete() const = 0;
+  // Seconds from `earlier` until this point. Both are complete, of queues of one driver. 0 after an error of the queue.
+  virtual double seconds_since(const GpuTimestamp& earlier) const = 0;
+};
+
 // A counter in host memory that a queue can wait for and a host thread advances: how a GPU waits for host work.
 class GpuCounter {
  public:
@@ -57,8 +67,12 @@ class GpuQueue {
   virtual void copy(const void* from, void* to, std::size_t n) = 0;
   virtual void zero(void* to, std::size_t n) = 0;
   virtual std::shared_ptr<GpuMark> mark() = 0;
+  virtual std::shared_ptr<GpuTimestamp> timestamp() = 0;
   virtual void wait(const GpuMark& mark) = 0;
   virtual void wait(const GpuCounter& counter, std::uint32_t value) = 0;  // until the counter is at least `value`
+  // What the calling thread enqueues, on any queue, between the two is shown under `name` by profilers (NVTX). They nest.
+  virtual void begin_range(const char* name) = 0;
+  virtual void end_range() = 0;
   // The handle that launchers need: cudaStream_t, or the emulator's queue.
   virtual void* native() = 0;
   virtual const GpuProperties& properties() const = 0;
@@ -88,6 +102,8 @@ class GpuDriver {
   virtual void free_pinned(std::byte* data, std::size_t bytes) = 0;
   virtual Result<std::unique_ptr<GpuQueue>> make_queue(const char* name) = 0;
   virtual Result<std::shared_ptr<GpuCounter>> make_counter() = 0;
+  // What the device's sensors say now: a call of some milliseconds. Error unsupported: why nothing can be read.
+  virtual Result<GpuReadings> readings() = 0;
   // C = A B (+ bias) or C += A B on the queue, by the vendor's library (kernels/gemm.h has the meaning of the fields). The same
   // shape gets the same algorithm, so the same bits, in every run on this kind of device. Workspace is the queue's scratch.
   virtual void gemm(const kernels::Gemm& gemm, GpuQueue& queue) = 0;

@@ -17,7 +17,7 @@ template <class Args, class Body>
 void enqueue_kernel(const char* name, StreamRef stream, const Args& args, GpuKernels::Entry<Args> GpuKernels::*entry,
                     Body host_body) {
   if (stream.backend() == Backend::dry) return;
-  if (stream.on_gpu()) return (stream.device().gpu().kernels().*entry)(args, stream.queue());
+  if (stream.on_gpu()) return (stream.device().gpu().kernels().*entry)(args, GpuOperation(stream, name).queue());
   stream.enqueue(name, std::move(host_body));
 }
 

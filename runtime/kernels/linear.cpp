@@ -24,7 +24,7 @@ void check_weight(const ConstTensorRef& w_OI, DType dtype, const char* what) {
 bool use_native_bf16() { return active_isa() == Isa::avx512; }
 
 void enqueue_gemm(const char* name, const Gemm& gemm, StreamRef stream) {
-  if (stream.on_gpu()) return stream.device().gpu().gemm(gemm, stream.queue());
+  if (stream.on_gpu()) return stream.device().gpu().gemm(gemm, GpuOperation(stream, name).queue());
   stream.enqueue(name, [=, native = use_native_bf16(), &pool = stream.device().pool()] {
     TiledGemm tiled(gemm, pool.threads(), native);
     pool.parallel_for(tiled.tiles(), [&](std::int64_t tile) { tiled.run(tile); });
@@ -113,9 +113,10 @@ void linear_backward_weight(const LinearBackwardWeightArgs& args, StreamRef stre
   }
   if (stream.on_gpu()) {
     GpuDriver& gpu = stream.device().gpu();
-    gpu.gemm(weight_gemm(args), stream.queue());
+    const GpuOperation operation(stream, "linear_backward_weight");
+    gpu.gemm(weight_gemm(args), operation.queue());
     if (is_given(args.db_O))
-      gpu.kernels().column_sums(args.dy_RO.data, dtype, R, O, args.accumulate, args.db_O.as<float>(), stream.queue());
+      gpu.kernels().column_sums(args.dy_RO.data, dtype, R, O, args.accumulate, args.db_O.as<float>(), operation.queue());
     return;
   }
   stream.enqueue("linear_backward_weight",

@@ -32,7 +32,8 @@ struct MatmulPointers {
 
 class MatmulPrimitive {
  public:
-  // Empty where the library has no vectorised code for the shape on this processor (16-bit operands without AVX-512).
+  // Empty where the library has no vectorised code for the shape on this processor (16-bit operands without AVX-512), or none
+  // that works.
   // Compiled code is shared between equal shapes and bounded by oneDNN's own primitive cache, so that making a known
   // primitive again takes microseconds.
   static std::optional<MatmulPrimitive> create(const MatmulShape& shape);

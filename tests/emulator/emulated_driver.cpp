@@ -15,7 +15,7 @@ constexpr std::size_t kAlignment = 4096;
 
 EmulatedDriver::EmulatedDriver(const GpuKernels& kernels) : EmulatedDriver(kernels, Options()) {}
 
-EmulatedDriver::EmulatedDriver(const GpuKernels& kernels, Options options) : kernels_(kernels) {
+EmulatedDriver::EmulatedDriver(const GpuKernels& kernels, Options options) : kernels_(kernels), readings_(options.readings) {
   device_.properties = {.name = "emulated",
                         .ordinal = 0,
                         .compute_major = 9,

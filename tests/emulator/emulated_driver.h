@@ -14,6 +14,7 @@ class EmulatedDriver : public GpuDriver {
   struct Options {
     int multiprocessors = 4;
     std::size_t memory_bytes = std::size_t{4} << 30;  // address space until it is touched
+    GpuReadings readings = {.power_watts = 250.0, .temperature_celsius = 51};
   };
   // kernels: outlives the driver.
   explicit EmulatedDriver(const GpuKernels& kernels);
@@ -29,6 +30,7 @@ class EmulatedDriver : public GpuDriver {
   void free_pinned(std::byte* data, std::size_t bytes) override;
   Result<std::unique_ptr<GpuQueue>> make_queue(const char* name) override;
   Result<std::shared_ptr<GpuCounter>> make_counter() override;
+  Result<GpuReadings> readings() override { return readings_; }
   // By the host's library, on the queue's thread: the host's bits.
   void gemm(const kernels::Gemm& gemm, GpuQueue& queue) override;
 
@@ -39,6 +41,7 @@ class EmulatedDriver : public GpuDriver {
 
  private:
   const GpuKernels& kernels_;
+  const GpuReadings readings_;
   EmulatedDevice device_;
 };
 

@@ -28,6 +28,20 @@ void Counts::allocation() {
   ++values_.allocations;
 }
 
+void Counts::timestamp() {
+  const std::lock_guard lock(mutex_);
+  ++values_.timestamps;
+}
+void Counts::range_begins(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  ++values_.ranges[name];
+  ++values_.open_ranges;
+}
+void Counts::range_ends() {
+  const std::lock_guard lock(mutex_);
+  --values_.open_ranges;
+}
+
 void EmulatedCounter::set(std::uint32_t value) {
   {
     const std::lock_guard lock(state_->mutex);
@@ -143,6 +157,19 @@ std::shared_ptr<GpuMark> EmulatedQueue::mark() {
   });
   return mark;
 }
+
+std::shared_ptr<GpuTimestamp> EmulatedQueue::timestamp() {
+  device_.counts.timestamp();
+  auto timestamp = std::make_shared<EmulatedTimestamp>();
+  push([state = timestamp->state()] {
+    state->time = std::chrono::steady_clock::now();
+    state->complete = true;
+  });
+  return timestamp;
+}
+
+void EmulatedQueue::begin_range(const char* name) { device_.counts.range_begins(name); }
+void EmulatedQueue::end_range() { device_.counts.range_ends(); }
 
 void EmulatedQueue::wait(const GpuMark& mark) {
   push([state = static_cast<const EmulatedMark&>(mark).state()] {

@@ -1,6 +1,8 @@
 // A GPU's queue as a worker thread: closures one after another, kernels among them.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -25,11 +27,17 @@ class Counts {
     std::int64_t pageable_copies =
         0;  // from or to memory that is neither the device's nor pinned: a GPU's queue would stop for those
     std::int64_t allocations = 0;  // of device or pinned memory, ever
+    std::int64_t timestamps = 0;
+    std::map<std::string, std::int64_t> ranges;  // begun, by name
+    std::int64_t open_ranges = 0;                // begun and not ended
   };
   Values values() const;
   void kernel(const std::string& name);
   void copy(std::size_t bytes, bool pageable);
   void allocation();
+  void timestamp();
+  void range_begins(const std::string& name);
+  void range_ends();
 
  private:
   mutable std::mutex mutex_;
@@ -74,6 +82,23 @@ class EmulatedMark : public GpuMark {
   const std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
+// The host's clock when the queue's thread came by.
+class EmulatedTimestamp : public GpuTimestamp {
+ public:
+  struct State {
+    std::atomic<bool> complete = false;
+    std::chrono::steady_clock::time_point time;  // once complete
+  };
+  bool is_complete() const override { return state_->complete; }
+  double seconds_since(const GpuTimestamp& earlier) const override {
+    return std::chrono::duration<double>(state_->time - static_cast<const EmulatedTimestamp&>(earlier).state_->time).count();
+  }
+  const std::shared_ptr<State>& state() const { return state_; }
+
+ private:
+  const std::shared_ptr<State> state_ = std::make_shared<State>();
+};
+
 // After a kernel's finding or a failure, kernels and copies are skipped; marks and waits go on, so that nobody waits for ever.
 class EmulatedQueue : public GpuQueue, public KernelQueue {
  public:
@@ -84,8 +109,11 @@ class EmulatedQueue : public GpuQueue, public KernelQueue {
   void copy(const void* from, void* to, std::size_t n) override;
   void zero(void* to, std::size_t n) override;
   std::shared_ptr<GpuMark> mark() override;
+  std::shared_ptr<GpuTimestamp> timestamp() override;
   void wait(const GpuMark& mark) override;
   void wait(const GpuCounter& counter, std::uint32_t value) override;
+  void begin_range(const char* name) override;
+  void end_range() override;
   void* native() override { return static_cast<KernelQueue*>(this); }
   const GpuProperties& properties() const override { return device_.properties; }
   void fail(const Status& status) override;

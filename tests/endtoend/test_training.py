@@ -27,6 +27,34 @@ class Digests(EndToEnd):
             self.assertTrue(os.path.exists(f"{self.folder}/run/{name}"), name)
 
 
+class Rendezvous(EndToEnd):
+    """Ranks that are started one by one and meet through files, without MPI."""
+
+    def start_rank(self, rank, world, *overrides, name="met"):
+        own = {"STRATA_RENDEZVOUS": f"{self.folder}/meeting", "STRATA_RANK": str(rank), "STRATA_WORLD": str(world)}
+        return subprocess.Popen([STRATA, "train", self.config, f"run.folder={self.folder}/{name}", *overrides],
+                                env={**environment(), **own}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def test_they_train_to_the_digest_of_mpirun(self):
+        self.train(ranks=2, name="mpi")
+        ranks = [self.start_rank(r, 2) for r in (0, 1)]
+        outputs = [r.communicate(timeout=150)[0] for r in ranks]
+        self.assertEqual([r.returncode for r in ranks], [0, 0], outputs)
+        self.assertEqual(self.digest("met"), self.digest("mpi"))
+
+    def test_one_that_does_not_come_is_named(self):
+        process = self.start_rank(0, 2, "parallel.timeout=1")
+        output = process.communicate(timeout=60)[0]
+        self.assertEqual(process.returncode, 1, output)
+        self.assertIn("rank 1 did not come", output)
+
+    def test_a_rank_outside_the_world_is_refused(self):
+        process = self.start_rank(2, 2)
+        output = process.communicate(timeout=60)[0]
+        self.assertEqual(process.returncode, 2, output)
+        self.assertIn("rank 2 of 2 ranks", output)
+
+
 class Resuming(EndToEnd):
     def reference(self):
         self.train(ranks=2, name="reference")

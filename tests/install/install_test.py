@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""The installed package is complete: a program outside the tree finds it, builds, links and trains, and the installed program runs.
+"""The installed package is complete: a program outside the tree finds it, builds, links and trains, and the installed program runs
+where nothing but the C library is.
 
     tests/install/install_test.py --build build/host-release [--cmake cmake] [--compiler g++]
 """
 import argparse
+import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +23,50 @@ def run(*command, cwd=None):
     return done.stdout
 
 
+# Of the C library, which every machine has.
+SYSTEM = re.compile(r"(linux-vdso|ld-linux|lib(c|m|dl|rt|pthread|resolv|util)\.so)")
+LARGEST_BYTES = 64 << 20
+
+
+def libraries_of(program):
+    """Name and file of every shared library that the loader would load."""
+    found = {}
+    for line in run("ldd", program).splitlines():
+        words = line.split()
+        found[os.path.basename(words[0])] = words[2] if "=>" in words and len(words) > 2 else words[0]
+    return found
+
+
+def check_bundle(prefix):
+    program = prefix / "bin/strata"
+    for name, file in libraries_of(program).items():
+        if not SYSTEM.match(name) and not pathlib.Path(file).resolve().is_relative_to(prefix.resolve()):
+            sys.exit(f"{program} takes {name} from {file}, not from its own tree")
+    size = sum(f.lstat().st_size for f in prefix.rglob("*"))
+    if size > LARGEST_BYTES:
+        sys.exit(f"{prefix} has {size} bytes, {LARGEST_BYTES} are the most")
+    return size
+
+
+def run_alone(prefix, root):
+    """Runs the program in a file system that holds the prefix and the C library."""
+    libraries = libraries_of(prefix / "bin/strata")
+    shutil.copytree(prefix, root / "opt/strata", symlinks=True)
+    for name, file in libraries.items():
+        if SYSTEM.match(name) and os.path.isabs(file):
+            target = root / file.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+    for folder in ("tmp", "proc"):
+        (root / folder).mkdir()
+    # With /proc, where the loader reads which file it started.
+    alone = ("unshare", "--mount", "sh", "-c", 'mount -t proc proc "$0/proc" && exec chroot "$0" /opt/strata/bin/strata "$@"', root)
+    for words, wanted in ((["--version"], "strata"), (["doctor", "/tmp"], "GPU"), (["config", "keys"], "training.seq_length")):
+        output = run(*alone, *words)
+        if wanted not in output:
+            sys.exit(f"strata {' '.join(words)}, alone, does not speak of {wanted}:\n{output}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=pathlib.Path, required=True)
@@ -28,6 +75,13 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = pathlib.Path(name)
+        run(options.cmake, "--install", options.build, "--prefix", work / "program", "--strip", "--component", "program")
+        (work / "program").rename(work / "moved")
+        print(f"{check_bundle(work / 'moved')} bytes")
+        if os.geteuid() == 0:
+            run_alone(work / "moved", work / "root")
+        else:
+            print("not root: the program was not run alone")
         run(options.cmake, "--install", options.build, "--prefix", work / "first")
         # The package does not know where it lies, and the example does not see the tree.
         (work / "first").rename(work / "prefix")

@@ -7,22 +7,55 @@
 #include "optim/clip.h"
 #include "runtime/kernels/elementwise.h"
 #include "support.h"
+#include "tests/machines/machines.h"
 
 namespace strata::testing {
 namespace {
 
-class Parity : public ::testing::TestWithParam<std::string> {};
+// A case, on a processor: the host, or a GPU.
+struct Where {
+  std::string name;
+  const GpuMachine* machine;  // null: the host
+};
+
+// Under a sanitizer the emulator takes ten times as long; the tests of each kernel are enough there.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
+std::vector<Where> processors() {
+  std::vector<Where> all;
+  if (tests_the_host()) all.push_back({"host", nullptr});
+  if (kSanitized) return all;
+  for (const GpuMachine& machine : gpu_machines()) all.push_back({"Gpu_" + machine.name, &machine});
+  return all;
+}
+
+class Parity : public ::testing::TestWithParam<std::tuple<std::string, Where>> {
+ protected:
+  static std::string name() { return std::get<0>(GetParam()); }
+  static ReferenceRun::Options options(DType dtype = DType::f32) {
+    ReferenceRun::Options o{.compute_dtype = dtype, .budget = std::size_t{256} << 20};
+    if (const GpuMachine* machine = std::get<1>(GetParam()).machine) o.make_gpu = machine->make_driver;
+    return o;
+  }
+  void compare_gradients(DType dtype,
+                         const std::function<void(const HfTensor&, std::span<const float>, std::span<const float>)>& check);
+};
 
 TEST_P(Parity, LogitsMatch) {
-  const VectorCase c(GetParam());
-  ReferenceRun run(*c.model, {});
+  const VectorCase c(name());
+  ReferenceRun run(*c.model, options());
   throw_if_error(load_weights(c.hf_dir, c.config, run));
   EXPECT_LT(max_difference(run.logits(c.batch(0)), c.values("logits")), 1e-4);
 }
 
-void compare_gradients(const VectorCase& c, DType dtype,
-                       const std::function<void(const HfTensor&, std::span<const float>, std::span<const float>)>& check) {
-  ReferenceRun run(*c.model, {.compute_dtype = dtype});
+void Parity::compare_gradients(
+    DType dtype, const std::function<void(const HfTensor&, std::span<const float>, std::span<const float>)>& check) {
+  const VectorCase c(name());
+  ReferenceRun run(*c.model, options(dtype));
   throw_if_error(load_weights(c.hf_dir, c.config, run));
   const ReferenceRun::Tokens batch = c.batch(0);
   (void)run.forward_backward(batch, 1.0f / static_cast<float>(VectorCase::counted(batch)), false);
@@ -31,13 +64,13 @@ void compare_gradients(const VectorCase& c, DType dtype,
 }
 
 TEST_P(Parity, EveryGradientMatches) {
-  compare_gradients(VectorCase(GetParam()), DType::f32, [](const HfTensor& tensor, auto ours, auto theirs) {
+  compare_gradients(DType::f32, [](const HfTensor& tensor, auto ours, auto theirs) {
     EXPECT_LT(relative_difference(ours, theirs), 1e-4) << tensor.name;
   });
 }
 
 TEST_P(Parity, EveryBf16GradientPointsTheSameWay) {
-  compare_gradients(VectorCase(GetParam()), DType::bf16, [](const HfTensor& tensor, auto ours, auto theirs) {
+  compare_gradients(DType::bf16, [](const HfTensor& tensor, auto ours, auto theirs) {
     EXPECT_GT(cosine(ours, theirs), 0.99) << tensor.name;
   });
 }
@@ -112,8 +145,8 @@ void compare_weights(const VectorCase& c, ReferenceRun& run) {
 }
 
 TEST_P(Parity, TenAdamWStepsMatch) {
-  const VectorCase c(GetParam());
-  ReferenceRun run(*c.model, {});
+  const VectorCase c(name());
+  ReferenceRun run(*c.model, options());
   throw_if_error(load_weights(c.hf_dir, c.config, run));
   Optimizer optimizer(*c.model, c.expected["optimizer"]);
   const std::vector<double> losses = c.expected["losses"];
@@ -129,8 +162,9 @@ TEST_P(Parity, TenAdamWStepsMatch) {
   compare_weights(c, run);
 }
 
-INSTANTIATE_TEST_SUITE_P(Vectors, Parity, ::testing::ValuesIn(vector_case_names()),
-                         [](const auto& test) { return test.param; });
+INSTANTIATE_TEST_SUITE_P(Vectors, Parity,
+                         ::testing::Combine(::testing::ValuesIn(vector_case_names()), ::testing::ValuesIn(processors())),
+                         [](const auto& test) { return std::get<0>(test.param) + "_on_" + std::get<1>(test.param).name; });
 
 }  // namespace
 }  // namespace strata::testing

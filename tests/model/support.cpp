@@ -49,7 +49,11 @@ std::vector<float> hf_values(const HfTensor& tensor, std::span<const float> para
 
 namespace {
 
-std::string vectors_root() { return std::string(STRATA_SOURCE_DIR) + "/tests/vectors"; }
+// STRATA_TEST_TREE: where the tree's files lie on a machine that only has the test programs.
+std::string vectors_root() {
+  const char* tree = std::getenv("STRATA_TEST_TREE");
+  return std::string(tree != nullptr ? tree : STRATA_SOURCE_DIR) + "/tests/vectors";
+}
 
 SafetensorsFile open_or_throw(const std::string& path) {
   Result<SafetensorsFile> file = SafetensorsFile::open(path);

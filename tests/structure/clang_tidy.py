@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -31,6 +32,14 @@ def compiled_sources(build):
     paths = {pathlib.Path(c["file"]).resolve() for c in commands}
     ours = sorted(p.relative_to(ROOT) for p in paths if p.is_relative_to(ROOT))
     return [p for p in ours if p.parts[0] in FOLDERS and p.suffix == ".cpp"]  # clang cannot read the CUDA headers of these days
+
+
+def without_precompiled_headers(build, folder):
+    """Writes the build's commands anew to `folder`, without what only the compiler that made them can read."""
+    commands = json.loads((build / "compile_commands.json").read_text())
+    for command in commands:
+        command["command"] = re.sub(r" (-Winvalid-pch|-include \S+/cmake_pch\.hxx)", "", command["command"])
+    (folder / "compile_commands.json").write_text(json.dumps(commands))
 
 
 def ordered(sources):
@@ -63,7 +72,9 @@ def main():
     wanted = {p.resolve().relative_to(ROOT) for p in options.paths}
     queue = [p for p in sources if p in wanted] if wanted else ordered(sources)
     deadline = time.monotonic() + options.seconds
-    command = tool() + ["-p", str(options.build)]
+    folder = tempfile.TemporaryDirectory(prefix="strata_tidy_")
+    without_precompiled_headers(options.build, pathlib.Path(folder.name))
+    command = tool() + ["-p", folder.name]
 
     def check(path):
         if time.monotonic() > deadline:

@@ -97,6 +97,7 @@ struct RunResult {
   std::vector<double> losses;  // rank 0, by step
   std::vector<double> clips;
   std::vector<std::optional<double>> validation_losses;
+  std::vector<StepMetrics> metrics;
   std::string digest;  // of the newest checkpoint, if any
   std::size_t planned_gpu = 0, planned_cpu = 0, measured_gpu = 0, measured_cpu = 0;
 };
@@ -124,6 +125,7 @@ inline RunResult run_training(const Config& config, int world, const std::shared
         result.losses.push_back(m.loss);
         result.clips.push_back(m.clip);
         result.validation_losses.push_back(m.validation_loss);
+        result.metrics.push_back(m);
       };
     Result<std::unique_ptr<Trainer>> trainer = Trainer::create(config, *environment, std::move(extras));
     Status mine = trainer.status();

@@ -3,12 +3,15 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <mutex>
+#include <optional>
 
 #include "runtime/gpu/cuda.h"
 #include "runtime/gpu/cuda/cublas_gemm.h"
 #include "runtime/gpu/cuda/cuda_queue.h"
 #include "runtime/gpu/cuda/cuda_status.h"
 #include "runtime/gpu/kernel_table.h"
+#include "runtime/gpu/nvml.h"
 
 namespace strata {
 
@@ -23,9 +26,7 @@ constexpr int kOldestMajor = 8;  // bf16 tensor cores and asynchronous copies
 class CudaDriver final : public GpuDriver {
  public:
   CudaDriver(GpuProperties properties, CublasGemm gemm)
-      : properties_(std::move(properties)),
-        events_(std::make_shared<CudaEventPool>(properties_.ordinal)),
-        gemm_(std::move(gemm)) {}
+      : properties_(std::move(properties)), events_(properties_.ordinal), gemm_(std::move(gemm)) {}
 
   const GpuProperties& properties() const override { return properties_; }
   const GpuKernels& kernels() const override { return gpu_cuda::kernel_table(); }
@@ -63,6 +64,12 @@ class CudaDriver final : public GpuDriver {
     return CudaQueue::make(name, properties_, events_);
   }
   Result<std::shared_ptr<GpuCounter>> make_counter() override { return CudaCounter::make(properties_.ordinal); }
+  Result<GpuReadings> readings() override {
+    const std::lock_guard lock(sensors_mutex_);
+    if (!sensors_) sensors_ = open_sensors();
+    STRATA_RETURN_IF_ERROR(sensors_->status());
+    return sensors_->value().read();
+  }
   void gemm(const kernels::Gemm& gemm, GpuQueue& queue) override { gemm_.enqueue(gemm, queue); }
 
  private:
@@ -71,9 +78,17 @@ class CudaDriver final : public GpuDriver {
       std::fprintf(stderr, "%s\n", status.message().c_str());
   }
 
+  Result<Nvml> open_sensors() const {
+    char id[32] = {};
+    STRATA_RETURN_IF_CUDA_ERROR(cudaDeviceGetPCIBusId(id, sizeof id, properties_.ordinal), properties_.ordinal);
+    return Nvml::open(id);
+  }
+
   GpuProperties properties_;
-  std::shared_ptr<CudaEventPool> events_;
+  const CudaEvents events_;
   CublasGemm gemm_;
+  std::mutex sensors_mutex_;
+  std::optional<Result<Nvml>> sensors_;  // empty until somebody asks
 };
 
 }  // namespace

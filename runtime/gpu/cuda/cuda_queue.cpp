@@ -1,6 +1,7 @@
 #include "runtime/gpu/cuda/cuda_queue.h"
 
 #include <cuda.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <cstdio>
 #include <new>
@@ -48,7 +49,8 @@ Result<cudaEvent_t> CudaEventPool::take() {
     }
   }
   cudaEvent_t event = nullptr;
-  STRATA_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync), ordinal_);
+  const unsigned flags = cudaEventBlockingSync | (kind_ == Kind::mark ? cudaEventDisableTiming : 0u);
+  STRATA_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&event, flags), ordinal_);
   return event;
 }
 
@@ -110,37 +112,67 @@ struct CudaQueue::State {
 
 namespace {
 
+// An event that was recorded, until nobody needs it. Null: recording it failed, which the queue's state knows.
+class RecordedEvent {
+ public:
+  RecordedEvent(cudaEvent_t event, std::shared_ptr<CudaEventPool> pool) : event_(event), pool_(std::move(pool)) {}
+  ~RecordedEvent() {
+    if (event_ != nullptr) pool_->give(event_);
+  }
+  RecordedEvent(const RecordedEvent&) = delete;
+  RecordedEvent& operator=(const RecordedEvent&) = delete;
+  cudaEvent_t get() const { return event_; }
+  bool is_complete() const { return event_ == nullptr || cudaEventQuery(event_) != cudaErrorNotReady; }
+
+ private:
+  cudaEvent_t event_;
+  std::shared_ptr<CudaEventPool> pool_;
+};
+
 class CudaMark final : public GpuMark {
  public:
-  CudaMark(cudaEvent_t event, std::shared_ptr<CudaEventPool> events, std::shared_ptr<CudaQueue::State> state)
-      : event_(event), events_(std::move(events)), state_(std::move(state)) {}
-  ~CudaMark() override {
-    if (event_ != nullptr) events_->give(event_);
-  }
-  CudaMark(const CudaMark&) = delete;
-  CudaMark& operator=(const CudaMark&) = delete;
+  CudaMark(cudaEvent_t event, const std::shared_ptr<CudaEventPool>& pool, std::shared_ptr<CudaQueue::State> state)
+      : event_(event, pool), state_(std::move(state)) {}
 
-  bool is_complete() const override { return event_ == nullptr || cudaEventQuery(event_) != cudaErrorNotReady; }
+  bool is_complete() const override { return event_.is_complete(); }
   Status wait() const override {
-    if (event_ != nullptr) {
-      if (const Status status = cuda_status(cudaEventSynchronize(event_), "cudaEventSynchronize", state_->ordinal);
+    if (event() != nullptr) {
+      if (const Status status = cuda_status(cudaEventSynchronize(event()), "cudaEventSynchronize", state_->ordinal);
           !status.ok())
         state_->keep(status.with_context("stream " + state_->name));
     }
     return state_->status();
   }
-  cudaEvent_t event() const { return event_; }
+  cudaEvent_t event() const { return event_.get(); }
 
  private:
-  cudaEvent_t event_;  // null: recording it failed, which the state knows
-  std::shared_ptr<CudaEventPool> events_;
+  const RecordedEvent event_;
   std::shared_ptr<CudaQueue::State> state_;
+};
+
+class CudaTimestamp final : public GpuTimestamp {
+ public:
+  CudaTimestamp(cudaEvent_t event, const std::shared_ptr<CudaEventPool>& pool) : event_(event, pool) {}
+
+  bool is_complete() const override { return event_.is_complete(); }
+  double seconds_since(const GpuTimestamp& earlier) const override {
+    const cudaEvent_t from = static_cast<const CudaTimestamp&>(earlier).event_.get();
+    float milliseconds = 0.0f;
+    if (from == nullptr || event_.get() == nullptr || cudaEventElapsedTime(&milliseconds, from, event_.get()) != cudaSuccess) {
+      (void)cudaGetLastError();  // the marks of the queue tell what happened
+      return 0.0;
+    }
+    return static_cast<double>(milliseconds) * 1e-3;
+  }
+
+ private:
+  const RecordedEvent event_;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<GpuQueue>> CudaQueue::make(const std::string& name, const GpuProperties& properties,
-                                                  std::shared_ptr<CudaEventPool> events) {
+                                                  const CudaEvents& events) {
   auto state = std::make_shared<State>();
   state->ordinal = properties.ordinal;
   state->name = name;
@@ -150,7 +182,7 @@ Result<std::unique_ptr<GpuQueue>> CudaQueue::make(const std::string& name, const
                               properties.ordinal);
   state->fault = new (fault) GpuFault();
   state->stream_wait_value = find_stream_wait_value();
-  std::unique_ptr<CudaQueue> queue(new CudaQueue(properties, std::move(events), std::move(state)));
+  std::unique_ptr<CudaQueue> queue(new CudaQueue(properties, events, std::move(state)));
   STRATA_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&queue->stream_, cudaStreamNonBlocking), properties.ordinal);
   return std::unique_ptr<GpuQueue>(std::move(queue));
 }
@@ -181,16 +213,27 @@ void CudaQueue::zero(void* to, std::size_t n) {
   keep(cudaMemsetAsync(to, 0, n, stream_), "cudaMemsetAsync");
 }
 
-std::shared_ptr<GpuMark> CudaQueue::mark() {
+cudaEvent_t CudaQueue::record_event(CudaEventPool& pool) {
   use_device();
-  Result<cudaEvent_t> event = events_->take();
+  const Result<cudaEvent_t> event = pool.take();
   if (!event.ok()) {
     state_->keep(event.status());
-    return std::make_shared<CudaMark>(nullptr, events_, state_);
+    return nullptr;
   }
   keep(cudaEventRecord(*event, stream_), "cudaEventRecord");
-  return std::make_shared<CudaMark>(*event, events_, state_);
+  return *event;
 }
+
+std::shared_ptr<GpuMark> CudaQueue::mark() {
+  return std::make_shared<CudaMark>(record_event(*events_.marks), events_.marks, state_);
+}
+
+std::shared_ptr<GpuTimestamp> CudaQueue::timestamp() {
+  return std::make_shared<CudaTimestamp>(record_event(*events_.timestamps), events_.timestamps);
+}
+
+void CudaQueue::begin_range(const char* name) { nvtxRangePushA(name); }
+void CudaQueue::end_range() { nvtxRangePop(); }
 
 void CudaQueue::wait(const GpuMark& mark) {
   const cudaEvent_t event = static_cast<const CudaMark&>(mark).event();

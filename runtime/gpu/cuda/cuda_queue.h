@@ -13,10 +13,12 @@
 
 namespace strata {
 
-// Events without timing, kept for the next mark: making one takes as long as a launch. Thread-safe; outlived by no mark.
+// Events of one kind, kept for the next mark or timestamp: making one takes as long as a launch. Thread-safe; outlived by no
+// user of its events.
 class CudaEventPool {
  public:
-  explicit CudaEventPool(int ordinal) : ordinal_(ordinal) {}
+  enum class Kind { mark, timestamp };
+  CudaEventPool(int ordinal, Kind kind) : ordinal_(ordinal), kind_(kind) {}
   ~CudaEventPool();
   CudaEventPool(const CudaEventPool&) = delete;
   CudaEventPool& operator=(const CudaEventPool&) = delete;
@@ -25,8 +27,17 @@ class CudaEventPool {
 
  private:
   const int ordinal_;
+  const Kind kind_;
   std::mutex mutex_;
   std::vector<cudaEvent_t> free_;
+};
+
+// What the queues of a driver share.
+struct CudaEvents {
+  explicit CudaEvents(int ordinal)
+      : marks(std::make_shared<CudaEventPool>(ordinal, CudaEventPool::Kind::mark)),
+        timestamps(std::make_shared<CudaEventPool>(ordinal, CudaEventPool::Kind::timestamp)) {}
+  std::shared_ptr<CudaEventPool> marks, timestamps;
 };
 
 // A 32-bit word in page-locked memory.
@@ -51,7 +62,7 @@ class CudaCounter final : public GpuCounter {
 class CudaQueue final : public GpuQueue {
  public:
   static Result<std::unique_ptr<GpuQueue>> make(const std::string& name, const GpuProperties& properties,
-                                                std::shared_ptr<CudaEventPool> events);
+                                                const CudaEvents& events);
   ~CudaQueue() override;
   CudaQueue(const CudaQueue&) = delete;
   CudaQueue& operator=(const CudaQueue&) = delete;
@@ -59,8 +70,11 @@ class CudaQueue final : public GpuQueue {
   void copy(const void* from, void* to, std::size_t n) override;
   void zero(void* to, std::size_t n) override;
   std::shared_ptr<GpuMark> mark() override;
+  std::shared_ptr<GpuTimestamp> timestamp() override;
   void wait(const GpuMark& mark) override;
   void wait(const GpuCounter& counter, std::uint32_t value) override;
+  void begin_range(const char* name) override;
+  void end_range() override;
   void* native() override { return stream_; }
   const GpuProperties& properties() const override { return properties_; }
   void fail(const Status& status) override;
@@ -70,13 +84,15 @@ class CudaQueue final : public GpuQueue {
   struct State;
 
  private:
-  CudaQueue(const GpuProperties& properties, std::shared_ptr<CudaEventPool> events, std::shared_ptr<State> state)
-      : properties_(properties), events_(std::move(events)), state_(std::move(state)) {}
+  CudaQueue(const GpuProperties& properties, const CudaEvents& events, std::shared_ptr<State> state)
+      : properties_(properties), events_(events), state_(std::move(state)) {}
   void keep(cudaError_t error, const char* call);
   void use_device();
+  // A recorded event of the pool; null after an error, which the state keeps.
+  cudaEvent_t record_event(CudaEventPool& pool);
 
   const GpuProperties& properties_;
-  std::shared_ptr<CudaEventPool> events_;
+  const CudaEvents events_;
   std::shared_ptr<State> state_;
   cudaStream_t stream_ = nullptr;
 };
