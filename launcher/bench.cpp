@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "launcher/bench_models.h"
 #include "launcher/bench_step.h"
 
 namespace strata {
@@ -19,15 +20,9 @@ Command add(CLI::App& bench, const char* name, const char* description, int (*ru
   auto options = std::make_shared<BenchOptions>();
   CLI::App* app = bench.add_subcommand(name, description);
   app->add_flag("--json", options->json, "One JSON object on stdout instead of text");
-  app->add_option("--repeats", options->repeats, "Timed repetitions")->check(CLI::Range(1, 100000))->capture_default_str();
+  app->add_option("--repeats", options->repeats, "Timed samples")->check(CLI::Range(1, 100000))->capture_default_str();
   app->callback([options, run, &action] { action = [options, run] { return run(*options); }; });
   return {app, options};
-}
-
-void add_threads(const Command& command) {
-  command.app->add_option("--threads", command.options->threads, "Threads; 0: every core this process may use")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
 }
 
 void add_precision(const Command& command) {
@@ -43,35 +38,73 @@ void add_bytes(const Command& command, const char* description, std::int64_t lea
       ->capture_default_str();
 }
 
-}  // namespace
+void add_count(const Command& command, const char* name, std::int64_t& value, const char* description) {
+  command.app->add_option(name, value, description)
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24))
+      ->capture_default_str();
+}
 
-void add_bench_command(CLI::App& app, std::function<int()>& action) {
-  CLI::App& bench = *app.add_subcommand("bench", "Measure one resource of this machine against its bound");
-  bench.require_subcommand(1);
+CLI::Option* add_models(const Command& command, std::vector<std::string> standard) {
+  command.options->models = std::move(standard);
+  return command.app->add_option("--model", command.options->models, "Whose shapes")
+      ->check(CLI::IsMember(bench_model_names()))
+      ->capture_default_str();
+}
 
+void add_adam(CLI::App& bench, std::function<int()>& action) {
   const Command adam = add(bench, "adam", "AdamW update against the copy bandwidth of memory", run_bench_adam, action);
-  add_threads(adam);
+  add_device_options(*adam.app, adam.options->device);
   add_precision(adam);
   adam.app->add_option("--parameters", adam.options->parameters, "Parameters updated at once")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))
       ->capture_default_str();
+}
 
-  const Command copy = add(bench, "copy", "Copy bandwidth of memory", run_bench_copy, action);
-  add_threads(copy);
+void add_copy(CLI::App& bench, std::function<int()>& action) {
+  const Command copy =
+      add(bench, "copy", "Copy bandwidth of memory; on a GPU also to and from the host's", run_bench_copy, action);
+  add_device_options(*copy.app, copy.options->device);
   add_bytes(copy, "Bytes copied at once, e.g. 256MiB", 4096);
+}
 
+void add_gemm(CLI::App& bench, std::function<int()>& action) {
   const Command gemm =
-      add(bench, "gemm", "Matrix products of transformer blocks against the peak of the cores", run_bench_gemm, action);
+      add(bench, "gemm", "Matrix products of transformer blocks against the peak of the processor", run_bench_gemm, action);
   gemm.options->repeats = 5;
-  add_threads(gemm);
+  add_device_options(*gemm.app, gemm.options->device);
   add_precision(gemm);
-  gemm.app->add_option("--rows", gemm.options->rows, "Tokens of a micro-batch")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24))
-      ->capture_default_str();
-  gemm.app->add_option("--model", gemm.options->model, "Whose shapes: gpt2, llama or all")
-      ->check(CLI::IsMember({"gpt2", "llama", "all"}))
-      ->capture_default_str();
+  add_count(gemm, "--rows", gemm.options->rows, "Tokens of a micro-batch");
+  add_count(gemm, "--square", gemm.options->square, "On a GPU: rows and columns of the product that is the bound");
+  add_models(gemm, {"gpt2-124m", "llama-1b"})->delimiter(',');
+}
 
+void add_kernels(CLI::App& bench, std::function<int()>& action) {
+  const Command kernels =
+      add(bench, "kernels", "Memory-bound kernels of training against the copy bandwidth of memory", run_bench_kernels, action);
+  add_device_options(*kernels.app, kernels.options->device);
+  add_precision(kernels);
+  add_bytes(kernels, "Bytes of the copies that are the bound", 4096);
+  add_count(kernels, "--batch", kernels.options->batch, "Sequences");
+  add_count(kernels, "--seq-length", kernels.options->seq_length, "Tokens a sequence");
+  add_models(kernels, {"llama-7b"})->expected(1);
+}
+
+void add_attention(CLI::App& bench, std::function<int()>& action) {
+  const Command attention =
+      add(bench, "attention", "Causal attention, forward and backward: operations a second", run_bench_attention, action);
+  attention.options->repeats = 5;
+  add_device_options(*attention.app, attention.options->device);
+  add_precision(attention);
+  add_count(attention, "--batch", attention.options->batch, "Sequences");
+  add_count(attention, "--seq-length", attention.options->seq_length, "Tokens a sequence");
+  add_count(attention, "--heads", attention.options->heads, "Query heads");
+  attention.app->add_option("--kv-heads", attention.options->kv_heads, "Key and value heads; 0: as many as query heads")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  add_count(attention, "--head-dim", attention.options->head_dim, "Elements a head");
+}
+
+void add_nvme(CLI::App& bench, std::function<int()>& action) {
   const Command nvme =
       add(bench, "nvme", "Read and write rates of a folder with the requests of training", run_bench_nvme, action);
   nvme.options->bytes = std::int64_t{1} << 30;
@@ -80,7 +113,29 @@ void add_bench_command(CLI::App& app, std::function<int()>& action) {
   nvme.app->add_option("--seconds", nvme.options->seconds, "Seconds of each traffic pattern")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
+}
 
+}  // namespace
+
+void add_device_options(CLI::App& command, DeviceOptions& options) {
+  command.add_option("--threads", options.threads, "Threads of the host; 0: every core this process may use")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  command.add_option("--backend", options.backend, "auto (a GPU where there is one), host or cuda")
+      ->check(CLI::IsMember({"auto", "host", "cuda"}))
+      ->capture_default_str();
+  command.add_flag("--tf32", options.tf32, "On cuda: products of fp32 on tensor cores");
+}
+
+void add_bench_command(CLI::App& app, std::function<int()>& action) {
+  CLI::App& bench = *app.add_subcommand("bench", "Measure one resource of this machine against its bound");
+  bench.require_subcommand(1);
+  add_adam(bench, action);
+  add_copy(bench, action);
+  add_gemm(bench, action);
+  add_kernels(bench, action);
+  add_attention(bench, action);
+  add_nvme(bench, action);
   add_bench_step(bench, action);
 }
 

@@ -1,87 +1,80 @@
-// `strata bench adam`: the optimizer update against the machine's copy bandwidth, measured in turns.
-#include <cmath>
-
+// `strata bench adam`: the optimizer update against the copy bandwidth of the memory it works in, measured in turns.
 #include "launcher/bench.h"
 #include "launcher/bench_copy.h"
 #include "launcher/bench_report.h"
+#include "launcher/bench_timing.h"
 #include "launcher/command.h"
 #include "optim/adamw.h"
+#include "optim/gpu_kernels.h"
 
 namespace strata {
 namespace {
 
 // The tensors of one update, filled with what training has: small parameters and gradients, moments of some steps.
-class AdamState {
- public:
-  AdamState(std::int64_t n, bool with16) : arena_(Tier::cpu, arena_bytes(n, with16)) {
-    slice_ = {.p = floats(n), .m = floats(n), .v = floats(n), .g = gradient_ = floats(n), .n = n, .decay = true};
-    if (with16) slice_.p16 = reinterpret_cast<bf16*>(allocate(static_cast<std::size_t>(n) * sizeof(bf16)));
-    for (std::int64_t i = 0; i < n; ++i) {
-      const float x = static_cast<float>(i % 1009) * 0x1p-10f - 0.5f;
-      slice_.p[i] = 0.02f * x;
-      slice_.m[i] = 1e-3f * x;
-      slice_.v[i] = 1e-6f * (x + 1.0f);
-      gradient_[i] = 1e-3f * (0.3f - x);
-    }
-  }
-  static std::size_t arena_bytes(std::int64_t n, bool with16) {
-    return static_cast<std::size_t>(n) * (with16 ? 18u : 16u) + 5 * (kArraySkew + TierArena::kAlignment);
-  }
-  const AdamWSlice& slice() const { return slice_; }
+AdamWSlice make_slice(TensorSet& tensors, std::int64_t n, bool with16) {
+  const auto values = [&](float scale, float offset) { return tensors.filled(DType::f32, {n}, scale, offset).as<float>(); };
+  AdamWSlice slice = {.p = values(0.02f, 0.0f),
+                      .m = values(1e-3f, 0.0f),
+                      .v = values(1e-6f, 1e-6f),
+                      .g = values(1e-3f, -2e-4f),
+                      .n = n,
+                      .decay = true};
+  if (with16) slice.p16 = tensors.zeros(DType::bf16, {n}).as<bf16>();
+  return slice;
+}
 
- private:
-  std::byte* allocate(std::size_t bytes) {
-    Result<Buffer> buffer = arena_.allocate(bytes + kArraySkew, Category::optimizer, "state of the benchmark");
-    throw_if_error(buffer.status());
-    buffers_.push_back(std::move(buffer).value());
-    return buffers_.back().data();
+// As OptimizerStore gives it to whoever updates.
+void enqueue_update(const AdamWSlice& slice, const AdamWScalars& scalars, StreamRef stream) {
+  if (stream.on_gpu()) {
+    stream.device().gpu().table<OptimGpuKernels>().adamw_update(slice, scalars, stream.queue());
+    return;
   }
-  float* floats(std::int64_t n) { return reinterpret_cast<float*>(allocate(static_cast<std::size_t>(n) * sizeof(float))); }
-
-  TierArena arena_;
-  std::vector<Buffer> buffers_;
-  AdamWSlice slice_;
-  float* gradient_ = nullptr;
-};
+  stream.enqueue("adamw", [slice, scalars, &pool = stream.device().pool()] {
+    adamw_update(slice, scalars, pool);
+    return Status();
+  });
+}
 
 Status bench_adam(const BenchOptions& options) {
-  const Machine machine = describe_machine();
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, make_bench_device(options.device));
   const bool with16 = options.precision == "bf16";
   const std::int64_t n = options.parameters;
   const auto copied = static_cast<std::size_t>(n) * 2 * sizeof(float);  // as large as two of the update's tensors
-  const std::size_t needed = AdamState::arena_bytes(n, with16) + CopyMeter::arena_bytes(copied);
-  STRATA_RETURN_IF_ERROR(require_memory(needed, "bench adam with --parameters " + std::to_string(n)));
-  TierArena arena(Tier::cpu, CopyMeter::arena_bytes(copied));
-  CopyMeter copy(arena, copied);
-  AdamState state(n, with16);
-  ThreadPool pool(threads_or_all(options.threads, machine));
+  const std::size_t needed = Workbench::rehearse(*device, [&](Workbench& bench) {
+    const CopyMeter copy(bench, copied);
+    TensorSet tensors(bench);
+    make_slice(tensors, n, with16);
+  });
+  STRATA_RETURN_IF_ERROR(
+      require_memory(device->has_separate_memory() ? 0 : needed, "bench adam with --parameters " + std::to_string(n)));
+  Workbench bench(*device, needed);
+  CopyMeter copy(bench, copied);
+  TensorSet tensors(bench);
+  const AdamWSlice slice = make_slice(tensors, n, with16);
+  const AdamWScalars scalars = adamw_scalars({}, 1e-4, 10, 0.9);
+  const StreamTimer update({bench.stream()}, [&] { enqueue_update(slice, scalars, bench.stream()); });
 
   // Read p, m, v, g and write p, m, v, and p16.
   const double bytes = static_cast<double>(n) * (with16 ? 30.0 : 28.0);
   Measurement parameters{.name = "update", .unit = "parameters/s"};
   Measurement traffic{.name = "update, traffic", .unit = "B/s"};
-  for (int i = -1; i < options.repeats; ++i) {  // the first round warms up
-    const AdamWScalars scalars = adamw_scalars({}, 1e-4, i + 2, 0.9);
-    const double seconds = seconds_of([&] { adamw_update(state.slice(), scalars, pool); });
-    copy.sample(pool);
-    if (i < 0) {
-      copy.discard();
-      continue;
-    }
+  for (int i = 0; i < options.repeats; ++i) {
+    const double seconds = update.sample();
+    copy.sample();
     parameters.samples.push_back(static_cast<double>(n) / seconds);
     traffic.samples.push_back(bytes / seconds);
   }
-  const Measurement best = copy.best();
-  traffic.bound = statistics(best.samples).median;
-  traffic.bound_name = best.name;
+  copy.bound(traffic);
   BenchReport report{.benchmark = "adam",
                      .parameters = {{"precision", options.precision}, {"parameters", std::to_string(n)}},
-                     .threads = pool.threads(),
+                     .threads = device->threads(),
                      .measurements = {parameters, traffic}};
   for (Measurement& m : copy.measurements()) report.measurements.push_back(std::move(m));
-  report.notes.push_back("an update in place needs no line read for ownership, so it can exceed a copy");
-  if (const std::string note = cache_note(static_cast<std::size_t>(n) * 16); !note.empty()) report.notes.push_back(note);
-  print_report(report, machine, options.json);
+  if (!device->has_separate_memory())
+    report.notes.push_back("an update in place needs no line read for ownership, so it can exceed a copy");
+  if (const std::string note = cache_note(*device, static_cast<std::size_t>(n) * 16); !note.empty())
+    report.notes.push_back(note);
+  print_report(report, describe_machine(*device), options.json);
   return {};
 }
 

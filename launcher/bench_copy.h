@@ -2,38 +2,42 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "launcher/bench_device.h"
 #include "launcher/bench_report.h"
-#include "launcher/stream_copy.h"
-#include "runtime/arena.h"
-#include "runtime/thread_pool.h"
+#include "launcher/bench_timing.h"
 
 namespace strata {
 
-// What to say when `bytes` of arrays are so small that caches are measured instead of memory; else empty.
-std::string cache_note(std::size_t bytes);
+// What to say when `bytes` of arrays are so small that caches of the host are measured instead of memory; else empty, and on a
+// GPU, whose caches are not known.
+std::string cache_note(const Device& device, std::size_t bytes);
 
 class CopyMeter {
  public:
-  // Budget that the constructor needs.
-  static std::size_t arena_bytes(std::size_t bytes);
-  // Two buffers of `bytes` (rounded up to whole pages) from `arena`, touched. Throws StatusError (out_of_budget).
-  CopyMeter(TierArena& arena, std::size_t bytes);
+  // Two buffers of `bytes` (rounded up to whole pages) of the bench's memory, which outlives the meter. Throws StatusError.
+  CopyMeter(Workbench& bench, std::size_t bytes);
 
-  // One timed copy with each kind of stores; a warm-up before the first sample is the caller's (discard()).
-  void sample(ThreadPool& pool);
-  void discard();
+  // One timed copy of each kind: on the host with each kind of stores, on a GPU by its own copy operation. The first call after
+  // the constructor is warm.
+  void sample();
 
   // Bytes read plus bytes written per second, one measurement a kind, without bounds.
   std::vector<Measurement> measurements() const;
-  // The kind with the largest median: the machine's copy bandwidth.
+  // The kind with the largest median: the copy bandwidth of this memory.
   Measurement best() const;
+  // Makes it the bound of `m`.
+  void bound(Measurement& m) const;
 
  private:
-  Buffer from_, to_;
-  std::size_t bytes_;
+  Workbench& bench_;
+  TensorSet tensors_;
+  TensorRef from_, to_;
+  std::optional<StreamTimer> timer_;          // on a GPU
+  std::vector<std::string> kinds_;            // "copy, memcpy"
   std::vector<std::vector<double>> samples_;  // by kind, B/s
 };
 

@@ -20,11 +20,15 @@ double median_of(std::vector<double>& values) {
 }
 
 nlohmann::ordered_json to_json(const Machine& m, int threads) {
-  return {{"cpu", m.cpu},           {"cores", m.cores},
-          {"threads", threads},     {"isa", m.isa},
-          {"system", m.system},     {"memory_bytes", m.memory_bytes},
-          {"compiler", m.compiler}, {"commit", m.commit},
-          {"preset", m.preset},     {"build_type", m.build_type}};
+  nlohmann::ordered_json j = {{"cpu", m.cpu},         {"cores", m.cores},          {"threads", threads},
+                              {"isa", m.isa},         {"system", m.system},        {"memory_bytes", m.memory_bytes},
+                              {"backend", m.backend}, {"compiler", m.compiler},    {"commit", m.commit},
+                              {"preset", m.preset},   {"build_type", m.build_type}};
+  if (!m.gpu.empty()) {
+    j["gpu"] = m.gpu;
+    j["gpu_memory_bytes"] = m.gpu_memory_bytes;
+  }
+  return j;
 }
 
 nlohmann::ordered_json to_json(const Measurement& m) {
@@ -48,6 +52,7 @@ void print_json(const BenchReport& report, const Machine& machine) {
 }
 
 void print_text(const BenchReport& report, const Machine& m) {
+  if (!m.gpu.empty()) fmt::print("{}, {}\n", m.gpu, format_bytes(m.gpu_memory_bytes));
   fmt::print("{}, {} of {} cores, {}; {}; {}\n", m.cpu, report.threads, m.cores, m.isa, format_bytes(m.memory_bytes), m.system);
   fmt::print("commit {}, {} ({}), {}\n", m.commit, m.preset, m.build_type, m.compiler);
   fmt::print("{}:", report.benchmark);

@@ -2,51 +2,45 @@
 
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "launcher/bench.h"
+#include "launcher/bench_models.h"
 #include "launcher/bench_report.h"
 #include "launcher/command.h"
 #include "model/transformer.h"
+#include "nvme/state_files.h"
 #include "parallel/thread_communicator.h"
 #include "runtime/rng.h"
 #include "trainer/engine.h"
 #include "trainer/gpu_setup.h"
-#include "trainer/initialise.h"
 #include "trainer/plan.h"
 
 namespace strata {
 namespace {
 
 struct Options {
-  int threads = 0;
+  DeviceOptions device;
+  std::string model = "gpt2-124m";
+  std::int64_t layers = 0;
+  int warmup = 1;
   int steps = 5;
   std::int64_t batch = 4;
   std::int64_t seq_length = 1024;
+  int micro_batches = 1;
   std::string precision = "fp32";
   bool recompute = false;
   bool json = false;
-  std::string backend = "auto";
   std::string optimizer = "cpu";
-  bool tf32 = false;
+  std::string path = ".";
+  double peak_tflops = 0.0;
 };
-
-ModelConfig gpt2_124m(std::int64_t positions) {
-  ModelConfig config;
-  config.architecture = Architecture::gpt2;
-  config.vocab_size = 50257;
-  config.hidden_size = 768;
-  config.num_layers = 12;
-  config.num_heads = config.num_kv_heads = 12;
-  config.head_dim = 64;
-  config.ffn_size = 3072;
-  config.max_positions = std::max<std::int64_t>(1024, positions);
-  config.tie_embeddings = true;
-  return config;
-}
 
 std::size_t peak_rss_bytes() {
   rusage usage = {};
@@ -54,126 +48,255 @@ std::size_t peak_rss_bytes() {
   return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
 }
 
-Result<std::unique_ptr<Device>> make_device(const Options& options, int threads) {
-  Config config;
-  config.device.backend = options.backend == "cuda"   ? Config::Device::Choice::cuda
-                          : options.backend == "host" ? Config::Device::Choice::host
-                                                      : Config::Device::Choice::automatic;
-  config.device.tf32 = options.tf32;
-  STRATA_ASSIGN_OR_RETURN(const Backend backend, choose_backend(config));
-  if (backend == Backend::host) return std::make_unique<Device>(Backend::host, threads);
-  STRATA_ASSIGN_OR_RETURN(std::unique_ptr<GpuDriver> driver, make_gpu_driver(config, 0));
-  return std::make_unique<Device>(std::move(driver), threads);
+ModelConfig model_of(const Options& options) {
+  ModelConfig config = bench_model(options.model, options.seq_length);
+  if (options.layers > 0) config.num_layers = options.layers;
+  return config;
+}
+
+EngineOptions engine_options_of(const Options& options) {
+  EngineOptions engine;
+  engine.compute = options.precision == "bf16" ? DType::bf16 : DType::f32;
+  engine.micro_batch = options.batch;
+  engine.micro_batches = options.micro_batches;
+  engine.seq_length = options.seq_length;
+  engine.recompute = options.recompute;
+  engine.adamw.weight_decay = 0.1;
+  engine.optimizer.home = options.optimizer == "none" ? Tier::gpu : options.optimizer == "cpu" ? Tier::cpu : Tier::nvme;
+  // Of this process alone: two benchmarks in one folder do not meet.
+  engine.optimizer.nvme_file = state_file_path(options.path, static_cast<int>(::getpid()));
+  return engine;
+}
+
+// Error out_of_budget: what the plan needs is not there.
+Status require_room(const Plan& plan, const Device& device) {
+  STRATA_RETURN_IF_ERROR(require_memory(plan.host_bytes(), "bench step"));
+  if (device.backend() != Backend::cuda) return {};
+  const std::size_t usable = usable_gpu_memory(device.gpu().properties());
+  if (plan.gpu.high_water <= usable) return {};
+  return {Code::out_of_budget, "bench step needs " + format_bytes(plan.gpu.high_water) + " of the GPU's memory; " +
+                                   format_bytes(usable) + " are usable; lower --batch, or give --recompute or --optimizer cpu"};
+}
+
+// Values of the size that training starts with, without the exact normal draws of initialise_parameters: those take minutes
+// for billions of parameters, and change no time.
+Status fill_parameters(Engine& engine, const Model& model, ThreadPool& pool) {
+  std::vector<std::vector<ParamSpec>> specs;
+  for (int u = 0; u < model.unit_count(); ++u) specs.push_back(model.unit(u).params());
+  return engine.optimizer().fill([&](const OptimizerRecord& record, RecordState state) {
+    constexpr std::int64_t kBlock = std::int64_t{1} << 18;
+    const auto u = static_cast<std::size_t>(record.unit);
+    const std::vector<ParamPiece> pieces = params_in(engine.layout().units[u], record.range);
+    pool.parallel_for((record.range.count + kBlock - 1) / kBlock, [&](std::int64_t block) {
+      const std::int64_t first = block * kBlock, last = std::min(record.range.count, first + kBlock);
+      for (float* values : {state.p, state.m, state.v}) std::fill(values + first, values + last, 0.0f);
+      for (const ParamPiece& piece : pieces) {
+        const Init& init = specs[u][piece.param].init;
+        const float spread = init.kind == Init::Kind::normal ? 3.46f * init.stddev : 0.0f;  // of an even distribution
+        for (std::int64_t i = std::max(first, piece.offset); i < std::min(last, piece.offset + piece.count); ++i) {
+          const auto noise = static_cast<std::uint32_t>(i) * 2654435761u + static_cast<std::uint32_t>(u) * 40503u;
+          state.p[i] = init.mean + spread * (static_cast<float>((noise ^ noise >> 15) >> 8) * 0x1p-24f - 0.5f);
+        }
+      }
+    });
+    return Status();
+  });
+}
+
+struct Resource {
+  const char* name;
+  double seconds;  // busy, of a step
+};
+
+struct Outcome {
+  std::vector<double> seconds;  // of each timed step
+  std::vector<Resource> busy;
+  double loss = 0.0;
+  MemoryReport gpu, cpu;
+};
+
+std::vector<Resource> busy_between(const BusySeconds& before, const BusySeconds& after, int steps) {
+  const auto a_step = [&](double BusySeconds::*resource) { return (after.*resource - before.*resource) / steps; };
+  return {{"compute", a_step(&BusySeconds::compute)},       {"communication", a_step(&BusySeconds::communication)},
+          {"update", a_step(&BusySeconds::update)},         {"gpu_to_cpu", a_step(&BusySeconds::gpu_to_cpu)},
+          {"cpu_to_gpu", a_step(&BusySeconds::cpu_to_gpu)}, {"nvme_read", a_step(&BusySeconds::nvme_read)},
+          {"nvme_write", a_step(&BusySeconds::nvme_write)}};
+}
+
+// The same tokens in every step, drawn before the clock runs.
+class Tokens {
+ public:
+  Tokens(std::int64_t count, std::int64_t vocabulary) : values_(static_cast<std::size_t>(count) + 1) {
+    const Philox draw(1234, stream_id("bench step"));
+    for (std::size_t i = 0; i < values_.size(); ++i)
+      values_[i] = static_cast<std::int32_t>(draw.u32(i) % static_cast<std::uint32_t>(vocabulary));
+  }
+  Status load(std::span<std::int32_t> tokens, std::span<std::int32_t> targets) const {
+    std::copy_n(values_.begin(), tokens.size(), tokens.begin());
+    std::copy_n(values_.begin() + 1, targets.size(), targets.begin());
+    return {};
+  }
+
+ private:
+  std::vector<std::int32_t> values_;
+};
+
+// A step's seconds run from one return of Engine::step() to the next: then every sample holds one update, which goes on behind
+// the next forward as it does in training.
+Result<Outcome> run_steps(Engine& engine, const Options& options, const Tokens& tokens) {
+  using Clock = std::chrono::steady_clock;
+  const Engine::BatchLoader load = [&](int, std::span<std::int32_t> t, std::span<std::int32_t> targets) {
+    return tokens.load(t, targets);
+  };
+  Outcome result;
+  BusySeconds before;
+  Clock::time_point last;
+  for (int step = 1; step <= options.warmup + options.steps; ++step) {
+    STRATA_ASSIGN_OR_RETURN(const StepResult done, engine.step(step, 1e-4, load, [] { return false; }));
+    const Clock::time_point now = Clock::now();
+    if (step > options.warmup) result.seconds.push_back(std::chrono::duration<double>(now - last).count());
+    last = now;
+    result.loss = done.loss;
+    if (step == options.warmup) before = engine.busy();
+  }
+  result.busy = busy_between(before, engine.busy(), options.steps);
+  STRATA_RETURN_IF_ERROR(engine.finish());
+  result.gpu = engine.memory(Tier::gpu);
+  result.cpu = engine.memory(Tier::cpu);
+  return result;
+}
+
+const Resource& largest(const std::vector<Resource>& busy) {
+  return *std::max_element(busy.begin(), busy.end(),
+                           [](const Resource& a, const Resource& b) { return a.seconds < b.seconds; });
+}
+
+nlohmann::json to_json(const Options& options, const Plan& plan, const Machine& machine, const Outcome& result, double flops) {
+  const double median = statistics(result.seconds).median;
+  const double tokens = static_cast<double>(plan.tokens_per_step);
+  nlohmann::json j = {{"benchmark", "step"},
+                      {"model", options.model},
+                      {"layers", model_of(options).num_layers},
+                      {"parameters", plan.parameters},
+                      {"precision", options.precision},
+                      {"tf32", options.device.tf32},
+                      {"B", options.batch},
+                      {"T", options.seq_length},
+                      {"micro_batches", options.micro_batches},
+                      {"backend", machine.backend},
+                      {"optimizer", options.optimizer},
+                      {"threads", plan.threads},
+                      {"recompute", options.recompute},
+                      {"step_seconds", result.seconds},
+                      {"median_seconds", median},
+                      {"tokens_per_s", tokens / median},
+                      {"model_flops", flops},
+                      {"model_tflops_per_s", flops / median / 1e12},
+                      {"peak_rss_bytes", peak_rss_bytes()},
+                      {"planned_bytes", plan.host_bytes()},
+                      {"planned_gpu_bytes", plan.gpu.high_water},
+                      {"planned_cpu_bytes", plan.cpu.high_water},
+                      {"peak_gpu_bytes", result.gpu.high_water},
+                      {"peak_cpu_bytes", result.cpu.high_water},
+                      {"nvme_bytes", plan.nvme_bytes},
+                      {"last_loss", result.loss},
+                      {"cpu", machine.cpu},
+                      {"commit", machine.commit}};
+  if (!machine.gpu.empty()) j["gpu"] = machine.gpu;
+  if (options.peak_tflops > 0.0) j["mfu"] = flops / median / 1e12 / options.peak_tflops;
+  for (const Resource& resource : result.busy) j["busy_seconds"][resource.name] = resource.seconds;
+  if (const Resource& most = largest(result.busy); most.seconds > 0.0) {
+    j["largest_resource"] = most.name;
+    j["step_over_largest"] = median / most.seconds;
+  }
+  return j;
+}
+
+BenchReport to_report(const Options& options, const Plan& plan, const Machine& machine, const Outcome& result, double flops) {
+  const double median = statistics(result.seconds).median;
+  BenchReport report;
+  report.benchmark = "step";
+  report.parameters = {{"model", options.model},
+                       {"precision", options.precision},
+                       {"B", std::to_string(options.batch)},
+                       {"T", std::to_string(options.seq_length)},
+                       {"backend", machine.backend},
+                       {"optimizer", options.optimizer}};
+  report.threads = plan.threads;
+  Measurement rate{.name = "operations of the model", .unit = "FLOP/s"};
+  for (const double x : result.seconds) rate.samples.push_back(flops / x);
+  if (options.peak_tflops > 0.0) {
+    rate.bound = 1e12 * options.peak_tflops;
+    rate.bound_name = "--peak-tflops";
+  }
+  report.measurements = {{.name = "step", .unit = "s", .samples = result.seconds}, rate};
+  report.notes = {
+      fmt::format("{:.0f} tokens/s", static_cast<double>(plan.tokens_per_step) / median),
+      fmt::format("peak resident memory {}; gpu tier: planned {}, measured {}; cpu tier: planned {}, measured {}",
+                  format_bytes(peak_rss_bytes()), format_bytes(plan.gpu.high_water), format_bytes(result.gpu.high_water),
+                  format_bytes(plan.cpu.high_water), format_bytes(result.cpu.high_water))};
+  for (const Resource& resource : result.busy)
+    if (resource.seconds > 0.0)
+      report.notes.push_back(fmt::format("{}: busy {} of a step", resource.name, format_quantity(resource.seconds, "s")));
+  if (const Resource& most = largest(result.busy); most.seconds > 0.0)
+    report.notes.push_back(fmt::format("a step takes {:.2f} times as long as {} is busy", median / most.seconds, most.name));
+  return report;
 }
 
 Status measure(const Options& options) {
-  const Machine machine = describe_machine();
-  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(gpt2_124m(options.seq_length)));
-  EngineOptions engine_options;
-  engine_options.compute = options.precision == "bf16" ? DType::bf16 : DType::f32;
-  engine_options.micro_batch = options.batch;
-  engine_options.seq_length = options.seq_length;
-  engine_options.recompute = options.recompute;
-  engine_options.adamw.weight_decay = 0.1;
-  engine_options.optimizer.home = options.optimizer == "none" ? Tier::gpu : Tier::cpu;
-  const int threads = threads_or_all(options.threads, machine);
-  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, make_device(options, threads));
+  const ModelConfig config = model_of(options);
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(config));
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, make_bench_device(options.device));
+  EngineOptions engine_options = engine_options_of(options);
   STRATA_ASSIGN_OR_RETURN(const Plan plan,
-                          make_plan(*model, engine_options, WorldSize{1}, Rank{0}, threads, device->backend()));
-  STRATA_RETURN_IF_ERROR(require_memory(plan.host_bytes(), "bench step"));
+                          make_plan(*model, engine_options, WorldSize{1}, Rank{0}, device->threads(), device->backend()));
+  STRATA_RETURN_IF_ERROR(require_room(plan, *device));
   engine_options.gpu_budget = plan.gpu.high_water;
   engine_options.cpu_budget = plan.cpu.high_water;
   const std::unique_ptr<Communicator> comm = make_single_rank_communicator();
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                           Engine::create(*device, *model, engine_options, *comm, nullptr));
-  STRATA_RETURN_IF_ERROR(initialise_parameters(*engine, *model, 1234));
-  const Engine::BatchLoader load = [&](int, std::span<std::int32_t> tokens, std::span<std::int32_t> targets) {
-    const Philox draw(1234, stream_id("bench step"));
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      tokens[i] = static_cast<std::int32_t>(draw.u32(i) % 50257u);
-      targets[i] = static_cast<std::int32_t>(draw.u32(i + 1) % 50257u);
-    }
-    return Status();
-  };
-  std::vector<double> seconds;
-  double loss = 0.0;
-  for (int step = 1; step <= options.steps + 1; ++step) {  // the first one warms up
-    const auto begin = std::chrono::steady_clock::now();
-    STRATA_ASSIGN_OR_RETURN(const StepResult result, engine->step(step, 1e-4, load, [] { return false; }));
-    STRATA_RETURN_IF_ERROR(engine->finish());  // the update belongs to the step that is timed
-    if (step > 1) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-    loss = result.loss;
-  }
-  const double tokens = static_cast<double>(options.batch * options.seq_length);
-  const Statistics s = statistics(seconds);
-  if (options.json) {
-    const nlohmann::json j = {{"benchmark", "step"},
-                              {"model", "gpt2-124m"},
-                              {"precision", options.precision},
-                              {"B", options.batch},
-                              {"T", options.seq_length},
-                              {"backend", to_string(device->backend())},
-                              {"optimizer", options.optimizer},
-                              {"threads", threads},
-                              {"recompute", options.recompute},
-                              {"step_seconds", seconds},
-                              {"tokens_per_s", tokens / s.median},
-                              {"peak_rss_bytes", peak_rss_bytes()},
-                              {"planned_bytes", plan.host_bytes()},
-                              {"planned_gpu_bytes", plan.gpu.high_water},
-                              {"last_loss", loss},
-                              {"cpu", machine.cpu}};
-    fmt::print("{}\n", j.dump());
-    return {};
-  }
-  BenchReport report;
-  report.benchmark = "step";
-  report.parameters = {{"model", "gpt2-124m"},
-                       {"precision", options.precision},
-                       {"B", std::to_string(options.batch)},
-                       {"T", std::to_string(options.seq_length)},
-                       {"backend", to_string(device->backend())},
-                       {"optimizer", options.optimizer}};
-  report.threads = threads;
-  report.measurements.push_back({.name = "step", .unit = "s", .samples = seconds});
-  std::vector<double> rates;
-  for (const double x : seconds) rates.push_back(plan.flops_per_step / x);
-  report.measurements.push_back(
-      {.name = options.recompute ? "8 x parameters x tokens" : "6 x parameters x tokens", .unit = "FLOP/s", .samples = rates});
-  report.notes = {fmt::format("{:.0f} tokens/s", tokens / s.median),
-                  fmt::format("peak resident memory {}, planned: gpu tier {}, cpu tier {}", format_bytes(peak_rss_bytes()),
-                              format_bytes(plan.gpu.high_water), format_bytes(plan.cpu.high_water))};
-  print_report(report, machine, false);
+  STRATA_RETURN_IF_ERROR(fill_parameters(*engine, *model, device->pool()));
+  const Tokens tokens(options.batch * options.seq_length, config.vocab_size);
+  STRATA_ASSIGN_OR_RETURN(const Outcome result, run_steps(*engine, options, tokens));
+  const double flops = model_flops(config, plan.tokens_per_step, options.seq_length);
+  const Machine machine = describe_machine(*device);
+  if (options.json)
+    fmt::print("{}\n", to_json(options, plan, machine, result, flops).dump());
+  else
+    print_report(to_report(options, plan, machine, result, flops), machine, false);
   return {};
 }
 
 }  // namespace
 
 void add_bench_step(CLI::App& bench, std::function<int()>& action) {
-  CLI::App* command = bench.add_subcommand("step", "Training steps of GPT-2 124M on one rank, random tokens");
+  CLI::App* command = bench.add_subcommand("step", "Training steps of a model on one rank, random tokens");
   const auto options = std::make_shared<Options>();
+  const auto count = [&](const char* name, auto& value, const char* description, int least) {
+    command->add_option(name, value, description)->check(CLI::Range(least, 1 << 24))->capture_default_str();
+  };
   command->add_flag("--json", options->json, "One JSON object on stdout instead of text");
-  command->add_option("--steps", options->steps, "Timed steps, after one that warms up")
-      ->check(CLI::Range(1, 100000))
+  command->add_option("--model", options->model, "Whose shape")
+      ->check(CLI::IsMember(bench_model_names()))
       ->capture_default_str();
-  command->add_option("--threads", options->threads, "0: every core this process may use")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
-  command->add_option("--batch", options->batch, "Sequences a step")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--seq-length", options->seq_length, "Tokens a sequence")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  count("--layers", options->layers, "Blocks of the model; 0: all of them", 0);
+  count("--steps", options->steps, "Timed steps", 1);
+  count("--warmup", options->warmup, "Steps before those", 1);
+  count("--batch", options->batch, "Sequences a micro-batch", 1);
+  count("--micro-batches", options->micro_batches, "Micro-batches a step", 1);
+  count("--seq-length", options->seq_length, "Tokens a sequence", 1);
+  add_device_options(*command, options->device);
   command->add_option("--precision", options->precision, "fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
-  command->add_option("--backend", options->backend, "auto, host or cuda")
-      ->check(CLI::IsMember({"auto", "host", "cuda"}))
+  command->add_option("--optimizer", options->optimizer, "Home of the optimizer state: none (the gpu tier), cpu or nvme")
+      ->check(CLI::IsMember({"none", "cpu", "nvme"}))
       ->capture_default_str();
-  command->add_option("--optimizer", options->optimizer, "Home of the optimizer state: none (the gpu tier) or cpu")
-      ->check(CLI::IsMember({"none", "cpu"}))
-      ->capture_default_str();
-  command->add_flag("--tf32", options->tf32, "On cuda: products of fp32 on tensor cores");
+  command->add_option("--path", options->path, "nvme: folder of the state file")->capture_default_str();
   command->add_flag("--recompute", options->recompute, "Keep unit boundaries only and run forwards again");
+  command->add_option("--peak-tflops", options->peak_tflops, "What the processor gives at most, for the utilisation")
+      ->check(CLI::PositiveNumber);
   command->callback([options, &action] { action = [options] { return finish_command(measure(*options)); }; });
 }
 

@@ -8,7 +8,7 @@ class App;
 
 namespace strata {
 
-// `strata bench step`: whole training steps of GPT-2 124M, on one rank, with random tokens. See bench.h.
+// `strata bench step`: whole training steps of one of bench_models.h, on one rank, with random tokens. See bench.h.
 void add_bench_step(CLI::App& bench, std::function<int()>& action);
 
 }  // namespace strata

@@ -1,6 +1,5 @@
 #include "launcher/machine.h"
 
-#include <sched.h>
 #include <sys/utsname.h>
 
 #include <fstream>
@@ -8,6 +7,7 @@
 #include "runtime/arena.h"
 #include "runtime/kernels/isa.h"
 #include "strata_build_info.h"
+#include "trainer/environment.h"
 
 namespace strata {
 namespace {
@@ -27,13 +27,6 @@ std::string field(const std::string& path, const std::string& key) {
 std::uint64_t kibibytes(const std::string& key) {
   const std::string value = field("/proc/meminfo", key);
   return value.empty() ? 0 : std::strtoull(value.c_str(), nullptr, 10) * 1024;
-}
-
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return CPU_COUNT(&set);
 }
 
 std::string compiler() {
@@ -71,8 +64,8 @@ Machine describe_machine() {
 }
 
 Status require_memory(std::uint64_t bytes, const std::string& what) {
-  const std::uint64_t available = kibibytes("MemAvailable");
-  if (available == 0 || bytes <= available) return {};
+  const std::uint64_t available = available_host_memory();
+  if (bytes <= available) return {};
   return {Code::out_of_budget,
           what + " needs " + format_bytes(bytes) + " of memory; " + format_bytes(available) + " are available"};
 }

@@ -1,0 +1,168 @@
+"""`strata bench ...` with tiny shapes: on the host, and with the emulator as the GPU of the same program."""
+from harness import *
+
+EMULATED = os.environ.get("STRATA_EMULATED", "build/host-release/tests/strata_emulated")
+KERNELS = ["embedding forward", "embedding backward", "layernorm forward", "layernorm backward", "rmsnorm forward", "rmsnorm backward",
+           "head norm forward", "head norm backward", "rope", "gelu forward", "gelu backward", "swiglu forward", "swiglu backward",
+           "cross-entropy", "add", "cast f32 to bf16", "cast bf16 to f32", "sum of squares"]
+LAYERS = ["qkv", "output", "gate and up", "down", "head"]
+TINY_KERNELS = ("kernels", "--model", "tiny", "--batch", "2", "--seq-length", "16", "--bytes", "65536")
+TINY_ATTENTION = ("attention", "--batch", "1", "--seq-length", "48", "--heads", "4", "--kv-heads", "2", "--head-dim", "16")
+TINY_GEMM = ("gemm", "--model", "tiny", "--rows", "24", "--square", "96")
+TINY_STEP = ("step", "--model", "tiny", "--batch", "2", "--seq-length", "24", "--steps", "3", "--peak-tflops", "1")
+
+
+class Bench(EndToEnd):
+    program, backend = STRATA, "host"
+
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory(prefix="strata_bench_")
+        self.addCleanup(temporary.cleanup)
+        self.folder = temporary.name
+
+    def start(self, *arguments, program=None):
+        return subprocess.run([program or self.program, "bench", *arguments], env=environment(), capture_output=True, text=True, timeout=160)
+
+    def result(self, *arguments):
+        done = self.start(*arguments, "--backend", self.backend, "--threads", "2", "--json")
+        self.assertEqual((done.returncode, done.stderr), (0, ""), f"{arguments}: {done.stdout}")
+        return json.loads(done.stdout)
+
+    def measurements(self, *arguments, repeats=2):
+        """name -> measurement of a command that prints a list of them, each checked."""
+        result = self.result(*arguments, "--repeats", str(repeats))
+        self.assertEqual(result["benchmark"], arguments[0])
+        self.assertEqual(result["machine"]["backend"], self.backend)
+        self.assertEqual("gpu" in result["machine"], self.backend == "cuda")
+        for m in result["measurements"]:
+            self.assertGreater(m["median"], 0.0, m)
+            self.assertEqual(len(m["samples"]), m["n"], m)
+            if "bound" in m:
+                self.assertAlmostEqual(m["ratio"], m["median"] / m["bound"])
+                self.assertTrue(m["bound_name"])
+        return {m["name"]: m for m in result["measurements"]}
+
+    def check_adam(self):
+        for precision in ("fp32", "bf16"):
+            found = self.measurements("adam", "--parameters", "3000", "--precision", precision)
+            self.assertGreater(found["update, traffic"]["ratio"], 0.0)
+            bytes_a_parameter = found["update, traffic"]["max"] / found["update"]["max"]
+            self.assertAlmostEqual(bytes_a_parameter, {"fp32": 28.0, "bf16": 30.0}[precision], places=3)
+
+    def check_kernels(self, names):
+        for precision in ("fp32", "bf16"):
+            found = self.measurements(*TINY_KERNELS, "--precision", precision)
+            self.assertEqual([name for name in found if not name.startswith("copy")], names)
+            for name in names:
+                self.assertGreater(found[name]["ratio"], 0.0, name)
+
+    def check_gemm(self, bound):
+        found = self.measurements(*TINY_GEMM, "--precision", "bf16")
+        names = [f"tiny {layer}, {way}" for layer in LAYERS for way in ("forward", "input gradient", "weight gradient")]
+        self.assertEqual(list(found)[:-1], names)
+        for name in names:
+            self.assertIn(bound, found[name]["bound_name"])
+            self.assertGreater(found[name]["ratio"], 0.0, name)
+
+    def check_attention(self):
+        for precision in ("fp32", "bf16"):
+            found = self.measurements(*TINY_ATTENTION, "--precision", precision)
+            self.assertEqual(list(found), ["forward", "backward", "forward and backward"])
+
+    def check_step(self, *homes):
+        losses = set()
+        for home in homes:
+            result = self.result(*TINY_STEP, "--optimizer", home, "--path", self.folder)
+            self.assertEqual((result["backend"], result["optimizer"], result["model"]), (self.backend, home, "tiny"))
+            self.assertEqual(len(result["step_seconds"]), 3)
+            self.assertAlmostEqual(result["tokens_per_s"], 48 / result["median_seconds"])
+            # Weights of the products: 2 blocks of 32 x (64 + 32 + 192) and a head of 32 x 257; attention 2 x 32 x 24.
+            self.assertEqual(result["model_flops"], 6 * (2 * 32 * (64 + 32 + 192) + 32 * 257 + 2 * 32 * 24) * 48)
+            self.assertAlmostEqual(result["mfu"], result["model_flops"] / result["median_seconds"] / 1e12)
+            self.assertGreater(result["peak_gpu_bytes"], 0)
+            self.assertLessEqual(result["peak_gpu_bytes"], result["planned_gpu_bytes"])
+            self.assertLessEqual(result["peak_cpu_bytes"], result["planned_cpu_bytes"])
+            self.assertEqual(result["nvme_bytes"] > 0, home == "nvme")
+            largest = max(result["busy_seconds"].values())
+            if largest > 0:
+                self.assertAlmostEqual(result["step_over_largest"], result["median_seconds"] / largest)
+                self.assertEqual(result["busy_seconds"][result["largest_resource"]], largest)
+            losses.add(result["last_loss"])
+        self.assertEqual(len(losses), 1, losses)  # placement changes no bit
+        self.assertEqual(os.listdir(self.folder), [])
+
+
+class Host(Bench):
+    def test_copy_has_a_best_kind(self):
+        found = self.measurements("copy", "--bytes", "1MiB")
+        self.assertEqual(max(m["ratio"] for m in found.values()), 1.0)
+
+    def test_adam_is_measured_against_the_copy(self):
+        self.check_adam()
+
+    def test_every_kernel_is_measured_against_the_copy(self):
+        self.check_kernels(KERNELS)
+
+    def test_gemm_is_measured_against_the_units(self):
+        self.check_gemm("peak of")
+
+    def test_attention_counts_operations(self):
+        self.check_attention()
+
+    def test_steps_with_the_state_at_every_home(self):
+        self.check_step("none", "cpu", "nvme")
+        self.assertGreater(self.result(*TINY_STEP)["busy_seconds"]["compute"], 0.0)
+
+    def test_steps_with_fewer_layers_and_more_micro_batches(self):
+        result = self.result(*TINY_STEP, "--layers", "1", "--micro-batches", "2", "--recompute", "--precision", "bf16")
+        self.assertEqual((result["layers"], result["micro_batches"]), (1, 2))
+        self.assertAlmostEqual(result["tokens_per_s"], 96 / result["median_seconds"])
+
+    def test_text_names_the_bound(self):
+        done = self.start(*TINY_KERNELS, "--backend", "host", "--repeats", "1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"rope .* of .*copy")
+        done = self.start(*TINY_STEP, "--backend", "host")
+        self.assertRegex(done.stdout, r"note: \d+ tokens/s\n.*planned .*, measured ")
+
+    def test_a_gpu_that_is_not_there_is_one_error(self):
+        if any(" GPU " in line and line.startswith("  ok") for line in run("doctor").stdout.splitlines()):
+            self.skipTest("this machine has a GPU")
+        for arguments in (("copy",), ("adam",), TINY_GEMM, TINY_KERNELS, TINY_ATTENTION, TINY_STEP):
+            self.assertOneError(self.start(*arguments, "--backend", "cuda", "--json"), 2, "is cuda, but")
+
+    def test_wrong_shapes_are_refused(self):
+        self.assertOneError(self.start("attention", "--heads", "4", "--kv-heads", "3"), 2, "--heads 4", "--kv-heads 3")
+        self.assertEqual(self.start("kernels", "--model", "gpt5").returncode, 2)
+
+
+class Gpu(Bench):
+    program, backend = EMULATED, "cuda"
+
+    def test_copies_within_the_device_and_both_ways(self):
+        found = self.measurements("copy", "--bytes", "64KiB")
+        self.assertEqual(list(found), ["copy in device memory", "host to device", "device to host", "both ways at once, sum"])
+        self.assertEqual(found["copy in device memory"]["ratio"], 1.0)
+
+    def test_adam_is_measured_against_the_copy(self):
+        self.check_adam()
+
+    def test_every_kernel_is_measured_against_the_copy(self):
+        self.check_kernels([*KERNELS, "bias column sums"])
+
+    def test_gemm_is_measured_against_a_large_product(self):
+        self.check_gemm("square product of 96")
+
+    def test_attention_counts_operations(self):
+        self.check_attention()
+
+    def test_steps_with_the_state_at_every_home(self):
+        self.check_step("none", "cpu", "nvme")
+
+    def test_a_model_that_does_not_fit_says_what_to_do(self):
+        done = self.start("step", "--model", "llama-7b", "--layers", "4", "--batch", "1", "--seq-length", "8", "--backend", "cuda")
+        self.assertOneError(done, 1, "of the GPU's memory", "--recompute")
+
+
+if __name__ == "__main__":
+    unittest.main()
