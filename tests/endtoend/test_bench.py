@@ -1,6 +1,9 @@
 """`strata bench ...` with tiny shapes: on the host, and with the emulator as the GPU of the same program."""
+import pathlib
+
 from harness import *
 
+BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
 EMULATED = os.environ.get("STRATA_EMULATED", "build/host-release/tests/strata_emulated")
 KERNELS = ["embedding forward", "embedding backward", "layernorm forward", "layernorm backward", "rmsnorm forward", "rmsnorm backward",
            "head norm forward", "head norm backward", "rope", "gelu forward", "gelu backward", "swiglu forward", "swiglu backward",
@@ -125,11 +128,32 @@ class Host(Bench):
         done = self.start(*TINY_STEP, "--backend", "host")
         self.assertRegex(done.stdout, r"note: \d+ tokens/s\n.*planned .*, measured ")
 
-    def test_a_gpu_that_is_not_there_is_one_error(self):
+    def needs_no_gpu(self):
         if any(" GPU " in line and line.startswith("  ok") for line in run("doctor").stdout.splitlines()):
             self.skipTest("this machine has a GPU")
+
+    def test_a_gpu_that_is_not_there_is_one_error(self):
+        self.needs_no_gpu()
         for arguments in (("copy",), ("adam",), TINY_GEMM, TINY_KERNELS, TINY_ATTENTION, TINY_STEP):
             self.assertOneError(self.start(*arguments, "--backend", "cuda", "--json"), 2, "is cuda, but")
+
+    def test_every_command_of_run_gpu_is_understood(self):
+        self.needs_no_gpu()
+        sys.path.insert(0, str(BENCH))
+        from gpu_measurements import all_measurements
+
+        commands = [one for measurement in all_measurements() for one in measurement.runs]
+        self.assertGreater(len(commands), 10)
+        for one in commands:
+            for extra in [[], *one.fallbacks]:
+                if one.side == "strata":
+                    done = self.start(*one.arguments[1:], *extra)
+                    self.assertOneError(done, 2, "is cuda, but")  # and not: unknown option
+                    continue
+                # No torch in this interpreter's reach: the script gets as far as importing it.
+                words = [sys.executable, "-S", "-E", str(BENCH / one.arguments[0]), *one.arguments[1:]]
+                done = subprocess.run(words, capture_output=True, text=True)
+                self.assertIn("No module named 'torch'", done.stderr, words)
 
     def test_wrong_shapes_are_refused(self):
         self.assertOneError(self.start("attention", "--heads", "4", "--kv-heads", "3"), 2, "--heads 4", "--kv-heads 3")
