@@ -42,15 +42,13 @@ def outcomes_of_report(path):
     return found, messages
 
 
-def run_tests(program, environment, limit, silence):
-    """Counts of one program's tests, what failed and why, and every start of it."""
+def run_tests(program, environment, limit, silence, wanted="*"):
+    """Counts of one program's tests that `wanted` (a filter of GoogleTest) names, what failed and why, and every start of it."""
     outcomes, messages, starts, left = {}, {}, [], limit
     while left > 0 and len(starts) < MOST_STARTS:
         with tempfile.TemporaryDirectory() as folder:
             report = os.path.join(folder, "report.json")
-            command = [program, f"--gtest_output=json:{report}"]
-            if outcomes:
-                command.append("--gtest_filter=-" + ":".join(outcomes))
+            command = [program, f"--gtest_output=json:{report}", f"--gtest_filter={wanted}" + ("-" + ":".join(outcomes) if outcomes else "")]
             done = run(command, left, environment, silence)
             found, why = outcomes_of_report(report)
         left -= max(done["seconds"], 1.0)

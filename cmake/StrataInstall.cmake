@@ -42,4 +42,7 @@ if(TARGET strata_tests)
     strata_install_program(${test} ${libexec} gpu_tests EXCLUDE_FROM_ALL)
   endforeach()
   install(DIRECTORY tests/vectors DESTINATION ${libexec}/tests COMPONENT gpu_tests EXCLUDE_FROM_ALL)
+  install(PROGRAMS tests/run_gpu DESTINATION ${libexec} COMPONENT gpu_tests EXCLUDE_FROM_ALL)
+  install(DIRECTORY bench/ DESTINATION ${CMAKE_INSTALL_DATADIR}/strata/bench COMPONENT gpu_tests EXCLUDE_FROM_ALL FILES_MATCHING PATTERN "*.py"
+          PATTERN results EXCLUDE)
 endif()

@@ -47,6 +47,8 @@ exec cat "$here/pytorch-step.json"
 
 PASSING = """#!/bin/sh
 [ "$STRATA_TEST_MACHINE" = cuda ] || exit 3
+[ -n "$STRATA_TEST_TREE" ] || exit 4
+case "$0 $2" in *test_runtime\ --gtest_filter=\*|*test_*\ --gtest_filter=\*Gpu\*) ;; *) exit 5 ;; esac
 report=$(echo "$1" | sed 's/--gtest_output=json://')
 echo '[ RUN      ] Add.Sums'; echo '[       OK ] Add.Sums (1 ms)'
 echo '[ RUN      ] Add.NeedsTwo'; echo '[  SKIPPED ] Add.NeedsTwo (0 ms)'
@@ -65,7 +67,7 @@ exit 1
 """
 # Ends in the middle of its second test, and goes on behind it when it is started again without the first two.
 CRASHING = """#!/bin/sh
-if [ "$2" = "--gtest_filter=-Step.First:Step.Breaks" ]; then
+if [ "${2%%-Step.First:Step.Breaks}" != "$2" ]; then
   echo '[ RUN      ] Step.Last'; echo '[       OK ] Step.Last (1 ms)'; exit 0
 fi
 echo '[ RUN      ] Step.First'; echo '[       OK ] Step.First (1 ms)'
@@ -119,7 +121,7 @@ class RunGpu(unittest.TestCase):
         shutil.copy(ROOT / "tests/run_gpu", self.tests / "run_gpu")
         self.program("bin/strata", STRATA)
         self.program("bin/python", PYTHON)
-        for name in ("runtime", "optim", "trainer"):
+        for name in ("runtime", "optim", "model", "trainer"):
             self.program(f"libexec/strata/test_{name}", PASSING)
         for name, answer in ANSWERS.items():
             self.answer(name, answer)
@@ -161,7 +163,7 @@ class RunGpu(unittest.TestCase):
         self.assertEqual(document["gpu"], GPU)
         self.assertEqual(document["dropped"], [])
         self.assertEqual({n: (t["passed"], t["failed"], t["skipped"]) for n, t in document["tests"].items()},
-                         {n: (1, 0, 1) for n in ("runtime", "optim", "trainer")})
+                         {n: (1, 0, 1) for n in ("runtime", "optim", "model", "trainer")})
         self.assertEqual([run["side"] for run in document["measurements"]["step gpt2-124m bf16"]["runs"]], ["strata", "pytorch", "strata"])
         self.assertEqual(document["measurements"]["copy"]["runs"][0]["result"], ANSWERS["copy"])
         self.assertEqual(document["table"], printed[printed.index(document["table"][0]):].splitlines()[:len(document["table"])])
@@ -266,9 +268,9 @@ class RunGpu(unittest.TestCase):
         process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.addCleanup(process.stdout.close)
         deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and not (self.output.exists() and "optim" in self.document()["tests"]):
+        while time.monotonic() < deadline and not (self.output.exists() and "model" in self.document()["tests"]):
             time.sleep(0.05)
-        self.assertEqual(set(self.document()["tests"]), {"runtime", "optim"})  # written while the third one runs
+        self.assertEqual(set(self.document()["tests"]), {"runtime", "optim", "model"})  # written while the last one runs
         process.send_signal(signal.SIGTERM)
         printed = process.stdout.read()
         self.assertEqual(process.wait(), 130, printed)

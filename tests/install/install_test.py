@@ -37,11 +37,14 @@ def libraries_of(program):
     return found
 
 
-def check_bundle(prefix):
-    program = prefix / "bin/strata"
+def check_libraries(prefix, program):
     for name, file in libraries_of(program).items():
         if not SYSTEM.match(name) and not pathlib.Path(file).resolve().is_relative_to(prefix.resolve()):
             sys.exit(f"{program} takes {name} from {file}, not from its own tree")
+
+
+def check_bundle(prefix):
+    check_libraries(prefix, prefix / "bin/strata")
     size = sum(f.lstat().st_size for f in prefix.rglob("*"))
     if size > LARGEST_BYTES:
         sys.exit(f"{prefix} has {size} bytes, {LARGEST_BYTES} are the most")
@@ -67,6 +70,18 @@ def run_alone(prefix, root):
             sys.exit(f"strata {' '.join(words)}, alone, does not speak of {wanted}:\n{output}")
 
 
+def check_gpu_tests(prefix):
+    """What another machine is given to test its GPU."""
+    programs = sorted((prefix / "libexec/strata").glob("test_*"))
+    if [p.name for p in programs] != ["test_model", "test_optim", "test_runtime", "test_trainer"]:
+        sys.exit(f"test programs in {prefix}: {programs}")
+    for program in programs:
+        check_libraries(prefix, program)
+        if "Gpu" not in run(program, "--gtest_list_tests"):
+            sys.exit(f"{program} has no test of a GPU")
+    run(prefix / "libexec/strata/run_gpu", "--help")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=pathlib.Path, required=True)
@@ -82,6 +97,8 @@ def main():
             run_alone(work / "moved", work / "root")
         else:
             print("not root: the program was not run alone")
+        run(options.cmake, "--install", options.build, "--prefix", work / "moved", "--component", "gpu_tests")
+        check_gpu_tests(work / "moved")
         run(options.cmake, "--install", options.build, "--prefix", work / "first")
         # The package does not know where it lies, and the example does not see the tree.
         (work / "first").rename(work / "prefix")
