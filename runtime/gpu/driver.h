@@ -104,8 +104,9 @@ class GpuDriver {
   virtual Result<std::shared_ptr<GpuCounter>> make_counter() = 0;
   // What the device's sensors say now: a call of some milliseconds. Error unsupported: why nothing can be read.
   virtual Result<GpuReadings> readings() = 0;
-  // C = A B (+ bias) or C += A B on the queue, by the vendor's library (kernels/gemm.h has the meaning of the fields). The same
-  // shape gets the same algorithm, so the same bits, in every run on this kind of device. Workspace is the queue's scratch.
+  // C = A B (+ bias) or C += A B on the queue, with its epilogue, by the vendor's library (kernels/gemm.h has the meaning of
+  // the fields); an epilogue that the library has not got is a kernel behind the product. The same shape gets the same
+  // algorithm, so the same bits, in every run on this kind of device. Workspace is the queue's scratch.
   virtual void gemm(const kernels::Gemm& gemm, GpuQueue& queue) = 0;
 
   // Tables of the kernels that folders above this one bring (optim/gpu_kernels.h, parallel/gpu_kernels.h), by type. Added by

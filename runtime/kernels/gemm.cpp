@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "runtime/kernels/activation_table.h"
 #include "runtime/kernels/elementwise.h"
 #include "runtime/kernels/host_dispatch.h"
 
@@ -62,6 +63,8 @@ void widen_block(const void* from, std::int64_t rows, std::int64_t cols, std::in
 TiledGemm::TiledGemm(const Gemm& gemm, int threads, bool native) : gemm_(gemm) {
   MatmulShape& s = gemm_.shape;
   STRATA_CHECK(s.m > 0 && s.n > 0 && s.k > 0, "a matrix product of nothing");
+  STRATA_CHECK(gemm_.epilogue == Epilogue::none || (!s.accumulate && s.result == s.operands),
+               "an activation is applied to a whole sum, and the result has the operands' dtype");
   s.lda = s.trans_a ? s.m : s.k;
   s.ldb = s.trans_b ? s.k : s.n;
   s.ldc = s.n;
@@ -135,6 +138,8 @@ void TiledGemm::run(std::int64_t tile) {
     const std::int64_t row = tile % row_blocks_ * tile_rows_;
     const std::int64_t col = tile / row_blocks_ * tile_cols_;
     converting_ ? run_converting(row, col, scratch.data()) : run_direct(row, col, scratch.data());
+    if (gemm_.epilogue == Epilogue::none) return;
+    gemm_.shape.result == DType::f32 ? activate<float>(row, col) : activate<bf16>(row, col);
   } catch (const StatusError& error) {
     const std::lock_guard lock(mutex_);
     if (status_.ok()) status_ = error.status();
@@ -142,20 +147,22 @@ void TiledGemm::run(std::int64_t tile) {
 }
 
 void TiledGemm::run_direct(std::int64_t row, std::int64_t col, std::byte* scratch) const {
-  const auto& [s, p] = gemm_;
+  const MatmulShape& s = gemm_.shape;
+  const MatmulPointers& p = gemm_.pointers;
   const std::int64_t m = std::min(tile_rows_, s.m - row);
   const std::int64_t n = std::min(tile_cols_, s.n - col);
   const MatmulPointers piece = {
       .a = s.trans_a ? at(p.a, 0, row, s.lda, s.operands) : at(p.a, row, 0, s.lda, s.operands),
       .b = s.trans_b ? at(p.b, col, 0, s.ldb, s.operands) : at(p.b, 0, col, s.ldb, s.operands),
       .bias = s.bias ? at(p.bias, 0, col, s.n, s.operands) : nullptr,
-      .c = const_cast<std::byte*>(at(p.c, row, col, s.ldc, s.result)),
+      .c = const_cast<std::byte*>(at(target(), row, col, s.ldc, s.result)),
   };
   primitive(m, n, s.k, s.accumulate).run(piece, scratch);
 }
 
 void TiledGemm::run_converting(std::int64_t row, std::int64_t col, std::byte* scratch) const {
-  const auto& [s, p] = gemm_;
+  const MatmulShape& s = gemm_.shape;
+  const MatmulPointers& p = gemm_.pointers;
   const std::int64_t m = std::min(tile_rows_, s.m - row);
   const std::int64_t n = std::min(tile_cols_, s.n - col);
   float* a = reinterpret_cast<float*>(scratch);
@@ -181,13 +188,13 @@ void TiledGemm::run_converting(std::int64_t row, std::int64_t col, std::byte* sc
 
 // Adds bias and the former C to the sums and rounds once.
 void TiledGemm::finish_rows(std::int64_t row, std::int64_t col, std::int64_t rows, std::int64_t cols, float* sums) const {
-  const auto& [s, p] = gemm_;
+  const MatmulShape& s = gemm_.shape;
   std::array<float, kConverted.cols> addend;
   for (std::int64_t r = 0; r < rows; ++r) {
     float* sum = sums + r * cols;
-    std::byte* c = const_cast<std::byte*>(at(p.c, row + r, col, s.ldc, s.result));
+    std::byte* c = const_cast<std::byte*>(at(target(), row + r, col, s.ldc, s.result));
     if (s.bias) {
-      cast_bf16_to_f32(static_cast<const bf16*>(p.bias) + col, addend.data(), cols);
+      cast_bf16_to_f32(static_cast<const bf16*>(gemm_.pointers.bias) + col, addend.data(), cols);
       accumulate_f32(addend.data(), sum, cols);
     }
     if (s.result == DType::f32) {
@@ -200,6 +207,22 @@ void TiledGemm::finish_rows(std::int64_t row, std::int64_t col, std::int64_t row
       accumulate_f32(addend.data(), sum, cols);
     }
     cast_f32_to_bf16(sum, reinterpret_cast<bf16*>(c), cols);
+  }
+}
+
+// While the tile's sums are in the cache.
+template <class T>
+void TiledGemm::activate(std::int64_t row, std::int64_t col) const {
+  const MatmulShape& s = gemm_.shape;
+  const std::int64_t last = std::min(s.m, row + tile_rows_), cols = std::min(tile_cols_, s.n - col);
+  const auto& loops = activation_table().get<T>();
+  for (; row < last; ++row) {
+    T* pre = static_cast<T*>(gemm_.pre) + row * s.n + col;
+    T* c = static_cast<T*>(gemm_.pointers.c) + row * s.n + col;
+    if (gemm_.epilogue == Epilogue::gelu)
+      loops.gelu_forward(pre, c, cols);
+    else
+      loops.gelu_backward(pre, c, c, cols);
   }
 }
 

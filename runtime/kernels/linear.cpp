@@ -32,6 +32,33 @@ void enqueue_gemm(const char* name, const Gemm& gemm, StreamRef stream) {
   });
 }
 
+// With the checks of what it is made from; y's dtype is the caller's to check. m may be 0.
+Gemm forward_gemm(const ConstTensorRef& x_RI, const ConstTensorRef& w_OI, const ConstTensorRef& b_O, const TensorRef& y_RO) {
+  const DType dtype = x_RI.dtype;
+  check_compute_dtype(dtype, "x");
+  check_matrix(x_RI, dtype, "x");
+  check_weight(w_OI, dtype, "w");
+  const std::int64_t R = x_RI.shape[0], I = x_RI.shape[1], O = w_OI.shape[0];
+  check_shape(w_OI, {O, I}, "w");
+  if (is_given(b_O)) check_tensor(b_O, dtype, {O}, "b");
+  check_shape(y_RO, {R, O}, "y");
+  return {.shape = {.m = R, .n = O, .k = I, .trans_b = true, .bias = is_given(b_O), .operands = dtype, .result = y_RO.dtype},
+          .pointers = {.a = x_RI.data, .b = w_OI.data, .bias = b_O.data, .c = y_RO.data}};
+}
+
+// The same for the gradient of the input.
+Gemm input_gemm(const ConstTensorRef& dy_RO, const ConstTensorRef& w_OI, const TensorRef& dx_RI) {
+  const DType dtype = dy_RO.dtype;
+  check_compute_dtype(dtype, "dy");
+  check_matrix(dy_RO, dtype, "dy");
+  check_weight(w_OI, dtype, "w");
+  const std::int64_t R = dy_RO.shape[0], O = dy_RO.shape[1], I = w_OI.shape[1];
+  check_shape(w_OI, {O, I}, "w");
+  check_tensor(dx_RI, dtype, {R, I}, "dx");
+  return {.shape = {.m = R, .n = I, .k = O, .operands = dtype, .result = dtype},
+          .pointers = {.a = dy_RO.data, .b = w_OI.data, .c = dx_RI.data}};
+}
+
 Gemm weight_gemm(const LinearBackwardWeightArgs& args) {
   return {.shape = {.m = args.dy_RO.shape[1],
                     .n = args.x_RI.shape[1],
@@ -64,37 +91,34 @@ Status backward_weight(const LinearBackwardWeightArgs& args, const LinearTable& 
 }  // namespace
 
 void linear_forward(const LinearForwardArgs& args, StreamRef stream) {
-  const DType dtype = args.x_RI.dtype;
-  check_compute_dtype(dtype, "x");
-  check_matrix(args.x_RI, dtype, "x");
-  check_weight(args.w_OI, dtype, "w");
-  const std::int64_t R = args.x_RI.shape[0], I = args.x_RI.shape[1], O = args.w_OI.shape[0];
-  check_shape(args.w_OI, {O, I}, "w");
-  if (is_given(args.b_O)) check_tensor(args.b_O, dtype, {O}, "b");
-  check_shape(args.y_RO, {R, O}, "y");
-  STRATA_CHECK(args.y_RO.dtype == dtype || args.y_RO.dtype == DType::f32, "y has the dtype of x or is f32");
-  if (R == 0) return;
-  enqueue_gemm(
-      "linear_forward",
-      {.shape =
-           {.m = R, .n = O, .k = I, .trans_b = true, .bias = is_given(args.b_O), .operands = dtype, .result = args.y_RO.dtype},
-       .pointers = {.a = args.x_RI.data, .b = args.w_OI.data, .bias = args.b_O.data, .c = args.y_RO.data}},
-      stream);
+  const DType result = args.y_RO.dtype;
+  const Gemm gemm = forward_gemm(args.x_RI, args.w_OI, args.b_O, args.y_RO);
+  STRATA_CHECK(result == args.x_RI.dtype || (result == DType::f32 && !is_given(args.b_O)),
+               "y has the dtype of x, or is f32 and has no bias");
+  if (gemm.shape.m > 0) enqueue_gemm("linear_forward", gemm, stream);
+}
+
+void linear_gelu_forward(const LinearGeluForwardArgs& args, StreamRef stream) {
+  Gemm gemm = forward_gemm(args.x_RI, args.w_OI, args.b_O, args.y_RO);
+  check_dtype(args.y_RO, args.x_RI.dtype, "y");
+  check_tensor(args.pre_RO, args.x_RI.dtype, args.y_RO.shape, "pre");
+  gemm.epilogue = Epilogue::gelu;
+  gemm.pre = args.pre_RO.data;
+  if (gemm.shape.m > 0) enqueue_gemm("linear_gelu_forward", gemm, stream);
 }
 
 void linear_backward_input(const LinearBackwardInputArgs& args, StreamRef stream) {
-  const DType dtype = args.dy_RO.dtype;
-  check_compute_dtype(dtype, "dy");
-  check_matrix(args.dy_RO, dtype, "dy");
-  check_weight(args.w_OI, dtype, "w");
-  const std::int64_t R = args.dy_RO.shape[0], O = args.dy_RO.shape[1], I = args.w_OI.shape[1];
-  check_shape(args.w_OI, {O, I}, "w");
-  check_tensor(args.dx_RI, dtype, {R, I}, "dx");
-  if (R == 0) return;
-  enqueue_gemm("linear_backward_input",
-               {.shape = {.m = R, .n = I, .k = O, .accumulate = args.accumulate, .operands = dtype, .result = dtype},
-                .pointers = {.a = args.dy_RO.data, .b = args.w_OI.data, .c = args.dx_RI.data}},
-               stream);
+  Gemm gemm = input_gemm(args.dy_RO, args.w_OI, args.dx_RI);
+  gemm.shape.accumulate = args.accumulate;
+  if (gemm.shape.m > 0) enqueue_gemm("linear_backward_input", gemm, stream);
+}
+
+void gelu_linear_backward_input(const GeluLinearBackwardInputArgs& args, StreamRef stream) {
+  Gemm gemm = input_gemm(args.dy_RO, args.w_OI, args.dpre_RI);
+  check_tensor(args.pre_RI, args.dy_RO.dtype, args.dpre_RI.shape, "pre");
+  gemm.epilogue = Epilogue::gelu_backward;
+  gemm.pre = const_cast<std::byte*>(args.pre_RI.data);  // read
+  if (gemm.shape.m > 0) enqueue_gemm("gelu_linear_backward_input", gemm, stream);
 }
 
 void linear_backward_weight(const LinearBackwardWeightArgs& args, StreamRef stream) {

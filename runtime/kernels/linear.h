@@ -1,4 +1,5 @@
-// y = x W^T + b and its two gradients. W is (out, in) as in torch.nn.Linear. See embedding.h for threads and ordering.
+// y = x W^T + b and its two gradients, alone and with the GELU of activation.h behind or before it. W is (out, in) as in
+// torch.nn.Linear. See embedding.h for threads and ordering.
 // Sums over the inner dim are f32, also for bf16 operands, and are rounded once; denormal bf16 operands may count as zero
 // (the bf16 instructions of AVX-512 do that). I and O are at least 1, R may be 0.
 // Scratch on the host: at most 1 MiB a thread beside what oneDNN packs (about as much); a bf16 product without AVX-512 is
@@ -14,9 +15,22 @@ struct LinearForwardArgs {
   ConstTensorRef x_RI;  // f32 or bf16
   ConstTensorRef w_OI;  // dtype of x
   ConstTensorRef b_O;   // dtype of x; may be empty
-  TensorRef y_RO;       // dtype of x, or f32 (logits)
+  TensorRef y_RO;       // dtype of x, or without a bias f32 (logits)
 };
 void linear_forward(const LinearForwardArgs& args, StreamRef stream);
+
+// pre = x W^T + b and y = gelu(pre), in one operation. gelu may see the sums before they are rounded to pre, or after; the same
+// shape on the same device always the same.
+struct LinearGeluForwardArgs {
+  ConstTensorRef x_RI;  // f32 or bf16
+  ConstTensorRef w_OI;  // dtype of x
+  ConstTensorRef b_O;   // dtype of x; may be empty
+  // dtype of x. Also for a caller that has no use for it: a library that need not store pre may compute y by another algorithm,
+  // and a forward that is run again for its backward must have the bits of the first.
+  TensorRef pre_RO;
+  TensorRef y_RO;  // dtype of x
+};
+void linear_gelu_forward(const LinearGeluForwardArgs& args, StreamRef stream);
 
 // dx = dy W, or dx += dy W.
 struct LinearBackwardInputArgs {
@@ -26,6 +40,15 @@ struct LinearBackwardInputArgs {
   bool accumulate = false;
 };
 void linear_backward_input(const LinearBackwardInputArgs& args, StreamRef stream);
+
+// dpre = (dy W) gelu'(pre), in one operation: the gradient through a layer whose input was gelu(pre).
+struct GeluLinearBackwardInputArgs {
+  ConstTensorRef dy_RO;   // f32 or bf16
+  ConstTensorRef w_OI;    // dtype of dy
+  ConstTensorRef pre_RI;  // dtype of dy
+  TensorRef dpre_RI;      // dtype of dy; not the buffer of pre
+};
+void gelu_linear_backward_input(const GeluLinearBackwardInputArgs& args, StreamRef stream);
 
 // dw += dy^T x and db += column sums of dy (rows summed in fixed blocks, in order).
 struct LinearBackwardWeightArgs {

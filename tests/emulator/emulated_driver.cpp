@@ -3,6 +3,7 @@
 #include <system_error>
 
 #include "runtime/arena.h"
+#include "runtime/gpu/gemm_epilogue.h"
 #include "runtime/kernels/gemm.h"
 #include "runtime/kernels/isa.h"
 
@@ -15,7 +16,8 @@ constexpr std::size_t kAlignment = 4096;
 
 EmulatedDriver::EmulatedDriver(const GpuKernels& kernels) : EmulatedDriver(kernels, Options()) {}
 
-EmulatedDriver::EmulatedDriver(const GpuKernels& kernels, Options options) : kernels_(kernels), readings_(options.readings) {
+EmulatedDriver::EmulatedDriver(const GpuKernels& kernels, Options options)
+    : kernels_(kernels), readings_(options.readings), refuses_epilogues_(options.refuses_epilogues) {
   device_.properties = {.name = "emulated",
                         .ordinal = 0,
                         .compute_major = 9,
@@ -62,11 +64,13 @@ Result<std::shared_ptr<GpuCounter>> EmulatedDriver::make_counter() {
 }
 
 void EmulatedDriver::gemm(const kernels::Gemm& gemm, GpuQueue& queue) {
-  static_cast<EmulatedQueue&>(queue).enqueue([gemm, native = kernels::active_isa() == kernels::Isa::avx512] {
-    kernels::TiledGemm product(gemm, 1, native);
-    for (std::int64_t tile = 0; tile < product.tiles(); ++tile) product.run(tile);
-    return product.status();
+  const kernels::Gemm product = refuses_epilogues_ ? without_epilogue(gemm) : gemm;
+  static_cast<EmulatedQueue&>(queue).enqueue([product, native = kernels::active_isa() == kernels::Isa::avx512] {
+    kernels::TiledGemm tiled(product, 1, native);
+    for (std::int64_t tile = 0; tile < tiled.tiles(); ++tile) tiled.run(tile);
+    return tiled.status();
   });
+  if (refuses_epilogues_) enqueue_epilogue(gemm, kernels_, queue);
 }
 
 }  // namespace strata::gpu_emulated

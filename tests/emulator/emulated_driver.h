@@ -15,6 +15,7 @@ class EmulatedDriver : public GpuDriver {
     int multiprocessors = 4;
     std::size_t memory_bytes = std::size_t{4} << 30;  // address space until it is touched
     GpuReadings readings = {.power_watts = 250.0, .temperature_celsius = 51};
+    bool refuses_epilogues = false;  // as a library that has no fused products (gpu/gemm_epilogue.h)
   };
   // kernels: outlives the driver.
   explicit EmulatedDriver(const GpuKernels& kernels);
@@ -42,6 +43,7 @@ class EmulatedDriver : public GpuDriver {
  private:
   const GpuKernels& kernels_;
   const GpuReadings readings_;
+  const bool refuses_epilogues_;
   EmulatedDevice device_;
 };
 

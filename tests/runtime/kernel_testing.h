@@ -122,22 +122,23 @@ inline double rounded(double value, DType dtype) {
 
 using Outputs = std::vector<Array>;
 
-inline void on_every_gpu(const std::function<Outputs(StreamRef)>& kernel, const std::function<void(const Outputs&)>& check) {
-  for (const strata::testing::GpuMachine& machine : strata::testing::gpu_machines()) {
-    SCOPED_TRACE(machine.name);
-    strata::testing::GpuBench bench(machine);
-    const Outputs first = kernel(bench.stream());
-    EXPECT_TRUE(first == kernel(bench.stream())) << "two runs differ";
-    check(first);
-  }
+using Kernel = std::function<Outputs(StreamRef)>;
+using Check = std::function<void(const Outputs&)>;
+
+inline void on_gpu(const strata::testing::GpuMachine& machine, const Kernel& kernel, const Check& check) {
+  SCOPED_TRACE(machine.name);
+  strata::testing::GpuBench bench(machine);
+  const Outputs first = kernel(bench.stream());
+  EXPECT_TRUE(first == kernel(bench.stream())) << "two runs differ";
+  check(first);
 }
 
-// Runs `kernel` (which makes its buffers, enqueues, and returns what was written) with every instruction set and 1, 2 and 3
-// threads, and on the GPUs. Thread counts and repetitions must agree to the bit; `check` sees the result of each machine.
-inline void on_every_machine(const std::function<Outputs(StreamRef)>& kernel,
-                             const std::function<void(const Outputs&)>& check) {
-  on_every_gpu(kernel, check);
-  if (!strata::testing::tests_the_host()) return;
+inline void on_every_gpu(const Kernel& kernel, const Check& check) {
+  for (const strata::testing::GpuMachine& machine : strata::testing::gpu_machines()) on_gpu(machine, kernel, check);
+}
+
+// With every instruction set and 1, 2 and 3 threads.
+inline void on_the_host(const Kernel& kernel, const Check& check) {
   const Isa before = active_isa();
   for (const Isa isa : available_isas()) {
     SCOPED_TRACE(to_string(isa));
@@ -156,6 +157,13 @@ inline void on_every_machine(const std::function<Outputs(StreamRef)>& kernel,
     if (::testing::Test::HasFatalFailure()) break;
   }
   ASSERT_TRUE(set_isa(before).ok());
+}
+
+// Runs `kernel` (which makes its buffers, enqueues, and returns what was written) on the host and on the GPUs. Thread counts
+// and repetitions must agree to the bit; `check` sees the result of each machine.
+inline void on_every_machine(const Kernel& kernel, const Check& check) {
+  on_every_gpu(kernel, check);
+  if (strata::testing::tests_the_host()) on_the_host(kernel, check);
 }
 
 inline void finish(StreamRef stream) {

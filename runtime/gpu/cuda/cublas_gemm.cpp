@@ -4,14 +4,19 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <map>
+#include <array>
 #include <mutex>
 #include <tuple>
 
-#include "runtime/kernels/gemm.h"
+#include "runtime/gpu/gemm_epilogue.h"
 #include "runtime/shared_library.h"
 
 namespace strata {
+
+namespace gpu_cuda {
+const GpuKernels& kernel_table();  // gpu/kernels/table.cu
+}
+
 namespace {
 
 #define STRATA_STRING_(x) #x
@@ -63,6 +68,16 @@ cudaDataType_t type_of(DType dtype) {
   return CUDA_R_32F;
 }
 
+// pre, in the library's words, is the auxiliary matrix.
+cublasLtEpilogue_t epilogue_of(const kernels::Gemm& gemm) {
+  switch (gemm.epilogue) {
+    case kernels::Epilogue::none: break;
+    case kernels::Epilogue::gelu: return gemm.shape.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+    case kernels::Epilogue::gelu_backward: return CUBLASLT_EPILOGUE_DGELU;
+  }
+  return gemm.shape.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+}
+
 // The largest power of two up to 256 that divides the address.
 std::uint32_t alignment_of(const void* address) {
   const auto a = reinterpret_cast<std::uintptr_t>(address);
@@ -94,7 +109,7 @@ class CublasGemm::Impl {
   Impl(SharedLibrary library, const Functions& functions, int ordinal, bool tf32)
       : library_(std::move(library)), f_(functions), ordinal_(ordinal), tf32_(tf32) {}
   ~Impl() {
-    prepared_.clear();
+    ways_.clear();
     if (handle_ != nullptr) f_.destroy(handle_);
   }
   Impl(const Impl&) = delete;
@@ -104,23 +119,25 @@ class CublasGemm::Impl {
 
   Status enqueue(const kernels::Gemm& gemm, GpuQueue& queue) {
     const std::lock_guard lock(mutex_);
-    STRATA_ASSIGN_OR_RETURN(const Prepared* const p, prepared(gemm, queue.scratch().size()));
-    if (gemm.shape.bias) STRATA_RETURN_IF_ERROR(set(p->desc.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, gemm.pointers.bias));
-    const float one = 1.0f, beta = gemm.shape.accumulate ? 1.0f : 0.0f;
-    // Row-major C = A B is column-major C^T = B^T A^T: the operands change places.
-    return checked(f_.matmul(handle_, p->desc.get(), &one, gemm.pointers.b, p->a.get(), gemm.pointers.a, p->b.get(), &beta,
-                             gemm.pointers.c, p->c.get(), gemm.pointers.c, p->c.get(), &p->algorithm, queue.scratch().data(),
-                             p->workspace, static_cast<cudaStream_t>(queue.native())),
-                   "cublasLtMatmul");
+    STRATA_ASSIGN_OR_RETURN(const auto* const way, way_of(gemm, queue.scratch().size()));
+    if (way->fused) return multiply(gemm, way->prepared, queue);
+    STRATA_RETURN_IF_ERROR(multiply(without_epilogue(gemm), way->prepared, queue));
+    enqueue_epilogue(gemm, gpu_cuda::kernel_table(), queue);
+    return {};
   }
 
  private:
-  using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, bool, bool, bool, bool, DType, DType,
-                         std::array<std::uint32_t, 3>, std::size_t>;
+  // m, n, k, flags, epilogue, dtypes, alignments of all pointers, workspace: all that the library looks at.
+  using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::array<bool, 4>, kernels::Epilogue, DType, DType,
+                         std::array<std::uint32_t, 5>, std::size_t>;
+  using Ways = GemmWays<Key, Prepared>;
 
+  // Two words of the library for what it cannot do: no kernel for it, and a combination that no kernel has.
   Status checked(cublasStatus_t status, const char* call) const {
     if (status == CUBLAS_STATUS_SUCCESS) return {};
-    return {Code::internal, std::string(call) + " on GPU " + std::to_string(ordinal_) + ": " + f_.status_string(status)};
+    const bool refused = status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
+    return {refused ? Code::unsupported : Code::internal,
+            std::string(call) + " on GPU " + std::to_string(ordinal_) + ": " + f_.status_string(status)};
   }
   template <class T>
   Status set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, const T& value) const {
@@ -138,18 +155,36 @@ class CublasGemm::Impl {
     return Handle<cublasLtMatrixLayoutOpaque_t>(made, f_.layout_destroy);
   }
 
-  Result<const Prepared*> prepared(const kernels::Gemm& gemm, std::size_t workspace) {
+  Result<const Ways::Way*> way_of(const kernels::Gemm& gemm, std::size_t workspace) {
     const kernels::MatmulShape& s = gemm.shape;
-    const std::array<std::uint32_t, 3> alignments = {alignment_of(gemm.pointers.b), alignment_of(gemm.pointers.a),
-                                                     alignment_of(gemm.pointers.c)};
-    const Key key{s.m, s.n, s.k, s.trans_a, s.trans_b, s.accumulate, s.bias, s.operands, s.result, alignments, workspace};
-    if (const auto found = prepared_.find(key); found != prepared_.end()) return &found->second;
-    STRATA_ASSIGN_OR_RETURN(Prepared made, prepare(s, alignments, workspace));
-    return &prepared_.emplace(key, std::move(made)).first->second;
+    const kernels::MatmulPointers& p = gemm.pointers;
+    const std::array<bool, 4> flags = {s.trans_a, s.trans_b, s.accumulate, s.bias};
+    const std::array<std::uint32_t, 5> alignments = {alignment_of(p.a), alignment_of(p.b), alignment_of(p.bias),
+                                                     alignment_of(p.c), alignment_of(gemm.pre)};
+    const Key key{s.m, s.n, s.k, flags, gemm.epilogue, s.operands, s.result, alignments, workspace};
+    return ways_.get(key, gemm, [&](const kernels::Gemm& part) { return prepare(part, workspace); });
   }
 
-  Result<Prepared> prepare(const kernels::MatmulShape& s, const std::array<std::uint32_t, 3>& alignments,
-                           std::size_t workspace) const {
+  // Where bias and pre are: the heuristic reads their alignment from the addresses.
+  Status set_pointers(cublasLtMatmulDesc_t desc, const kernels::Gemm& gemm) const {
+    if (gemm.shape.bias) STRATA_RETURN_IF_ERROR(set(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, gemm.pointers.bias));
+    if (gemm.epilogue != kernels::Epilogue::none)
+      STRATA_RETURN_IF_ERROR(set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, gemm.pre));
+    return {};
+  }
+
+  Status multiply(const kernels::Gemm& gemm, const Prepared& p, GpuQueue& queue) const {
+    STRATA_RETURN_IF_ERROR(set_pointers(p.desc.get(), gemm));
+    const float one = 1.0f, beta = gemm.shape.accumulate ? 1.0f : 0.0f;
+    // Row-major C = A B is column-major C^T = B^T A^T: the operands change places.
+    return checked(f_.matmul(handle_, p.desc.get(), &one, gemm.pointers.b, p.a.get(), gemm.pointers.a, p.b.get(), &beta,
+                             gemm.pointers.c, p.c.get(), gemm.pointers.c, p.c.get(), &p.algorithm, queue.scratch().data(),
+                             p.workspace, static_cast<cudaStream_t>(queue.native())),
+                   "cublasLtMatmul");
+  }
+
+  Result<Prepared> prepare(const kernels::Gemm& gemm, std::size_t workspace) const {
+    const kernels::MatmulShape& s = gemm.shape;
     const bool f32 = s.operands == DType::f32;
     cublasLtMatmulDesc_t desc = nullptr;
     STRATA_RETURN_IF_ERROR(
@@ -158,10 +193,12 @@ class CublasGemm::Impl {
     Handle<cublasLtMatmulDescOpaque_t> owner(desc, f_.desc_destroy);
     STRATA_RETURN_IF_ERROR(set(desc, CUBLASLT_MATMUL_DESC_TRANSA, s.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N));
     STRATA_RETURN_IF_ERROR(set(desc, CUBLASLT_MATMUL_DESC_TRANSB, s.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N));
-    if (s.bias) {
-      STRATA_RETURN_IF_ERROR(set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS));
-      STRATA_RETURN_IF_ERROR(set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(s.operands)));
+    STRATA_RETURN_IF_ERROR(set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(gemm)));
+    if (s.bias) STRATA_RETURN_IF_ERROR(set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(s.operands)));
+    if (gemm.epilogue != kernels::Epilogue::none) {  // pre's type is that of the result by itself
+      STRATA_RETURN_IF_ERROR(set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, s.n));
     }
+    STRATA_RETURN_IF_ERROR(set_pointers(desc, gemm));
     STRATA_ASSIGN_OR_RETURN(auto a, s.trans_b ? layout(s.operands, s.k, s.n) : layout(s.operands, s.n, s.k));
     STRATA_ASSIGN_OR_RETURN(auto b, s.trans_a ? layout(s.operands, s.m, s.k) : layout(s.operands, s.k, s.m));
     STRATA_ASSIGN_OR_RETURN(auto c, layout(s.result, s.n, s.m));
@@ -172,16 +209,18 @@ class CublasGemm::Impl {
     // Parts of a sum are added in f32 in the workspace, in one order.
     STRATA_RETURN_IF_ERROR(set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                                static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE)));
-    STRATA_RETURN_IF_ERROR(set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments[0]));
-    STRATA_RETURN_IF_ERROR(set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments[1]));
-    STRATA_RETURN_IF_ERROR(set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments[2]));
-    STRATA_RETURN_IF_ERROR(set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments[2]));
+    const std::uint32_t c_alignment = alignment_of(gemm.pointers.c);
+    STRATA_RETURN_IF_ERROR(set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(gemm.pointers.b)));
+    STRATA_RETURN_IF_ERROR(set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(gemm.pointers.a)));
+    STRATA_RETURN_IF_ERROR(set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c_alignment));
+    STRATA_RETURN_IF_ERROR(set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c_alignment));
     cublasLtMatmulHeuristicResult_t proposed{};
     int count = 0;
     STRATA_RETURN_IF_ERROR(
         checked(f_.heuristic(handle_, desc, a.get(), b.get(), c.get(), c.get(), preference, 1, &proposed, &count),
                 "cublasLtMatmulAlgoGetHeuristic"));
     if (count == 0) return Status(Code::unsupported, "cuBLASLt has no algorithm for it");
+    STRATA_RETURN_IF_ERROR(checked(proposed.state, "cublasLtMatmulAlgoGetHeuristic"));
     return Prepared{std::move(owner), std::move(a), std::move(b), std::move(c), proposed.algo, proposed.workspaceSize};
   }
 
@@ -191,7 +230,7 @@ class CublasGemm::Impl {
   bool tf32_;
   cublasLtHandle_t handle_ = nullptr;
   std::mutex mutex_;
-  std::map<Key, Prepared> prepared_;
+  Ways ways_;
 };
 
 CublasGemm::CublasGemm(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

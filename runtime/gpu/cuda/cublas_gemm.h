@@ -2,7 +2,9 @@
 //
 // Bits. The algorithm is the first that the library's heuristic proposes for a shape, with a bounded workspace and no reduction
 // whose order depends on time, and is kept for the life of the object: the same shape gives the same bits in every run on the
-// same kind of device with the same version of the library. f32 operands are multiplied in f32 unless tf32 is asked for.
+// same kind of device with the same version of the library. f32 operands are multiplied in f32 unless tf32 is asked for. An
+// epilogue that the heuristic has nothing for is our kernel behind the product, as long as the object lives
+// (gpu/gemm_epilogue.h).
 #pragma once
 
 #include <memory>
