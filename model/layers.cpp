@@ -20,9 +20,17 @@ Linear::Linear(std::vector<ParamSpec>& params, const std::string& name, const Op
 
 Tensor Linear::forward(const UnitContext& ctx, const ConstTensorRef& x_RI, const char* what) const {
   Tensor y_RO = ctx.activation({x_RI.shape[0], out_}, what);
-  const ConstTensorRef bias = bias_ ? ctx.params[weight_ + 1] : ConstTensorRef();
-  kernels::linear_forward({.x_RI = x_RI, .w_OI = ctx.params[weight_], .b_O = bias, .y_RO = y_RO}, ctx.stream);
+  kernels::linear_forward({.x_RI = x_RI, .w_OI = ctx.params[weight_], .b_O = bias(ctx), .y_RO = y_RO}, ctx.stream);
   return y_RO;
+}
+
+Linear::WithGelu Linear::forward_gelu(const UnitContext& ctx, const ConstTensorRef& x_RI, const char* what) const {
+  WithGelu out;
+  out.pre_RO = ctx.activation({x_RI.shape[0], out_}, what);
+  out.y_RO = ctx.activation({x_RI.shape[0], out_}, "gelu");
+  kernels::linear_gelu_forward(
+      {.x_RI = x_RI, .w_OI = ctx.params[weight_], .b_O = bias(ctx), .pre_RO = out.pre_RO, .y_RO = out.y_RO}, ctx.stream);
+  return out;
 }
 
 void Linear::backward_weight(const UnitContext& ctx, const ConstTensorRef& dy_RO, const ConstTensorRef& x_RI) const {
@@ -32,6 +40,12 @@ void Linear::backward_weight(const UnitContext& ctx, const ConstTensorRef& dy_RO
 
 void Linear::backward_input(const UnitContext& ctx, const ConstTensorRef& dy_RO, const TensorRef& dx_RI) const {
   kernels::linear_backward_input({.dy_RO = dy_RO, .w_OI = ctx.params[weight_], .dx_RI = dx_RI}, ctx.stream);
+}
+
+void Linear::backward_input_gelu(const UnitContext& ctx, const ConstTensorRef& dy_RO, const ConstTensorRef& pre_RI,
+                                 const TensorRef& dpre_RI) const {
+  kernels::gelu_linear_backward_input({.dy_RO = dy_RO, .w_OI = ctx.params[weight_], .pre_RI = pre_RI, .dpre_RI = dpre_RI},
+                                      ctx.stream);
 }
 
 Norm::Norm(std::vector<ParamSpec>& params, const std::string& name, Kind kind, std::int64_t C, double eps)

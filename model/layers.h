@@ -27,12 +27,22 @@ class Linear {
   Linear(std::vector<ParamSpec>& params, const std::string& name, const Options& options);
 
   Tensor forward(const UnitContext& ctx, const ConstTensorRef& x_RI, const char* what) const;
+  // The same with gelu behind it: y = gelu(pre), pre = x W^T + b.
+  struct WithGelu {
+    Tensor pre_RO, y_RO;
+  };
+  WithGelu forward_gelu(const UnitContext& ctx, const ConstTensorRef& x_RI, const char* what) const;
   // dW += dy^T x, db += column sums of dy.
   void backward_weight(const UnitContext& ctx, const ConstTensorRef& dy_RO, const ConstTensorRef& x_RI) const;
   // dx = dy W
   void backward_input(const UnitContext& ctx, const ConstTensorRef& dy_RO, const TensorRef& dx_RI) const;
+  // Of a layer whose input was gelu(pre): dpre = (dy W) gelu'(pre). dpre is not pre's buffer.
+  void backward_input_gelu(const UnitContext& ctx, const ConstTensorRef& dy_RO, const ConstTensorRef& pre_RI,
+                           const TensorRef& dpre_RI) const;
 
  private:
+  ConstTensorRef bias(const UnitContext& ctx) const { return bias_ ? ctx.params[weight_ + 1] : ConstTensorRef(); }
+
   std::int64_t out_;
   std::size_t weight_;
   bool bias_;  // at weight_ + 1
