@@ -18,8 +18,9 @@ from gpu_processes import json_result, run
 from gpu_table import table, targets
 from gpu_tests import run_tests
 
-# Those that test a GPU when they are asked to. Nearly all of runtime is about kernels; elsewhere the name of a test says it.
-TEST_PROGRAMS = {"runtime": "*", "optim": "*Gpu*", "model": "*Gpu*", "trainer": "*Gpu*"}
+# Programs that test a GPU when they are asked to, and which of their tests. Nearly all of runtime is about kernels; elsewhere the
+# name of a test says it.
+TESTS = {"runtime": "*", "optim": "*Gpu*", "model": "*Gpu*", "trainer": "*Gpu*"}
 KERNEL_TESTS = "*Attention*:*Norm*:CrossEntropy*:Embedding*:Rope*:Gelu*:Swiglu*:Add*:Cast*:SumSquares*"
 
 
@@ -134,10 +135,10 @@ def describe(session):
 
 def test_all(session):
     environment = {**session.environment, "STRATA_TEST_MACHINE": "cuda", "STRATA_TEST_TREE": str(session.tree.test_tree)}
-    for name, wanted in TEST_PROGRAMS.items():
+    for name, pattern in TESTS.items():
         program = session.tree.tests / f"test_{name}"
         limit = min(session.options.test_seconds, session.left())
-        session.document["tests"][name] = result = run_tests(program, environment, limit, session.options.silence, wanted)
+        session.document["tests"][name] = result = run_tests(program, pattern, environment, limit, session.options.silence)
         session.say(f"test_{name}: {result['passed']} passed, {result['failed']} failed, {result['skipped']} skipped; {result['result']}")
         session.save()
 

@@ -48,7 +48,7 @@ exec cat "$here/pytorch-step.json"
 PASSING = """#!/bin/sh
 [ "$STRATA_TEST_MACHINE" = cuda ] || exit 3
 [ -n "$STRATA_TEST_TREE" ] || exit 4
-case "$0 $2" in *test_runtime\ --gtest_filter=\*|*test_*\ --gtest_filter=\*Gpu\*) ;; *) exit 5 ;; esac
+echo "$(basename "$0") $2" >> "$(dirname "$0")/../../answers/calls"
 report=$(echo "$1" | sed 's/--gtest_output=json://')
 echo '[ RUN      ] Add.Sums'; echo '[       OK ] Add.Sums (1 ms)'
 echo '[ RUN      ] Add.NeedsTwo'; echo '[  SKIPPED ] Add.NeedsTwo (0 ms)'
@@ -67,12 +67,24 @@ exit 1
 """
 # Ends in the middle of its second test, and goes on behind it when it is started again without the first two.
 CRASHING = """#!/bin/sh
-if [ "${2%%-Step.First:Step.Breaks}" != "$2" ]; then
-  echo '[ RUN      ] Step.Last'; echo '[       OK ] Step.Last (1 ms)'; exit 0
-fi
+case "$2" in "--gtest_filter="*"*-Step.First:Step.Breaks")
+  echo '[ RUN      ] Step.Last'; echo '[       OK ] Step.Last (1 ms)'; exit 0 ;;
+esac
 echo '[ RUN      ] Step.First'; echo '[       OK ] Step.First (1 ms)'
 echo '[ RUN      ] Step.Breaks'
 %s
+"""
+# Its first test leaves the process without the GPU; the second one is right when it is run alone.
+LOSING = """#!/bin/sh
+report=$(echo "$1" | sed 's/--gtest_output=json://')
+case "$2" in *-*Rope.Breaks*)
+  echo '[ RUN      ] Rope.Works'; echo '[       OK ] Rope.Works (1 ms)'; exit 0 ;;
+esac
+for test in Breaks Works; do echo "[ RUN      ] Rope.$test"; echo "[  FAILED  ] Rope.$test (1 ms)"; done
+echo '{"testsuites": [{"name": "Rope", "testsuite": [
+  {"name": "Breaks", "classname": "Rope", "status": "RUN", "failures": [{"failure": "an illegal memory access was encountered"}]},
+  {"name": "Works", "classname": "Rope", "status": "RUN", "failures": [{"failure": "an illegal memory access was encountered"}]}]}]}' > "$report"
+exit 1
 """
 
 
@@ -164,6 +176,7 @@ class RunGpu(unittest.TestCase):
         self.assertEqual(document["dropped"], [])
         self.assertEqual({n: (t["passed"], t["failed"], t["skipped"]) for n, t in document["tests"].items()},
                          {n: (1, 0, 1) for n in ("runtime", "optim", "model", "trainer")})
+        self.assertIn("test_trainer --gtest_filter=*Gpu*\n", (self.answers / "calls").read_text())
         self.assertEqual([run["side"] for run in document["measurements"]["step gpt2-124m bf16"]["runs"]], ["strata", "pytorch", "strata"])
         self.assertEqual(document["measurements"]["copy"]["runs"][0]["result"], ANSWERS["copy"])
         self.assertEqual(document["table"], printed[printed.index(document["table"][0]):].splitlines()[:len(document["table"])])
@@ -207,6 +220,13 @@ class RunGpu(unittest.TestCase):
         self.assertEqual([s["exit_code"] for s in result["starts"]], [-signal.SIGSEGV, 0])
         self.assertIn("crashed: Step.Breaks", printed)
         self.assertEqual(self.document()["tests"]["optim"]["result"], "passed")
+
+    def test_what_fails_behind_a_lost_gpu_is_run_again(self):
+        self.program("libexec/strata/test_runtime", LOSING)
+        self.run_gpu("--only", "tests", check=1)
+        result = self.document()["tests"]["runtime"]
+        self.assertEqual((result["passed"], result["failed"], result["not_passed"]), (1, 1, {"Rope.Breaks": "failed"}))
+        self.assertEqual(list(result["messages"]), ["Rope.Breaks"])
 
     def test_a_hanging_test_is_stopped_and_the_tests_behind_it_are_run(self):
         self.program("libexec/strata/test_trainer", CRASHING % "sleep 60 & sleep 60")
