@@ -31,7 +31,8 @@ class Cases {
         K_(s.model.num_kv_heads),
         H_(s.model.head_dim),
         F_(s.model.ffn_size),
-        V_(s.model.vocab_size) {}
+        V_(s.model.vocab_size),
+        D_((N_ + 2 * K_) * H_) {}
 
   std::vector<KernelCase> all(const Device& device) const {
     std::vector<KernelCase> cases;
@@ -122,7 +123,7 @@ class Cases {
   }
   // Read: all of qkv. Written: all of it again, and a factor a head.
   KernelRun head_norm_forward(TensorSet& t, StreamRef stream) const {
-    const TensorRef in = t.filled(dtype_, {R_, D()}, 2.0f), out = t.zeros(dtype_, {R_, D()});
+    const TensorRef in = t.filled(dtype_, {R_, D_}, 2.0f), out = t.zeros(dtype_, {R_, D_});
     const TensorRef wq = t.filled(dtype_, {H_}, 0.1f, 1.0f), wk = t.filled(dtype_, {H_}, 0.1f, 1.0f);
     const TensorRef rstd = t.zeros(DType::f32, {R_, N_ + K_});
     const kernels::HeadNormForwardArgs args = {
@@ -132,7 +133,7 @@ class Cases {
   // Read: gradient and input of the query and key heads, a factor a head. Written: the gradient, in place. Values stay. Called
   // again and again the gradient neither grows nor fades, for heads of signs have the length 1.
   KernelRun head_norm_backward(TensorSet& t, StreamRef stream) const {
-    const TensorRef dqkv = t.filled(dtype_, {R_, D()}, 1e-3f), in = t.signs(dtype_, {R_, D()});
+    const TensorRef dqkv = t.filled(dtype_, {R_, D_}, 1e-3f), in = t.signs(dtype_, {R_, D_});
     const TensorRef wq = t.filled(dtype_, {H_}, 0.0f, 1.0f), wk = t.filled(dtype_, {H_}, 0.0f, 1.0f);
     const TensorRef rstd = t.filled(DType::f32, {R_, N_ + K_}, 0.0f, 1.0f);
     const TensorRef dwq = t.zeros(DType::f32, {H_}), dwk = t.zeros(DType::f32, {H_});
@@ -150,7 +151,7 @@ class Cases {
   }
   // Read and written in place: the query and key heads. Read: the tables.
   KernelRun rope(TensorSet& t, StreamRef stream) const {
-    const TensorRef qkv = t.filled(dtype_, {R_, D()}, 2.0f);
+    const TensorRef qkv = t.filled(dtype_, {R_, D_}, 2.0f);
     const TensorRef cosine = t.filled(DType::f32, {T_, H_ / 2}, 0.0f, 0.8f),
                     sine = t.filled(DType::f32, {T_, H_ / 2}, 0.0f, 0.6f);
     const kernels::RopeArgs args = {.qkv_RD = qkv, .cos_TH2 = cosine, .sin_TH2 = sine, .T = T_, .N = N_, .K = K_, .H = H_};
@@ -210,14 +211,13 @@ class Cases {
             }};
   }
 
-  std::int64_t D() const { return (N_ + 2 * K_) * H_; }
   double heads_bytes() const { return static_cast<double>(R_ * (N_ + K_) * H_) * static_cast<double>(size_of(dtype_)); }
   static double row_bytes(const TensorRef& table) {
     return static_cast<double>(table.shape[1]) * static_cast<double>(size_of(table.dtype));
   }
 
   DType dtype_;
-  std::int64_t T_, R_, C_, N_, K_, H_, F_, V_;
+  std::int64_t T_, R_, C_, N_, K_, H_, F_, V_, D_;
 };
 
 }  // namespace
