@@ -266,7 +266,7 @@ class RunGpu(unittest.TestCase):
     def test_a_measurement_that_fails_says_why_and_stops_nothing(self):
         (self.answers / "attention.json").unlink()
         (self.answers / "step-llama-7b.json").unlink()
-        self.answer("step-llama-7b-recompute", {**ANSWERS["step-llama-7b"], "step_seconds": [1.3]})
+        self.answer("step-llama-7b-recompute", {**ANSWERS["step-llama-7b"], "step_seconds": [1.3], "busy_seconds": {"compute": 0.5, "update": 1.0}})
         printed = self.run_gpu(check=0)
         self.assertIn("strata: error: no answer for bench attention", printed)
         self.assertEqual(self.targets()["attention T=4096 H=128, forward and backward, over cuDNN's"], (None, "not measured"))
@@ -275,6 +275,12 @@ class RunGpu(unittest.TestCase):
         self.assertEqual((run["command"][-1], len(run["tried"])), ("--recompute", 1))
         # A side that failed is not asked again.
         self.assertEqual([r["side"] for r in self.document()["measurements"]["attention bf16"]["runs"]], ["strata", "pytorch"])
+
+    def test_a_resource_that_nobody_counted_may_be_the_largest(self):
+        self.answer("step-llama-7b", {**ANSWERS["step-llama-7b"], "step_seconds": [1.3]})
+        printed = self.run_gpu("--only", "llama-7b", check=0)
+        self.assertEqual(self.targets()["llama-7b: step over its largest resource (update)"], (None, "not measured"))
+        self.assertIn("at most 1.30 times update", printed)
 
     def test_the_least_important_is_left_out_when_time_is_short(self):
         printed = self.run_gpu("--seconds", "60", check=0)
