@@ -78,8 +78,17 @@ Status require_room(const Plan& plan, const Device& device) {
                                    format_bytes(usable) + " are usable; lower --batch, or give --recompute or --optimizer cpu"};
 }
 
-// Values of the size that training starts with, without the exact normal draws of initialise_parameters: those take minutes
-// for billions of parameters, and change no time.
+// splitmix64's finalizer (Steele et al. 2014): neighbours have nothing in common.
+std::uint64_t scrambled(std::uint64_t x) {
+  x = (x + 1) * 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+// Values of the size that training starts with, without the exact normal draws of initialise_parameters, which take minutes for
+// billions of parameters. They must be noise: with weights of a pattern, attention saturates, probabilities and gradients
+// become denormal, and a host takes twice as long for the step.
 Status fill_parameters(Engine& engine, const Model& model, ThreadPool& pool) {
   std::vector<std::vector<ParamSpec>> specs;
   for (int u = 0; u < model.unit_count(); ++u) specs.push_back(model.unit(u).params());
@@ -94,8 +103,8 @@ Status fill_parameters(Engine& engine, const Model& model, ThreadPool& pool) {
         const Init& init = specs[u][piece.param].init;
         const float spread = init.kind == Init::Kind::normal ? 3.46f * init.stddev : 0.0f;  // of an even distribution
         for (std::int64_t i = std::max(first, piece.offset); i < std::min(last, piece.offset + piece.count); ++i) {
-          const auto noise = static_cast<std::uint32_t>(i) * 2654435761u + static_cast<std::uint32_t>(u) * 40503u;
-          state.p[i] = init.mean + spread * (static_cast<float>((noise ^ noise >> 15) >> 8) * 0x1p-24f - 0.5f);
+          const auto index = static_cast<std::uint64_t>(record.unit) << 40 | static_cast<std::uint64_t>(record.range.first + i);
+          state.p[i] = init.mean + spread * (static_cast<float>(scrambled(index) >> 40) * 0x1p-24f - 0.5f);
         }
       }
     });

@@ -116,16 +116,16 @@ std::vector<SharedParam> HeadUnit::shared() const {
   return {SharedParam{0, 0}};
 }
 
-std::int64_t logit_chunk_rows(std::int64_t V) {
-  constexpr std::int64_t kElements = (std::int64_t{32} << 20) / 4;
+std::int64_t logit_chunk_rows(std::int64_t V, const Device& device) {
+  const std::int64_t bytes = std::int64_t{device.has_separate_memory() ? 512 : 32} << 20;
   constexpr std::int64_t kMultiple = 64;  // of the GEMM's tiles
-  return std::max(kMultiple, kElements / V / kMultiple * kMultiple);
+  return std::max(kMultiple, bytes / 4 / V / kMultiple * kMultiple);
 }
 
 void HeadUnit::loss(const UnitContext& ctx, const Tensor& x, TensorRef loss_R) {
   const std::int64_t R = x.shape()[0];
   const Normed normed = norm_.forward(ctx, x);
-  const std::int64_t chunk = std::min(R, logit_chunk_rows(V_));
+  const std::int64_t chunk = std::min(R, logit_chunk_rows(V_, ctx.stream.device()));
   const Tensor logits = ctx.workspace(DType::f32, {chunk, V_}, "logits");
   for (std::int64_t first = 0; first < R; first += chunk) {
     const std::int64_t rows = std::min(chunk, R - first);
@@ -143,7 +143,7 @@ void HeadUnit::loss(const UnitContext& ctx, const Tensor& x, TensorRef loss_R) {
 Tensor HeadUnit::loss_and_backward(const UnitContext& ctx, const Tensor& x, TensorRef loss_R, float scale) {
   const std::int64_t R = x.shape()[0];
   const Normed normed = norm_.forward(ctx, x);
-  const std::int64_t chunk = std::min(R, logit_chunk_rows(V_));
+  const std::int64_t chunk = std::min(R, logit_chunk_rows(V_, ctx.stream.device()));
   const Tensor logits = ctx.workspace(DType::f32, {chunk, V_}, "logits");
   Tensor narrow;
   if (ctx.compute_dtype != DType::f32) narrow = ctx.workspace(ctx.compute_dtype, {chunk, V_}, "gradient of logits");

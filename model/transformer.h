@@ -77,8 +77,9 @@ class HeadUnit : public LossUnit {
   std::int64_t V_;
 };
 
-// Rows of logits that are computed together: about 32 MiB of f32, but not fewer rows than a GEMM needs to be efficient.
-std::int64_t logit_chunk_rows(std::int64_t V);
+// Rows of logits that are computed together: about 32 MiB of f32, which a host's cache may hold, but not fewer rows than a GEMM
+// needs to be efficient. On a GPU 512 MiB: no cache holds them, and each chunk reads and writes the head's whole gradient.
+std::int64_t logit_chunk_rows(std::int64_t V, const Device& device);
 
 // Error: what ModelConfig::validate() reports.
 Result<std::unique_ptr<Model>> make_model(const ModelConfig& config);

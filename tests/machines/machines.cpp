@@ -56,13 +56,18 @@ class PinnedSlab final : public std::pmr::memory_resource {
 
 constexpr std::size_t kScratchBytes = std::size_t{64} << 20;
 
+int real_gpus() {
+  const Result<int> count = cuda_device_count();
+  return count.ok() ? *count : 0;
+}
+
 }  // namespace
 
 const std::vector<GpuMachine>& gpu_machines() {
   static const std::vector<GpuMachine> machines = {
       wants_cuda()
-          ? GpuMachine{"cuda", [] { return make_gpu_driver(Config(), 0).value(); }}
-          : GpuMachine{"emulated", []() -> std::unique_ptr<GpuDriver> { return gpu_emulated::make_emulated_driver(); }}};
+          ? GpuMachine{"cuda", real_gpus(), [](int ordinal) { return make_gpu_driver(Config(), ordinal).value(); }}
+          : GpuMachine{"emulated", 64, [](int) -> std::unique_ptr<GpuDriver> { return gpu_emulated::make_emulated_driver(); }}};
   return machines;
 }
 

@@ -17,7 +17,9 @@ namespace strata::testing {
 
 struct GpuMachine {
   std::string name;
-  std::function<std::unique_ptr<GpuDriver>()> make_driver;  // with the kernels of every folder
+  int gpus = 0;                                                   // how many ranks can have one of their own
+  std::function<std::unique_ptr<GpuDriver>(int)> make_driver_of;  // of one of them, with the kernels of every folder
+  std::unique_ptr<GpuDriver> make_driver() const { return make_driver_of(0); }
 };
 
 // The emulator, or the GPU of this machine.

@@ -38,7 +38,7 @@ class Parity : public ::testing::TestWithParam<std::tuple<std::string, Where>> {
   static std::string name() { return std::get<0>(GetParam()); }
   static ReferenceRun::Options options(DType dtype = DType::f32) {
     ReferenceRun::Options o{.compute_dtype = dtype, .budget = std::size_t{256} << 20};
-    if (const GpuMachine* machine = std::get<1>(GetParam()).machine) o.make_gpu = machine->make_driver;
+    if (const GpuMachine* machine = std::get<1>(GetParam()).machine) o.make_gpu = [machine] { return machine->make_driver(); };
     return o;
   }
   void compare_gradients(DType dtype,

@@ -73,7 +73,7 @@ TEST(Transformer, ChunksOfTheHeadAddUp) {
   for (const bool tied : {false, true}) {
     config.tie_embeddings = tied;
     const auto model = make_model(config).value();
-    ASSERT_EQ(logit_chunk_rows(config.vocab_size), 64);
+    ASSERT_EQ(logit_chunk_rows(config.vocab_size, Device(Backend::host, 1)), 64);
     ReferenceRun whole(*model, {}), parts(*model, {});
     whole.init(5);
     parts.init(5);
@@ -101,10 +101,12 @@ TEST(Transformer, ChunksOfTheHeadAddUp) {
   }
 }
 
-TEST(Transformer, RowsOfLogitsAtATimeFitAboutThirtyTwoMebibytes) {
-  EXPECT_EQ(logit_chunk_rows(50257), 128);
-  EXPECT_EQ(logit_chunk_rows(1 << 23), 64);
-  EXPECT_EQ(logit_chunk_rows(1) % 64, 0);
+TEST(Transformer, RowsOfLogitsAtATimeFitAboutThirtyTwoMebibytesAndOnAGpu512) {
+  const Device host(Backend::host, 1), gpu(Backend::dry, 1, Backend::cuda);
+  EXPECT_EQ(logit_chunk_rows(50257, host), 128);
+  EXPECT_EQ(logit_chunk_rows(1 << 23, host), 64);
+  EXPECT_EQ(logit_chunk_rows(1, host) % 64, 0);
+  EXPECT_EQ(logit_chunk_rows(50257, gpu), 2624);
 }
 
 // A unit nobody foresaw: attention and MLP side by side on one norm, as in GPT-J.

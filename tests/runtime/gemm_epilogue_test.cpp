@@ -105,7 +105,7 @@ TEST(GemmEpilogue, ItsPartsAreTheProductIntoPreAndTheKernel) {
 // What the kernels' tests run with refused epilogues is the other way.
 TEST(GemmEpilogue, TheEmulatorTakesTheWayItIsToldTo) {
   for (const bool refuses : {false, true}) {
-    const strata::testing::GpuMachine machine = {"emulated", [&]() -> std::unique_ptr<GpuDriver> {
+    const strata::testing::GpuMachine machine = {"emulated", 1, [&](int) -> std::unique_ptr<GpuDriver> {
                                                    return gpu_emulated::make_emulated_driver({.refuses_epilogues = refuses});
                                                  }};
     strata::testing::GpuBench bench(machine);

@@ -22,9 +22,9 @@ double gelu_slope(double x) {
 double sum_factor(std::int64_t terms) { return 1.0 + std::sqrt(static_cast<double>(terms)); }
 
 const strata::testing::GpuMachine& machine_without_fused_products() {
-  static const strata::testing::GpuMachine machine = {"emulated, without fused products", []() -> std::unique_ptr<GpuDriver> {
-                                                        return gpu_emulated::make_emulated_driver({.refuses_epilogues = true});
-                                                      }};
+  static const strata::testing::GpuMachine machine = {
+      "emulated, without fused products", 1,
+      [](int) -> std::unique_ptr<GpuDriver> { return gpu_emulated::make_emulated_driver({.refuses_epilogues = true}); }};
   return machine;
 }
 

@@ -117,7 +117,7 @@ inline RunResult run_training(const Config& config, int world, const std::shared
     extras.train = data;
     extras.validation = validation;
     if (machine != nullptr) {
-      extras.make_gpu = [machine] { return Result<std::unique_ptr<GpuDriver>>(machine->make_driver()); };
+      extras.make_gpu = [machine, rank] { return Result<std::unique_ptr<GpuDriver>>(machine->make_driver_of(rank)); };
       extras.make_gpu_communicator = gpu_communicators.maker();
     }
     if (rank == 0)
