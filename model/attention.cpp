@@ -68,6 +68,8 @@ CausalSelfAttention::CausalSelfAttention(std::vector<ParamSpec>& params, const s
 
 void CausalSelfAttention::prepare(StreamRef stream, TierArena& arena, std::int64_t T) const {
   if (options_.rope) options_.rope->prepare(stream, arena, T);
+  const kernels::AttentionShape shape = {.B = 1, .T = T, .N = options_.N, .K = options_.K, .H = options_.H, .scale = scale_};
+  throw_if_error(kernels::prepare_attention(shape, stream));
 }
 
 void CausalSelfAttention::rotate(const UnitContext& ctx, const TensorRef& qkv_RD, bool inverse) const {

@@ -165,6 +165,9 @@ class Resolver {
 
   void rest() {
     c_.offload.optimizer.record_size = round_up(c_.offload.optimizer.record_size, kRecordGranularity);
+    require(c_.device.attention != Config::Device::Attention::cudnn || c_.precision.compute == DType::bf16,
+            "device.attention: cudnn computes in bf16, but precision.compute is {}; set bf16, or device.attention: auto",
+            to_string(c_.precision.compute));
     require(!c_.checkpoint.resume.empty(), "checkpoint.resume: must be auto, never or a checkpoint folder");
   }
 

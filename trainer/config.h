@@ -133,6 +133,7 @@ struct Config {
     enum class Choice { automatic, host, cuda } backend = Choice::automatic;
     std::int64_t threads = 0;  // compute threads of a rank; derived: the machine's cores divided by the ranks on it
     bool tf32 = false;
+    enum class Attention { automatic, strata, cudnn } attention = Attention::automatic;
   } device;
 
   struct Checkpoint {

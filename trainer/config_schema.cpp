@@ -304,6 +304,12 @@ void describe_rest(ConfigSchema& s, Config& c) {
                        "Where the model computes; auto: cuda where there is a GPU and the program was built for it.");
   s.add("device.tf32", c.device.tf32,
         "On cuda, products of fp32 run on tensor cores with operands rounded to 10 bits of mantissa: faster, other bits.");
+  using Attention = Config::Device::Attention;
+  s.add_choice<Attention>(
+      "device.attention", c.device.attention,
+      {{"auto", Attention::automatic}, {"strata", Attention::strata}, {"cudnn", Attention::cudnn}},
+      "Whose attention runs on cuda; auto: Strata's. cudnn: NVIDIA's, for bf16, in the form whose bits do not "
+      "depend on time; what it refuses is an error at the start.");
   s.add("device.threads", c.device.threads, "Compute threads of a rank; on cuda, those that update states in host memory.")
       .at_least(1)
       .at_most(4096)

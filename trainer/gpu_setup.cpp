@@ -6,13 +6,24 @@
 
 namespace strata {
 
-Result<Backend> choose_backend(const Config& config) {
+namespace {
+
+Result<Backend> chosen_backend(const Config& config) {
   using Choice = Config::Device::Choice;
   if (config.device.backend == Choice::host) return Backend::host;
   const Result<int> count = cuda_device_count();
   if (count.ok()) return Backend::cuda;
   if (config.device.backend == Choice::automatic) return Backend::host;
   return Status(Code::invalid_config, "device.backend: is cuda, but " + count.status().message() + "; or set auto or host");
+}
+
+}  // namespace
+
+Result<Backend> choose_backend(const Config& config) {
+  STRATA_ASSIGN_OR_RETURN(const Backend backend, chosen_backend(config));
+  if (backend == Backend::host && config.device.attention == Config::Device::Attention::cudnn)
+    return Status(Code::invalid_config, "device.attention: is cudnn, but the host computes; set auto, or device.backend: cuda");
+  return backend;
 }
 
 Backend planned_backend(const Config& config) {

@@ -20,6 +20,7 @@
 
 namespace strata {
 
+class GpuAttention;
 struct GpuKernels;
 namespace kernels {
 struct Gemm;
@@ -108,6 +109,8 @@ class GpuDriver {
   // the fields); an epilogue that the library has not got is a kernel behind the product. The same shape gets the same
   // algorithm, so the same bits, in every run on this kind of device. Workspace is the queue's scratch.
   virtual void gemm(const kernels::Gemm& gemm, GpuQueue& queue) = 0;
+  // The vendor's fused attention, where it was asked for (library_attention.h); else null, and the table's is used.
+  virtual GpuAttention* attention() { return nullptr; }
 
   // Tables of the kernels that folders above this one bring (optim/gpu_kernels.h, parallel/gpu_kernels.h), by type. Added by
   // whoever makes the driver, before it is used; they outlive it.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "runtime/gpu/attention_scratch.h"
+#include "runtime/gpu/library_attention.h"
 #include "runtime/kernels/attention_table.h"
 #include "runtime/kernels/host_dispatch.h"
 #include "runtime/kernels/scratch_slots.h"
@@ -73,7 +74,25 @@ Status backward(const AttentionBackwardArgs& args, const AttentionTable& table, 
   return {};
 }
 
+// By the vendor's library where the driver has it: a choice of the configuration, the same for every shape.
+template <class Args, class Body>
+void enqueue_attention(const char* name, StreamRef stream, const Args& args, GpuKernels::Entry<Args> GpuKernels::*entry,
+                       void (GpuAttention::*library)(const Args&, GpuQueue&), Body host_body) {
+  GpuAttention* const attention = stream.on_gpu() ? stream.device().gpu().attention() : nullptr;
+  if (attention == nullptr) return enqueue_kernel(name, stream, args, entry, std::move(host_body));
+  if (args.qkv_RD.dtype != DType::bf16)
+    return stream.queue().fail({Code::unsupported, "the library's attention computes in bf16, not " +
+                                                       std::string(to_string(args.qkv_RD.dtype)) +
+                                                       "; set device.attention: strata"});
+  if (args.B * args.T > 0) (attention->*library)(args, GpuOperation(stream, name).queue());
+}
+
 }  // namespace
+
+Status prepare_attention(const AttentionShape& shape, StreamRef stream) {
+  GpuAttention* const attention = stream.on_gpu() ? stream.device().gpu().attention() : nullptr;
+  return attention == nullptr ? Status() : attention->prepare(shape, stream.queue().scratch().size());
+}
 
 Shape attention_backward_scratch(const AttentionBackwardArgs& args, const Device& device) {
   if (device.planned() == Backend::cuda) return {1, gpu_attention_backward_words(args.B, args.N, args.T)};
@@ -83,11 +102,11 @@ Shape attention_backward_scratch(const AttentionBackwardArgs& args, const Device
 
 void attention_forward(const AttentionForwardArgs& args, StreamRef stream) {
   check_common(args);
-  enqueue_kernel("attention_forward", stream, args, &GpuKernels::attention_forward,
-                 [args, &table = attention_table(), &pool = stream.device().pool()] {
-                   return args.qkv_RD.dtype == DType::f32 ? forward<float>(args, table, pool)
-                                                          : forward<bf16>(args, table, pool);
-                 });
+  enqueue_attention("attention_forward", stream, args, &GpuKernels::attention_forward, &GpuAttention::forward,
+                    [args, &table = attention_table(), &pool = stream.device().pool()] {
+                      return args.qkv_RD.dtype == DType::f32 ? forward<float>(args, table, pool)
+                                                             : forward<bf16>(args, table, pool);
+                    });
 }
 
 void attention_backward(const AttentionBackwardArgs& args, StreamRef stream) {
@@ -95,11 +114,11 @@ void attention_backward(const AttentionBackwardArgs& args, StreamRef stream) {
   check_tensor(args.do_RE, args.qkv_RD.dtype, args.o_RE.shape, "do");
   check_tensor(args.dqkv_RD, args.qkv_RD.dtype, args.qkv_RD.shape, "dqkv");
   check_tensor(args.scratch_SW, DType::f32, attention_backward_scratch(args, stream.device()), "scratch");
-  enqueue_kernel("attention_backward", stream, args, &GpuKernels::attention_backward,
-                 [args, &table = attention_table(), &pool = stream.device().pool()] {
-                   return args.qkv_RD.dtype == DType::f32 ? backward<float>(args, table, pool)
-                                                          : backward<bf16>(args, table, pool);
-                 });
+  enqueue_attention("attention_backward", stream, args, &GpuKernels::attention_backward, &GpuAttention::backward,
+                    [args, &table = attention_table(), &pool = stream.device().pool()] {
+                      return args.qkv_RD.dtype == DType::f32 ? backward<float>(args, table, pool)
+                                                             : backward<bf16>(args, table, pool);
+                    });
 }
 
 }  // namespace strata::kernels

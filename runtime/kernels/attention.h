@@ -22,6 +22,14 @@ struct AttentionForwardArgs {
 };
 void attention_forward(const AttentionForwardArgs& args, StreamRef stream);
 
+struct AttentionShape {
+  std::int64_t B = 0, T = 0, N = 0, K = 0, H = 0;
+  float scale = 0.0f;
+};
+// Whether the device's attention takes the shape in bf16, before a run depends on it; makes what its calls will use. Always ok
+// but on a GPU whose driver was asked for the vendor's attention. Error unsupported: why not, and what to do.
+Status prepare_attention(const AttentionShape& shape, StreamRef stream);
+
 struct AttentionBackwardArgs {
   ConstTensorRef qkv_RD, o_RE, do_RE;
   ConstTensorRef lse_BNT;  // f32

@@ -6,6 +6,7 @@
 #include "runtime/gpu/gemm_epilogue.h"
 #include "runtime/kernels/gemm.h"
 #include "runtime/kernels/isa.h"
+#include "tests/emulator/emulated_attention.h"
 
 namespace strata::gpu_emulated {
 namespace {
@@ -25,6 +26,7 @@ EmulatedDriver::EmulatedDriver(const GpuKernels& kernels, Options options)
                         .multiprocessors = options.multiprocessors,
                         .memory_bytes = options.memory_bytes,
                         .shared_bytes_per_block = std::size_t{227} * 1024};
+  if (options.library_attention) attention_ = make_emulated_attention(device_.counts);
 }
 
 EmulatedDriver::~EmulatedDriver() = default;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 
+#include "runtime/gpu/library_attention.h"
 #include "tests/emulator/emulated_queue.h"
 
 namespace strata::gpu_emulated {
@@ -16,6 +17,7 @@ class EmulatedDriver : public GpuDriver {
     std::size_t memory_bytes = std::size_t{4} << 30;  // address space until it is touched
     GpuReadings readings = {.power_watts = 250.0, .temperature_celsius = 51};
     bool refuses_epilogues = false;  // as a library that has no fused products (gpu/gemm_epilogue.h)
+    bool library_attention = false;  // emulated_attention.h
   };
   // kernels: outlives the driver.
   explicit EmulatedDriver(const GpuKernels& kernels);
@@ -34,6 +36,7 @@ class EmulatedDriver : public GpuDriver {
   Result<GpuReadings> readings() override { return readings_; }
   // By the host's library, on the queue's thread: the host's bits.
   void gemm(const kernels::Gemm& gemm, GpuQueue& queue) override;
+  GpuAttention* attention() override { return attention_.get(); }
 
   Counts::Values counts() const { return device_.counts.values(); }
   std::size_t live_allocations() const { return device_.device_memory.count() + device_.pinned_memory.count(); }
@@ -45,6 +48,7 @@ class EmulatedDriver : public GpuDriver {
   const GpuReadings readings_;
   const bool refuses_epilogues_;
   EmulatedDevice device_;
+  std::unique_ptr<GpuAttention> attention_;
 };
 
 // With all kernels of the tree and their tables.

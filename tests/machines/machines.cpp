@@ -71,6 +71,13 @@ const std::vector<GpuMachine>& gpu_machines() {
   return machines;
 }
 
+Result<std::unique_ptr<GpuDriver>> library_attention_driver() {
+  Config config;
+  config.device.attention = Config::Device::Attention::cudnn;
+  if (wants_cuda()) return make_gpu_driver(config, 0);
+  return std::unique_ptr<GpuDriver>(gpu_emulated::make_emulated_driver({.library_attention = true}));
+}
+
 bool tests_the_host() { return !wants_cuda(); }
 
 std::pmr::memory_resource& shared_memory() {

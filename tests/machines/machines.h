@@ -24,6 +24,8 @@ struct GpuMachine {
 
 // The emulator, or the GPU of this machine.
 const std::vector<GpuMachine>& gpu_machines();
+// The same with the vendor's attention: cuDNN's on the GPU, the host's on the emulator. Error unsupported: no cuDNN.
+Result<std::unique_ptr<GpuDriver>> library_attention_driver();
 // Whether host bodies are to be tested: not in a program that was asked for the GPU.
 bool tests_the_host();
 // Memory that the host and the GPUs of gpu_machines() reach at one address.

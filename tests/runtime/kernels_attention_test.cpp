@@ -96,6 +96,7 @@ class WithScratch {
  public:
   WithScratch(const AttentionBackwardArgs& args, StreamRef stream)
       : args_(args),
+        arena_(Tier::cpu, std::size_t{64} << 20, stream.device()),
         scratch_(arena_, Category::workspace, DType::f32, attention_backward_scratch(args, stream.device()), "scratch") {
     args_.scratch_SW = scratch_;
     if (scratch_) std::memset(args_.scratch_SW.data, 0xff, args_.scratch_SW.bytes());
@@ -104,7 +105,7 @@ class WithScratch {
 
  private:
   AttentionBackwardArgs args_;
-  TierArena arena_{Tier::cpu, std::size_t{64} << 20};
+  TierArena arena_;  // in reach of the stream's device
   Tensor scratch_;
 };
 
@@ -161,6 +162,74 @@ std::string name_of(const ::testing::TestParamInfo<AttentionTest::ParamType>& in
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
                          ::testing::Combine(::testing::ValuesIn(kShapes), ::testing::Values(DType::f32, DType::bf16)), name_of);
+
+// What a vendor's library takes: heads of models, grouped and not, lengths around its tiles.
+class LibraryAttentionTest : public ::testing::TestWithParam<AttentionShape> {
+ protected:
+  static constexpr std::size_t kScratch = std::size_t{1} << 20;  // less than the larger shapes want at once
+  void SetUp() override {
+    const auto driver = strata::testing::library_attention_driver();
+    if (!driver.ok()) GTEST_SKIP() << "no cuDNN: " << driver.status().message();
+  }
+};
+
+TEST_P(LibraryAttentionTest, BothDirectionsAgreeWithDoublesAndWithThemselves) {
+  const AttentionShape s = GetParam();
+  Array qkv = normal(DType::bf16, {s.B * s.T, s.row()}, "qkv"), d_o = normal(DType::bf16, {s.B * s.T, s.N * s.H}, "do");
+  const Reference reference(s, qkv, d_o);
+  const auto scale = static_cast<float>(s.scale());
+  strata::testing::GpuBench bench({"library", 1, [](int) { return strata::testing::library_attention_driver().value(); }});
+  StreamRef stream = bench.stream();
+  stream.queue().set_scratch(stream.queue().scratch().first(kScratch));
+  const Status taken = prepare_attention({s.B, s.T, s.N, s.K, s.H, scale}, stream);
+  if (s.H == 256 && !taken.ok()) GTEST_SKIP() << taken.message();
+  ASSERT_TRUE(taken.ok()) << taken.message();
+  std::vector<Outputs> runs;
+  for (int run = 0; run < 2; ++run) {
+    Array o(DType::bf16, d_o.shape()), lse(DType::f32, {s.B, s.N, s.T}), dqkv = normal(DType::bf16, qkv.shape(), "before");
+    attention_forward({qkv.ref(), o.ref(), lse.ref(), s.B, s.T, s.N, s.K, s.H, scale}, stream);
+    const WithScratch args({qkv.ref(), o.ref(), d_o.ref(), lse.ref(), dqkv.ref(), s.B, s.T, s.N, s.K, s.H, scale, {}}, stream);
+    attention_backward(args, stream);
+    finish(stream);
+    runs.push_back({o, lse, dqkv});
+  }
+  EXPECT_TRUE(runs[0] == runs[1]) << "two runs differ";
+  expect_near(runs[0][0], reference.o, "o");
+  expect_near(runs[0][1], reference.lse, 1e-3, 1e-4, "lse");
+  expect_near(runs[0][2], reference.dqkv, "dqkv");
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, LibraryAttentionTest,
+                         ::testing::Values(AttentionShape{2, 64, 2, 2, 64}, AttentionShape{1, 65, 4, 1, 80},
+                                           AttentionShape{1, 130, 2, 1, 96}, AttentionShape{3, 257, 4, 2, 128},
+                                           AttentionShape{1, 129, 2, 2, 256}),
+                         [](const auto& test) {
+                           const AttentionShape& s = test.param;
+                           return "B" + std::to_string(s.B) + "T" + std::to_string(s.T) + "N" + std::to_string(s.N) + "K" +
+                                  std::to_string(s.K) + "H" + std::to_string(s.H);
+                         });
+
+TEST(LibraryAttention, RefusesWithAStatusBeforeTheRunAndInTheQueueDuringIt) {
+  const auto driver = strata::testing::library_attention_driver();
+  if (!driver.ok()) GTEST_SKIP() << "no cuDNN: " << driver.status().message();
+  const auto machine =
+      strata::testing::GpuMachine{"library", 1, [](int) { return strata::testing::library_attention_driver().value(); }};
+  const auto refused = [&](const AttentionShape& s, DType dtype, std::size_t scratch) {
+    strata::testing::GpuBench bench(machine);
+    StreamRef stream = bench.stream();
+    stream.queue().set_scratch(stream.queue().scratch().first(scratch));
+    if (dtype == DType::bf16) {
+      EXPECT_EQ(prepare_attention({1, s.T, s.N, s.K, s.H, 0.5f}, stream).code(), Code::unsupported) << s.H;
+    }
+    Array qkv(dtype, {s.T, s.row()}), o(dtype, {s.T, s.N * s.H}), lse(DType::f32, {1, s.N, s.T}), dqkv = qkv;
+    const WithScratch args({qkv.ref(), o.ref(), o.ref(), lse.ref(), dqkv.ref(), 1, s.T, s.N, s.K, s.H, 0.5f, {}}, stream);
+    attention_backward(args, stream);
+    EXPECT_EQ(stream.synchronize().code(), Code::unsupported) << s.H;
+  };
+  refused({1, 16, 2, 1, 12}, DType::bf16, 1 << 20);
+  refused({1, 16, 2, 1, 16}, DType::f32, 1 << 20);
+  refused({1, 256, 2, 1, 64}, DType::bf16, 4096);
+}
 
 // Scores of several hundred, whose exponentials a softmax without a running maximum could not hold; later keys larger.
 TEST(AttentionEdgeTest, LargeAndGrowingScoresStayFinite) {

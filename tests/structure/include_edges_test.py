@@ -25,6 +25,7 @@ WRAPPED = {
     r"(oneapi/)?dnnl": ["runtime", "launcher"],
     r"CLI/": ["launcher"],
     r"cuda|cublas": ["runtime", "parallel"],
+    r"cudnn": ["runtime"],
     r"nccl\.h$": ["parallel"],
     r"openssl/": ["trainer"],
 }

@@ -46,6 +46,13 @@ std::string file_text(const std::string& path) {
   return text.str();
 }
 
+TEST(TrainingConfig, CudnnsAttentionIsForBf16) {
+  EXPECT_THAT(problem({"device.attention=cudnn", "precision.compute=fp32"}),
+              AllOf(HasSubstr("device.attention"), HasSubstr("bf16")));
+  EXPECT_EQ(resolved({"device.attention=cudnn", "precision.compute=bf16"}).device.attention, Config::Device::Attention::cudnn);
+  EXPECT_EQ(resolved({}).device.attention, Config::Device::Attention::automatic);
+}
+
 TEST(TrainingConfig, DerivesWhatFollows) {
   const Config c = resolved({"run.name=first", "offload.optimizer.record_size=5000"}, 2);
   EXPECT_EQ(c.run.folder, "runs/first");

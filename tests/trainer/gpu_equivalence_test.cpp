@@ -57,6 +57,46 @@ TEST_P(GpuEquivalence, DigestIsOneStringForEveryPlacementAndTheLossIsTheHosts) {
   }
 }
 
+// A llama whose heads a vendor's attention takes.
+Config library_config(const Placement& placement, const std::string& folder) {
+  Config c = short_config(placement, folder, DType::bf16);
+  c.model.head_dim = 16;
+  return c;
+}
+
+TEST(GpuLibraryAttention, PlacementsAgreeAndThePlanIsTheRun) {
+  if (const auto driver = testing::library_attention_driver(); !driver.ok())
+    GTEST_SKIP() << "no cuDNN: " << driver.status().message();
+  const testing::GpuMachine library = {"library", 1, [](int) { return testing::library_attention_driver().value(); }};
+  const auto data = std::make_shared<FormulaSource>(61);
+  TemporaryFolder host_folder;
+  const RunResult host = run_training(library_config(kPlacements[0], host_folder.path()), 1, data);
+  ASSERT_TRUE(host.status.ok()) << host.status.message();
+  std::string reference;
+  for (const Placement& placement : {kPlacements.front(), kPlacements.back()}) {
+    SCOPED_TRACE(describe(placement));
+    TemporaryFolder folder;
+    const RunResult run = run_training(library_config(placement, folder.path()), 1, data, nullptr, &library);
+    ASSERT_TRUE(run.status.ok()) << run.status.message();
+    EXPECT_EQ(run.measured_gpu, run.planned_gpu) << "the plan is the run";
+    for (std::size_t i = 0; i < run.losses.size(); ++i) EXPECT_NEAR(run.losses[i], host.losses[i], 2e-2) << "step " << i + 1;
+    if (reference.empty()) reference = run.digest;
+    EXPECT_EQ(run.digest, reference);
+    ASSERT_FALSE(run.digest.empty());
+  }
+}
+
+TEST(GpuLibraryAttention, AShapeItRefusesEndsTheRunBeforeTheFirstStep) {
+  if (const auto driver = testing::library_attention_driver(); !driver.ok())
+    GTEST_SKIP() << "no cuDNN: " << driver.status().message();
+  const testing::GpuMachine library = {"library", 1, [](int) { return testing::library_attention_driver().value(); }};
+  TemporaryFolder folder;
+  const RunResult run = run_training(short_config(kPlacements[0], folder.path(), DType::bf16), 1,
+                                     std::make_shared<FormulaSource>(61), nullptr, &library);
+  EXPECT_EQ(run.status.code(), Code::unsupported) << run.status.message();
+  EXPECT_TRUE(run.losses.empty());
+}
+
 INSTANTIATE_TEST_SUITE_P(WorldsAndPrecisions, GpuEquivalence,
                          ::testing::Combine(::testing::Range(kFewestRanks, 3), ::testing::Values(DType::f32, DType::bf16)),
                          [](const auto& test) {

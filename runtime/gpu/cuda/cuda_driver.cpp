@@ -10,6 +10,7 @@
 #include "runtime/gpu/cuda/cublas_gemm.h"
 #include "runtime/gpu/cuda/cuda_queue.h"
 #include "runtime/gpu/cuda/cuda_status.h"
+#include "runtime/gpu/cuda/cudnn_attention.h"
 #include "runtime/gpu/kernel_table.h"
 #include "runtime/gpu/nvml.h"
 
@@ -25,8 +26,11 @@ constexpr int kOldestMajor = 8;  // bf16 tensor cores and asynchronous copies
 
 class CudaDriver final : public GpuDriver {
  public:
-  CudaDriver(GpuProperties properties, CublasGemm gemm)
-      : properties_(std::move(properties)), events_(properties_.ordinal), gemm_(std::move(gemm)) {}
+  CudaDriver(GpuProperties properties, CublasGemm gemm, std::unique_ptr<GpuAttention> attention)
+      : properties_(std::move(properties)),
+        events_(properties_.ordinal),
+        gemm_(std::move(gemm)),
+        attention_(std::move(attention)) {}
 
   const GpuProperties& properties() const override { return properties_; }
   const GpuKernels& kernels() const override { return gpu_cuda::kernel_table(); }
@@ -71,6 +75,7 @@ class CudaDriver final : public GpuDriver {
     return sensors_->value().read();
   }
   void gemm(const kernels::Gemm& gemm, GpuQueue& queue) override { gemm_.enqueue(gemm, queue); }
+  GpuAttention* attention() override { return attention_.get(); }
 
  private:
   void log(cudaError_t error, const char* call) const {
@@ -87,6 +92,7 @@ class CudaDriver final : public GpuDriver {
   GpuProperties properties_;
   const CudaEvents events_;
   CublasGemm gemm_;
+  std::unique_ptr<GpuAttention> attention_;
   std::mutex sensors_mutex_;
   std::optional<Result<Nvml>> sensors_;  // empty until somebody asks
 };
@@ -131,7 +137,11 @@ Result<std::unique_ptr<GpuDriver>> make_cuda_driver(const CudaOptions& options) 
                                          std::to_string(found.minor) + "; 8.0 is the oldest that works");
   STRATA_RETURN_IF_CUDA_ERROR(cudaSetDevice(options.ordinal), options.ordinal);
   STRATA_ASSIGN_OR_RETURN(CublasGemm gemm, CublasGemm::create(options.ordinal, options.tf32));
-  return std::unique_ptr<GpuDriver>(std::make_unique<CudaDriver>(std::move(properties), std::move(gemm)));
+  std::unique_ptr<GpuAttention> attention;
+  if (options.cudnn_attention) {
+    STRATA_ASSIGN_OR_RETURN(attention, make_cudnn_attention(options.ordinal));
+  }
+  return std::unique_ptr<GpuDriver>(std::make_unique<CudaDriver>(std::move(properties), std::move(gemm), std::move(attention)));
 }
 
 }  // namespace strata

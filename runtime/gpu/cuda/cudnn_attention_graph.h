@@ -1,0 +1,42 @@
+// Causal grouped-query attention as cuDNN's operation graphs: the patterns that its fused engines know. Layouts are those of
+// runtime/kernels/attention.h, by strides.
+#pragma once
+
+#include "runtime/gpu/cuda/cudnn_plan.h"
+
+#if STRATA_HAS_CUDNN
+
+namespace strata {
+
+// A part of an attention: sequences and heads next to each other.
+struct CudnnAttentionPart {
+  std::int64_t B = 0, T = 0, N = 0, K = 0, H = 0;
+  std::int64_t qkv_row = 0, o_row = 0;  // elements from a token to the next, of the whole
+  auto operator<=>(const CudnnAttentionPart&) const = default;
+};
+
+// Names of the tensors that a plan is given.
+enum CudnnAttentionTensor : std::int64_t {
+  kCudnnQ = 1,
+  kCudnnK,
+  kCudnnV,
+  kCudnnO,
+  kCudnnLse,
+  kCudnnDo,
+  kCudnnDq,
+  kCudnnDk,
+  kCudnnDv,
+  kCudnnDoDotO,  // f32 [B, N, T], overwritten by the backward
+  kCudnnScale,   // scalars
+  kCudnnMasked,  // minus infinity
+  kCudnnOne,
+};
+
+// o = softmax(mask(scale q k^T)) v, lse = max + ln(sum exp(. - max)). Reads scale and masked.
+void add_attention_forward(CudnnGraph& graph, const CudnnAttentionPart& part);
+// dq, dk, dv. dS is kept whole, in the workspace, so that dq is one product and no sum of atomics. Reads scale, masked, one.
+void add_attention_backward(CudnnGraph& graph, const CudnnAttentionPart& part);
+
+}  // namespace strata
+
+#endif
