@@ -26,13 +26,14 @@ kernels::AttentionShape shape_of(const Args& a) {
 // One part's tensors: names and addresses.
 class Pack {
  public:
-  void add(CudnnAttentionTensor id, const void* address) {
+  void add(cudnn_tensor::Name id, const void* address) {
     ids_.push_back(id);
     addresses_.push_back(const_cast<void*>(address));
   }
-  void add(CudnnAttentionTensor id, const ConstTensorRef& tensor, std::int64_t offset) {
+  void add(cudnn_tensor::Name id, const ConstTensorRef& tensor, std::int64_t offset) {
     const std::byte* const address = tensor.data + offset * static_cast<std::int64_t>(size_of(tensor.dtype));
-    aligned_ = aligned_ && (id == kCudnnLse || id == kCudnnDoDotO || reinterpret_cast<std::uintptr_t>(address) % 16 == 0);
+    aligned_ = aligned_ &&
+               (id == cudnn_tensor::lse || id == cudnn_tensor::do_dot_o || reinterpret_cast<std::uintptr_t>(address) % 16 == 0);
     add(id, address);
   }
   // lse may begin anywhere: its plans read single words.
@@ -66,27 +67,27 @@ class CudnnAttention final : public GpuAttention {
 
   void forward(const kernels::AttentionForwardArgs& a, GpuQueue& queue) override {
     enqueue(Direction::forward, a, queue, [&](Pack& pack, const Offsets& at) {
-      pack.add(kCudnnQ, a.qkv_RD, at.q);
-      pack.add(kCudnnK, a.qkv_RD, at.k);
-      pack.add(kCudnnV, a.qkv_RD, at.v);
-      pack.add(kCudnnO, a.o_RE, at.o);
-      pack.add(kCudnnLse, a.lse_BNT, at.lse);
+      pack.add(cudnn_tensor::q, a.qkv_RD, at.q);
+      pack.add(cudnn_tensor::k, a.qkv_RD, at.k);
+      pack.add(cudnn_tensor::v, a.qkv_RD, at.v);
+      pack.add(cudnn_tensor::o, a.o_RE, at.o);
+      pack.add(cudnn_tensor::lse, a.lse_BNT, at.lse);
     });
   }
 
   void backward(const kernels::AttentionBackwardArgs& a, GpuQueue& queue) override {
     enqueue(Direction::backward, a, queue, [&](Pack& pack, const Offsets& at) {
-      pack.add(kCudnnQ, a.qkv_RD, at.q);
-      pack.add(kCudnnK, a.qkv_RD, at.k);
-      pack.add(kCudnnV, a.qkv_RD, at.v);
-      pack.add(kCudnnO, a.o_RE, at.o);
-      pack.add(kCudnnLse, a.lse_BNT, at.lse);
-      pack.add(kCudnnDo, a.do_RE, at.o);
-      pack.add(kCudnnDq, a.dqkv_RD, at.q);
-      pack.add(kCudnnDk, a.dqkv_RD, at.k);
-      pack.add(kCudnnDv, a.dqkv_RD, at.v);
-      pack.add(kCudnnDoDotO, a.scratch_SW, at.lse);
-      pack.add(kCudnnOne, &kOne);
+      pack.add(cudnn_tensor::q, a.qkv_RD, at.q);
+      pack.add(cudnn_tensor::k, a.qkv_RD, at.k);
+      pack.add(cudnn_tensor::v, a.qkv_RD, at.v);
+      pack.add(cudnn_tensor::o, a.o_RE, at.o);
+      pack.add(cudnn_tensor::lse, a.lse_BNT, at.lse);
+      pack.add(cudnn_tensor::d_o, a.do_RE, at.o);
+      pack.add(cudnn_tensor::d_q, a.dqkv_RD, at.q);
+      pack.add(cudnn_tensor::d_k, a.dqkv_RD, at.k);
+      pack.add(cudnn_tensor::d_v, a.dqkv_RD, at.v);
+      pack.add(cudnn_tensor::do_dot_o, a.scratch_SW, at.lse);
+      pack.add(cudnn_tensor::one, &kOne);
     });
   }
 
@@ -113,8 +114,8 @@ class CudnnAttention final : public GpuAttention {
                                 .o = b * a.T * part.o_row + k * queries * a.H,
                                 .lse = (b * a.N + k * queries) * a.T});
           if (!pack.is_aligned()) return {Code::unsupported, "cuDNN's attention needs tensors aligned to 16 bytes"};
-          pack.add(kCudnnScale, &a.scale);
-          pack.add(kCudnnMasked, &kMasked);
+          pack.add(cudnn_tensor::scale, &a.scale);
+          pack.add(cudnn_tensor::masked, &kMasked);
           STRATA_RETURN_IF_ERROR(execute(prepared->plan, pack, queue.scratch().data()));
         }
       }

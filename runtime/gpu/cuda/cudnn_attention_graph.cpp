@@ -33,7 +33,7 @@ class Sizes {
     const Tensor query = g_.index_of(2, s, scores(CUDNN_DATA_INT32));
     const Tensor key = g_.index_of(3, s, scores(CUDNN_DATA_INT32));
     const Tensor seen = g_.greater_or_equal(query, key, scores(CUDNN_DATA_BOOLEAN));
-    return g_.select(seen, s, g_.scalar(kCudnnMasked), scores());
+    return g_.select(seen, s, g_.scalar(cudnn_tensor::masked), scores());
   }
 
  private:
@@ -45,34 +45,35 @@ class Sizes {
 
 void add_attention_forward(CudnnGraph& g, const CudnnAttentionPart& p) {
   Sizes s(g, p);
-  const Tensor product = g.matmul(s.heads(kCudnnQ, p.N, p.qkv_row), s.transposed(kCudnnK, p.K, p.qkv_row), s.scores());
-  const Tensor scaled = g.pointwise(CUDNN_POINTWISE_MUL, product, g.scalar(kCudnnScale), s.scores());
+  const Tensor product =
+      g.matmul(s.heads(cudnn_tensor::q, p.N, p.qkv_row), s.transposed(cudnn_tensor::k, p.K, p.qkv_row), s.scores());
+  const Tensor scaled = g.pointwise(CUDNN_POINTWISE_MUL, product, g.scalar(cudnn_tensor::scale), s.scores());
   const Tensor scores = s.masked(scaled);
   const Tensor top = g.reduce(CUDNN_REDUCE_TENSOR_MAX, scores, s.queries());
   const Tensor below = g.pointwise(CUDNN_POINTWISE_SUB, scores, top, s.scores());
   const Tensor exponentials = g.pointwise(CUDNN_POINTWISE_EXP, below, s.scores());
   const Tensor sum = g.reduce(CUDNN_REDUCE_TENSOR_ADD, exponentials, s.queries());
   const Tensor log = g.pointwise(CUDNN_POINTWISE_LOG, sum, s.queries());
-  g.pointwise(CUDNN_POINTWISE_ADD, top, log, s.queries(kCudnnLse));
+  g.pointwise(CUDNN_POINTWISE_ADD, top, log, s.queries(cudnn_tensor::lse));
   const Tensor probabilities = g.pointwise(CUDNN_POINTWISE_DIV, exponentials, sum, s.scores(kBf16));
-  g.matmul(probabilities, s.heads(kCudnnV, p.K, p.qkv_row), s.heads(kCudnnO, p.N, p.o_row));
+  g.matmul(probabilities, s.heads(cudnn_tensor::v, p.K, p.qkv_row), s.heads(cudnn_tensor::o, p.N, p.o_row));
 }
 
 void add_attention_backward(CudnnGraph& g, const CudnnAttentionPart& p) {
   Sizes s(g, p);
-  const Tensor q = s.heads(kCudnnQ, p.N, p.qkv_row), k = s.transposed(kCudnnK, p.K, p.qkv_row);
-  const Tensor v = s.transposed(kCudnnV, p.K, p.qkv_row), d_o = s.heads(kCudnnDo, p.N, p.o_row);
-  const Tensor scale = g.scalar(kCudnnScale);
+  const Tensor q = s.heads(cudnn_tensor::q, p.N, p.qkv_row), k = s.transposed(cudnn_tensor::k, p.K, p.qkv_row);
+  const Tensor v = s.transposed(cudnn_tensor::v, p.K, p.qkv_row), d_o = s.heads(cudnn_tensor::d_o, p.N, p.o_row);
+  const Tensor scale = g.scalar(cudnn_tensor::scale);
 
   // Sums of do * o; the product with one stands where a dropout's would.
-  const Tensor weighed = g.pointwise(CUDNN_POINTWISE_MUL, d_o, s.heads(kCudnnO, p.N, p.o_row), s.inner_heads(p.N));
+  const Tensor weighed = g.pointwise(CUDNN_POINTWISE_MUL, d_o, s.heads(cudnn_tensor::o, p.N, p.o_row), s.inner_heads(p.N));
   const Tensor summed = g.reduce(CUDNN_REDUCE_TENSOR_ADD, weighed, s.queries());
-  const Tensor delta = g.pointwise(CUDNN_POINTWISE_MUL, summed, g.scalar(kCudnnOne), s.queries(kCudnnDoDotO));
+  const Tensor delta = g.pointwise(CUDNN_POINTWISE_MUL, summed, g.scalar(cudnn_tensor::one), s.queries(cudnn_tensor::do_dot_o));
 
   // Probabilities again, from lse.
   const Tensor product = g.matmul(q, k, s.scores());
   const Tensor scaled = g.pointwise(CUDNN_POINTWISE_MUL, product, scale, s.scores());
-  const Tensor below = g.pointwise(CUDNN_POINTWISE_SUB, scaled, s.queries(kCudnnLse), s.scores());
+  const Tensor below = g.pointwise(CUDNN_POINTWISE_SUB, scaled, s.queries(cudnn_tensor::lse), s.scores());
   const Tensor probabilities = g.pointwise(CUDNN_POINTWISE_EXP, s.masked(below), s.scores());
 
   // Keys and values of a group get the sum over its queries.
@@ -84,16 +85,16 @@ void add_attention_backward(CudnnGraph& g, const CudnnAttentionPart& p) {
       g.reduce(CUDNN_REDUCE_TENSOR_ADD, g.matmul(a, b, g.inner(kBf16, {p.B, p.N, p.T, p.H})), result);
     }
   };
-  to_keys(g.reshape(probabilities, s.scores_transposed()), d_o, kCudnnDv);
+  to_keys(g.reshape(probabilities, s.scores_transposed()), d_o, cudnn_tensor::d_v);
 
   const Tensor dp = g.matmul(d_o, v, s.scores());
   const Tensor centred = g.pointwise(CUDNN_POINTWISE_SUB, dp, delta, s.scores());
   const Tensor ds = g.pointwise(CUDNN_POINTWISE_MUL, centred, probabilities, s.scores());
   const Tensor ds_scaled = g.pointwise(CUDNN_POINTWISE_MUL, ds, scale, s.scores());
-  to_keys(g.reshape(ds_scaled, s.scores_transposed()), q, kCudnnDk);
+  to_keys(g.reshape(ds_scaled, s.scores_transposed()), q, cudnn_tensor::d_k);
 
   const CudnnDims rows = {p.B, p.K, p.T, p.H}, strides = {p.T * p.qkv_row, p.H, p.qkv_row, 1};
-  g.matmul(ds_scaled, g.reshape(k, g.inner(kF32, rows, strides)), s.heads(kCudnnDq, p.N, p.qkv_row));
+  g.matmul(ds_scaled, g.reshape(k, g.inner(kF32, rows, strides)), s.heads(cudnn_tensor::d_q, p.N, p.qkv_row));
 }
 
 }  // namespace strata
