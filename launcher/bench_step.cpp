@@ -127,9 +127,9 @@ struct Outcome {
 std::vector<Resource> busy_between(const BusySeconds& before, const BusySeconds& after, int steps) {
   const auto a_step = [&](double BusySeconds::*resource) { return (after.*resource - before.*resource) / steps; };
   return {{"compute", a_step(&BusySeconds::compute)},       {"communication", a_step(&BusySeconds::communication)},
-          {"update", a_step(&BusySeconds::update)},         {"gpu_to_cpu", a_step(&BusySeconds::gpu_to_cpu)},
-          {"cpu_to_gpu", a_step(&BusySeconds::cpu_to_gpu)}, {"nvme_read", a_step(&BusySeconds::nvme_read)},
-          {"nvme_write", a_step(&BusySeconds::nvme_write)}};
+          {"cpu_update", a_step(&BusySeconds::cpu_update)}, {"gpu_update", a_step(&BusySeconds::gpu_update)},
+          {"gpu_to_cpu", a_step(&BusySeconds::gpu_to_cpu)}, {"cpu_to_gpu", a_step(&BusySeconds::cpu_to_gpu)},
+          {"nvme_read", a_step(&BusySeconds::nvme_read)},   {"nvme_write", a_step(&BusySeconds::nvme_write)}};
 }
 
 // The same tokens in every step, drawn before the clock runs.

@@ -65,7 +65,7 @@ const std::vector<TensorRef>& GradStore::acquire(int u) {
   TensorRef whole;
   if (keep_full_) {
     compute_.wait(unit.summed);  // the reduction that last read it
-    compute_.wait(unit.in_use);
+    for (const Event& used : unit.in_use) compute_.wait(used);
     whole = unit.full;
   } else {
     // The oldest of two buffers in flight returns its memory, in compute order.
@@ -98,7 +98,7 @@ void GradStore::reduce(int u, int index) {
   const UnitLayout& layout = layout_.units[static_cast<std::size_t>(u)];
   const bool last = index + 1 == options_.micro_batches;
   comm_stream_.wait(compute_.record());
-  comm_stream_.wait(unit.in_use);
+  for (const Event& used : unit.in_use) comm_stream_.wait(used);
   if (!direct_) {
     const TensorRef whole = keep_full_ ? unit.full.ref() : unit.transient->ref();
     comm_.reduce_scatter_add({.full = reinterpret_cast<const float*>(whole.data),

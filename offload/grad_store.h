@@ -40,8 +40,8 @@ class GradStore {
   void reduce(int u, int index);
   // After the last micro-batch's reduce of unit u: its sums are complete when this event is.
   Event summed(int u) const { return units_[static_cast<std::size_t>(u)].summed; }
-  // Later reductions into unit u's sums wait for `used` (the update that reads them).
-  void hold(int u, const Event& used) { units_[static_cast<std::size_t>(u)].in_use = used; }
+  // Later reductions into unit u's sums wait for all of `used` (the updates that read them).
+  void hold(int u, std::vector<Event> used) { units_[static_cast<std::size_t>(u)].in_use = std::move(used); }
 
   // This rank's sums: f32, layout slices[rank].count elements. Valid after summed(u).
   TensorRef owned(int u) const { return units_[static_cast<std::size_t>(u)].owned; }
@@ -64,7 +64,7 @@ class GradStore {
     Buffer partials;         // doubles, in host memory
     Buffer device_partials;  // the same in the gpu tier, where that is another memory
     Event summed;
-    Event in_use;
+    std::vector<Event> in_use;
     bool fresh = true;  // the buffer must be zeroed before use
   };
   void make_views(UnitState& unit, int u, TensorRef whole) const;

@@ -1,28 +1,12 @@
 #include "offload/optimizer_store.h"
 
 #include <algorithm>
+#include <array>
 
 #include "optim/gpu_kernels.h"
 #include "runtime/kernels/elementwise.h"
 
 namespace strata {
-namespace {
-
-constexpr std::size_t kWindows = 3;  // one being read, one being updated, one being written
-
-}  // namespace
-
-std::vector<OptimizerRecord> OptimizerStore::cut(const StateLayout& layout, Rank rank, int zero_stage,
-                                                 std::int64_t record_size) {
-  const std::int64_t size = std::max<std::int64_t>(1, (record_size + kLayoutBlock - 1) / kLayoutBlock) * kLayoutBlock;
-  std::vector<OptimizerRecord> records;
-  for (std::size_t u = 0; u < layout.units.size(); ++u) {
-    const UnitLayout& unit = layout.units[u];
-    const Slice mine = zero_stage == 0 ? Slice{0, unit.numel} : unit.slices[static_cast<std::size_t>(rank.v)];
-    for (const Slice& range : cut_records(mine, size)) records.push_back({static_cast<int>(u), range});
-  }
-  return records;
-}
 
 OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOptions& options, ParamStore& params,
                                GradStore& grads, const UpdateStreams& streams)
@@ -31,12 +15,12 @@ OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOp
       params_(params),
       grads_(grads),
       streams_(streams),
-      separate_(streams.update.device().has_separate_memory()) {}
+      separate_(streams.cpu_update.device().has_separate_memory()) {}
 
 OptimizerStore::~OptimizerStore() {
   // Operations in flight refer to the windows and the file.
-  for (const StreamRef stream :
-       {streams_.nvme_read, streams_.gpu_to_cpu, streams_.update, streams_.cpu_to_gpu, streams_.nvme_write, streams_.host})
+  for (const StreamRef stream : {streams_.nvme_read, streams_.gpu_to_cpu, streams_.cpu_update, streams_.gpu_update,
+                                 streams_.cpu_to_gpu, streams_.nvme_write, streams_.host})
     (void)stream.record().drain();
 }
 
@@ -45,53 +29,86 @@ Result<std::unique_ptr<OptimizerStore>> OptimizerStore::create(const StateLayout
                                                                TierArena& cpu, ParamStore& params, GradStore& grads,
                                                                const UpdateStreams& streams, std::vector<std::string>* notes) {
   std::unique_ptr<OptimizerStore> store(new OptimizerStore(layout, options, params, grads, streams));
-  store->records_ = cut(layout, rank, options.zero_stage, options.record_size);
-  store->homes_.resize(store->records_.size());
+  store->make_plan(rank);
   STRATA_RETURN_IF_ERROR(store->allocate(gpu, cpu, notes));
   return store;
 }
 
-std::size_t OptimizerStore::payload_bytes(const OptimizerRecord& record) const {
-  const std::int64_t before_last = has_master() ? 2 : 1;
+void OptimizerStore::make_plan(Rank rank) {
+  UpdateShape shape;
+  shape.units = static_cast<int>(layout_.units.size());
+  shape.records = cut_optimizer_records(layout_, rank, options_.zero_stage, options_.record_size);
+  shape.separate_memory = separate_;
+  shape.compute = options_.compute;
+  STRATA_CHECK(options_.homes.empty() || options_.homes.size() == shape.records.size(), "every record has a home");
+  for (std::size_t r = 0; r < shape.records.size(); ++r)
+    shape.placements.push_back({options_.homes.empty() ? options_.home : options_.homes[r], false});
+  ComputeShape compute = options_.compute_shape;
+  compute.units = shape.units;
+  plan_ = plan_updates(std::move(shape), options_.share, compute, options_.rates);
+  early_ = early_instructions(plan_.schedule);
+  slots_.resize(static_cast<std::size_t>(plan_.schedule.slots.count()) + 2);
+}
+
+std::size_t OptimizerStore::payload_bytes(std::size_t r) const {
+  const OptimizerRecord& record = records()[r];
+  const std::int64_t before_last = has_master(plan_.schedule.shape, r) ? 2 : 1;
   return static_cast<std::size_t>(before_last * stride(record) + record.range.count) * sizeof(float);
 }
 
 Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes) {
-  if (separate_) STRATA_RETURN_IF_ERROR(allocate_staging(cpu));
-  if (options_.home != Tier::nvme) {
-    TierArena& home = options_.home == Tier::gpu ? gpu : cpu;
-    for (std::size_t r = 0; r < records_.size(); ++r) {
-      const std::string what = "optimizer state of " + layout_.units[static_cast<std::size_t>(records_[r].unit)].name;
-      STRATA_ASSIGN_OR_RETURN(homes_[r].memory, home.allocate(payload_bytes(records_[r]), Category::optimizer, what.c_str()));
-    }
-    return {};
-  }
+  STRATA_RETURN_IF_ERROR(allocate_windows(gpu, cpu));
+  homes_.resize(records().size());
+  versions_.resize(records().size());
+  file_records_.resize(records().size());
   std::vector<std::size_t> payloads;
-  for (const OptimizerRecord& record : records_) payloads.push_back(payload_bytes(record));
-  nvme_bytes_ = RecordFile::file_bytes(payloads);
-  std::size_t largest = 0;
-  for (const std::size_t bytes : payloads) largest = std::max(largest, RecordFile::buffer_bytes_for(bytes));
-  windows_.resize(std::min(kWindows, std::max<std::size_t>(1, records_.size())));
-  for (Window& w : windows_) {
-    STRATA_ASSIGN_OR_RETURN(w.memory, cpu.allocate(largest, Category::io, "window of optimizer records"));
+  for (std::size_t r = 0; r < records().size(); ++r) {
+    if (placement(r).home == Tier::nvme) {
+      file_records_[r] = static_cast<std::int64_t>(payloads.size());
+      payloads.push_back(payload_bytes(r));
+      continue;
+    }
+    const std::string what = "optimizer state of " + layout_.units[static_cast<std::size_t>(records()[r].unit)].name;
+    TierArena& home = placement(r).home == Tier::gpu ? gpu : cpu;
+    STRATA_ASSIGN_OR_RETURN(homes_[r], home.allocate(payload_bytes(r), Category::optimizer, what.c_str()));
   }
-  if (streams_.update.backend() == Backend::dry || records_.empty()) return {};
-  return open_file(payloads, notes);
+  if (payloads.empty()) return {};
+  nvme_bytes_ = RecordFile::file_bytes(payloads);
+  return streams_.nvme_read.backend() == Backend::dry ? Status() : open_file(payloads, notes);
 }
 
-Status OptimizerStore::allocate_staging(TierArena& cpu) {
+Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
+  const WindowCounts& counts = plan_.schedule.windows;
+  std::size_t in_file = 0, in_gpu = 0;
   std::int64_t longest = 0;
-  for (const OptimizerRecord& record : records_) longest = std::max(longest, record.range.count);
-  const auto n = static_cast<std::size_t>(longest);
-  if (!staged()) {
-    STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate(3 * n * sizeof(float), Category::io, "host image of an optimizer record"));
-    return {};
+  bool live_on_gpu = false;
+  for (std::size_t r = 0; r < records().size(); ++r) {
+    const RecordPlacement& p = placement(r);
+    if (p.home == Tier::nvme) in_file = std::max(in_file, RecordFile::buffer_bytes_for(payload_bytes(r)));
+    if (p.on_gpu && p.home != Tier::gpu) in_gpu = std::max(in_gpu, payload_bytes(r));
+    live_on_gpu = live_on_gpu || p.home == Tier::gpu;
+    longest = std::max(longest, records()[r].range.count);
   }
-  staging_.resize(std::min(kWindows, std::max<std::size_t>(1, records_.size())));
+  const auto n = static_cast<std::size_t>(longest);
+  const auto take = [](TierArena& from, std::size_t bytes, const char* what, std::vector<Buffer>& to) -> Status {
+    STRATA_ASSIGN_OR_RETURN(Buffer buffer, from.allocate(bytes, Category::io, what));
+    to.push_back(std::move(buffer));
+    return {};
+  };
+  for (int w = 0; w < counts.cpu; ++w) STRATA_RETURN_IF_ERROR(take(cpu, in_file, "window of optimizer records", cpu_windows_));
+  for (int w = 0; w < counts.gpu; ++w)
+    STRATA_RETURN_IF_ERROR(take(gpu, in_gpu, "window of optimizer records on the GPU", gpu_windows_));
+  staging_.resize(static_cast<std::size_t>(counts.staging));
   for (Staging& s : staging_) {
     STRATA_ASSIGN_OR_RETURN(s.grads, cpu.allocate(n * sizeof(float), Category::io, "window of gradients"));
     if (options_.compute == DType::f32) continue;
     STRATA_ASSIGN_OR_RETURN(s.params, cpu.allocate(n * sizeof(bf16), Category::io, "window of parameters"));
+  }
+  if (separate_ && staging_.empty() && options_.compute != DType::f32) {
+    STRATA_ASSIGN_OR_RETURN(rounded_, cpu.allocate(n * sizeof(bf16), Category::io, "rounded parameters of a record"));
+  }
+  if (separate_ && live_on_gpu) {
+    STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate(3 * n * sizeof(float), Category::io, "host image of an optimizer record"));
   }
   return {};
 }
@@ -110,16 +127,16 @@ Status OptimizerStore::open_file(const std::vector<std::size_t>& payloads, std::
 }
 
 std::byte* OptimizerStore::stored_params(std::size_t r) const {
-  const OptimizerRecord& record = records_[r];
+  const OptimizerRecord& record = records()[r];
   const std::int64_t skip = record.range.first - params_.stored_slice(record.unit).first;
   return params_.stored(record.unit).data + static_cast<std::size_t>(skip) * size_of(options_.compute);
 }
 
 RecordState OptimizerStore::state_in(std::size_t r, std::byte* memory) const {
-  const OptimizerRecord& record = records_[r];
+  const OptimizerRecord& record = records()[r];
   auto* values = reinterpret_cast<float*>(memory);
   RecordState state;
-  if (has_master()) {
+  if (has_master(plan_.schedule.shape, r)) {
     state.p = values;
     values += stride(record);
   } else {
@@ -130,41 +147,79 @@ RecordState OptimizerStore::state_in(std::size_t r, std::byte* memory) const {
   return state;
 }
 
-std::byte* OptimizerStore::bring(std::size_t r, bool load) {
-  if (options_.home != Tier::nvme) return homes_[r].memory.data();
-  Window& w = window(r);
-  std::byte* data = w.memory.data();
-  if (!load) {
-    streams_.update.wait(w.free);
-    return data;
+StreamRef OptimizerStore::stream_of(Resource resource) const {
+  switch (resource) {
+    case Resource::gpu_to_cpu: return streams_.gpu_to_cpu;
+    case Resource::cpu_to_gpu: return streams_.cpu_to_gpu;
+    case Resource::cpu_update: return streams_.cpu_update;
+    case Resource::gpu_update: return streams_.gpu_update;
+    case Resource::nvme_read: return streams_.nvme_read;
+    case Resource::nvme_write: return streams_.nvme_write;
+    case Resource::compute: break;
   }
-  streams_.nvme_read.wait(w.free);
-  streams_.nvme_read.wait(homes_[r].written);
-  const std::span<std::byte> buffer(data, w.memory.size());
-  streams_.nvme_read.enqueue("nvme read", [this, r, buffer, version = homes_[r].version] {
-    return file_->read(*read_engine_, RecordId{static_cast<std::int64_t>(r)}, version, buffer);
-  });
-  streams_.update.wait(streams_.nvme_read.record());
-  return data;
+  STRATA_CHECK(false, "no part of an update computes the model");
+  return streams_.host;
 }
 
-void OptimizerStore::put_back(std::size_t r, std::byte* memory, bool changed) {
-  if (options_.home != Tier::nvme) return;
-  Window& w = window(r);
-  w.free = streams_.update.record();
-  if (!changed) return;
-  streams_.nvme_write.wait(w.free);
-  if (staged()) streams_.nvme_write.wait(staging(r).free);  // which may copy from the window
-  const std::span<std::byte> buffer(memory, w.memory.size());
-  streams_.nvme_write.enqueue("nvme write", [this, r, buffer, version = ++homes_[r].version] {
-    return file_->write(*write_engine_, RecordId{static_cast<std::int64_t>(r)}, version, buffer);
-  });
-  w.free = homes_[r].written = streams_.nvme_write.record();
+template <class Enqueue>
+void OptimizerStore::ordered(StreamRef stream, std::span<const int> reads, std::span<const int> writes,
+                             const Enqueue& enqueue) {
+  const auto slot = [this](int s) -> SlotEvents& { return slots_[static_cast<std::size_t>(s)]; };
+  for (const int s : reads) stream.wait(slot(s).written);
+  for (const int s : writes) {
+    stream.wait(slot(s).written);
+    for (const Event& read : slot(s).read) stream.wait(read);
+  }
+  enqueue();
+  const Event done = stream.record();
+  for (const int s : reads) slot(s).read.push_back(done);
+  for (const int s : writes) slot(s) = {done, {}};
 }
 
-void OptimizerStore::enqueue_update(std::size_t r, RecordState state, const float* grads, bf16* p16,
-                                    const AdamWScalars& scalars) {
-  const OptimizerRecord& record = records_[r];
+std::byte* OptimizerStore::cpu_memory(const Instruction& i) const {
+  return i.cpu_window >= 0 ? cpu_windows_[static_cast<std::size_t>(i.cpu_window)].data()
+                           : homes_[static_cast<std::size_t>(i.record)].data();
+}
+
+std::byte* OptimizerStore::work_memory(const Instruction& i) const {
+  return i.gpu_window >= 0 ? gpu_windows_[static_cast<std::size_t>(i.gpu_window)].data() : cpu_memory(i);
+}
+
+void OptimizerStore::enqueue_read(std::size_t r, int window) {
+  const Buffer& w = cpu_windows_[static_cast<std::size_t>(window)];
+  streams_.nvme_read.enqueue(
+      "nvme read",
+      [this, r, buffer = std::span(w.data(), w.size()), version = versions_[r]] {
+        return file_->read(*read_engine_, RecordId{file_records_[r]}, version, buffer);
+      },
+      state_bytes(plan_.schedule.shape, r));
+}
+
+void OptimizerStore::enqueue_write(std::size_t r, int window) {
+  const Buffer& w = cpu_windows_[static_cast<std::size_t>(window)];
+  streams_.nvme_write.enqueue(
+      "nvme write",
+      [this, r, buffer = std::span(w.data(), w.size()), version = ++versions_[r]] {
+        return file_->write(*write_engine_, RecordId{file_records_[r]}, version, buffer);
+      },
+      state_bytes(plan_.schedule.shape, r));
+}
+
+void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& scalars) {
+  const auto r = static_cast<std::size_t>(i.record);
+  const OptimizerRecord& record = records()[r];
+  const RecordState state = state_in(r, work_memory(i));
+  const float* grads = nullptr;
+  bf16* p16 = nullptr;
+  if (i.staging >= 0) {
+    const Staging& s = staging_[static_cast<std::size_t>(i.staging)];
+    grads = reinterpret_cast<const float*>(s.grads.data());
+    p16 = reinterpret_cast<bf16*>(s.params.data());
+  } else {
+    const GradStore::UpdateView view = grads_.for_update(record.unit);
+    grads = view.values + (record.range.first - view.first);
+    if (options_.compute != DType::f32) p16 = reinterpret_cast<bf16*>(stored_params(r));
+  }
   std::vector<AdamWSlice> slices;
   for (const DecayRun& run : decay_runs(layout_.units[static_cast<std::size_t>(record.unit)], record.range)) {
     const std::int64_t at = run.range.first - record.range.first;
@@ -176,156 +231,201 @@ void OptimizerStore::enqueue_update(std::size_t r, RecordState state, const floa
                       .n = run.range.count,
                       .decay = run.decay});
   }
-  if (streams_.update.on_gpu()) {
-    const OptimGpuKernels& kernels = streams_.update.device().gpu().table<OptimGpuKernels>();
-    const GpuOperation operation(streams_.update, "adamw");
+  const StreamRef stream = stream_of(i.resource);
+  if (stream.on_gpu()) {
+    const OptimGpuKernels& kernels = stream.device().gpu().table<OptimGpuKernels>();
+    const GpuOperation operation(stream, "adamw");
     for (const AdamWSlice& slice : slices) kernels.adamw_update(slice, scalars, operation.queue());
-    return;
+  } else {
+    const auto update = [slices = std::move(slices), scalars, &pool = stream.device().pool()] {
+      for (const AdamWSlice& slice : slices) adamw_update(slice, scalars, pool);
+      return Status();
+    };
+    stream.enqueue("adamw", update, i.amount);
   }
-  streams_.update.enqueue("adamw", [slices = std::move(slices), scalars, &pool = streams_.update.device().pool()] {
-    for (const AdamWSlice& slice : slices) adamw_update(slice, scalars, pool);
-    return Status();
-  });
+  if (i.gpu_window >= 0 && options_.compute == DType::f32)
+    copy_async(state.p, stored_params(r), static_cast<std::size_t>(record.range.count) * sizeof(float), stream);
 }
 
-void OptimizerStore::step_record(std::size_t r, const AdamWScalars& scalars) {
-  const OptimizerRecord& record = records_[r];
-  const GradStore::UpdateView view = grads_.for_update(record.unit);
-  const float* grads = view.values + (record.range.first - view.first);
-  bf16* p16 = options_.compute == DType::f32 ? nullptr : reinterpret_cast<bf16*>(stored_params(r));
-  if (staged()) {
-    Staging& s = staging(r);
-    streams_.gpu_to_cpu.wait(s.free);
-    copy_async(grads, s.grads.data(), static_cast<std::size_t>(record.range.count) * sizeof(float), streams_.gpu_to_cpu);
-    streams_.update.wait(streams_.gpu_to_cpu.record());
-    grads = reinterpret_cast<const float*>(s.grads.data());
-    p16 = reinterpret_cast<bf16*>(s.params.data());
-  }
-  std::byte* memory = bring(r, true);
-  const RecordState state = state_in(r, memory);
-  enqueue_update(r, state, grads, p16, scalars);
-  if (staged()) send_up(r, state);
-  put_back(r, memory, true);
+void OptimizerStore::enqueue_params_up(const Instruction& i) {
+  const auto r = static_cast<std::size_t>(i.record);
+  const Staging& s = staging_[static_cast<std::size_t>(i.staging)];
+  const void* from = s.params ? static_cast<const void*>(s.params.data()) : state_in(r, cpu_memory(i)).p;
+  copy_async(from, stored_params(r), static_cast<std::size_t>(records()[r].range.count) * size_of(options_.compute),
+             streams_.cpu_to_gpu, i.amount);
 }
 
-void OptimizerStore::send_up(std::size_t r, RecordState state) {
-  Staging& s = staging(r);
-  const void* from = s.params ? static_cast<const void*>(s.params.data()) : state.p;
-  streams_.cpu_to_gpu.wait(streams_.update.record());
-  copy_async(from, stored_params(r), static_cast<std::size_t>(records_[r].range.count) * size_of(options_.compute),
-             streams_.cpu_to_gpu);
-  s.free = streams_.cpu_to_gpu.record();
-}
-
-void OptimizerStore::enqueue_refresh(std::size_t r, RecordState state) {
-  if (options_.compute == DType::f32) return;
-  bf16* p16 = reinterpret_cast<bf16*>(staged() ? staging(r).params.data() : stored_params(r));
-  streams_.update.enqueue("refresh compute copy", [p = state.p, p16, n = records_[r].range.count] {
-    kernels::cast_f32_to_bf16(p, p16, n);
-    return Status();
-  });
-}
-
-void OptimizerStore::for_each_unit(const std::function<void(int u)>& before, const std::function<void(std::size_t r)>& each,
-                                   bool publish) {
-  std::size_t r = 0;
-  for (int u = 0; u < static_cast<int>(layout_.units.size()); ++u) {
-    if (before) before(u);
-    for (; r < records_.size() && records_[r].unit == u; ++r) each(r);
-    if (publish) {
-      grads_.hold(u, staged() ? streams_.gpu_to_cpu.record() : streams_.update.record());
-      params_.publish(u, updated());
+void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) {
+  const auto r = static_cast<std::size_t>(i.record);
+  const auto enqueue = [&] {
+    switch (i.action) {
+      case Action::read_state: return enqueue_read(r, i.cpu_window);
+      case Action::write_state: return enqueue_write(r, i.cpu_window);
+      case Action::state_up: return copy_async(cpu_memory(i), work_memory(i), payload_bytes(r), streams_.cpu_to_gpu, i.amount);
+      case Action::state_down:
+        return copy_async(work_memory(i), cpu_memory(i), payload_bytes(r), streams_.gpu_to_cpu, i.amount);
+      case Action::grads_down: {
+        const GradStore::UpdateView view = grads_.for_update(records()[r].unit);
+        return copy_async(view.values + (records()[r].range.first - view.first),
+                          staging_[static_cast<std::size_t>(i.staging)].grads.data(),
+                          static_cast<std::size_t>(records()[r].range.count) * sizeof(float), streams_.gpu_to_cpu, i.amount);
+      }
+      case Action::update: return enqueue_update(i, scalars);
+      case Action::params_up: return enqueue_params_up(i);
     }
-  }
+  };
+  ordered(stream_of(i.resource), i.reads, i.writes, enqueue);
+}
+
+void OptimizerStore::begin_step() {
+  const UpdateSchedule& schedule = plan_.schedule;
+  for (int u = 0; u < schedule.shape.units; ++u)
+    slots_[static_cast<std::size_t>(schedule.slots.grads(u))] = {grads_.summed(u), {}};
+  for (std::size_t i = 0; i < early_; ++i) execute(schedule.instructions[i], {});
+  hold_gradients();
+  begun_ = true;
 }
 
 void OptimizerStore::step(const AdamWScalars& scalars, const Event& after) {
-  const StreamRef reader = staged() ? streams_.gpu_to_cpu : streams_.update;  // of the gradients
-  reader.wait(after);
-  for_each_unit([&](int u) { reader.wait(grads_.summed(u)); }, [&](std::size_t r) { step_record(r, scalars); }, true);
+  if (!begun_) begin_step();
+  begun_ = false;
+  const UpdateSchedule& schedule = plan_.schedule;
+  slots_[static_cast<std::size_t>(schedule.slots.norm())] = {after, {}};
+  for (std::size_t i = early_; i < schedule.instructions.size(); ++i) execute(schedule.instructions[i], scalars);
+  hold_gradients();
+  publish();
 }
 
-Status OptimizerStore::fill(const std::function<Status(const OptimizerRecord&, RecordState)>& fill) {
-  if (image_) return fill_on_gpu(fill);
-  for_each_unit(
-      nullptr,
-      [&](std::size_t r) {
-        if (staged()) streams_.update.wait(staging(r).free);
-        std::byte* memory = bring(r, false);
-        const RecordState state = state_in(r, memory);
-        streams_.update.enqueue("fill record", [&, r, state] { return fill(records_[r], state); });
-        enqueue_refresh(r, state);
-        if (staged()) send_up(r, state);
-        put_back(r, memory, true);
-      },
-      true);
-  STRATA_RETURN_IF_ERROR(streams_.update.synchronize());
-  STRATA_RETURN_IF_ERROR(streams_.cpu_to_gpu.synchronize());
-  return streams_.nvme_write.synchronize();
+void OptimizerStore::hold_gradients() {
+  for (int u = 0; u < plan_.schedule.shape.units; ++u)
+    grads_.hold(u, slots_[static_cast<std::size_t>(plan_.schedule.slots.grads(u))].read);
 }
 
-Status OptimizerStore::visit(const std::function<Status(const OptimizerRecord&, RecordState)>& visit) {
-  if (image_) return visit_on_gpu(visit);
-  for_each_unit(
-      nullptr,
-      [&](std::size_t r) {
-        std::byte* memory = bring(r, true);
-        const RecordState state = state_in(r, memory);
-        streams_.update.enqueue("visit record", [&, r, state] { return visit(records_[r], state); });
-        put_back(r, memory, false);
-      },
-      false);
-  return streams_.update.synchronize();
+void OptimizerStore::publish() {
+  const Slots& slots = plan_.schedule.slots;
+  std::size_t r = 0;
+  for (int u = 0; u < plan_.schedule.shape.units; ++u) {
+    std::vector<Event> updated;
+    for (; r < records().size() && records()[r].unit == u; ++r)
+      updated.push_back(slots_[static_cast<std::size_t>(slots.params(static_cast<int>(r)))].written);
+    params_.publish(u, std::move(updated));
+  }
 }
 
-RecordState OptimizerStore::image_of(std::size_t r) const {
-  auto* values = reinterpret_cast<float*>(image_.data());
-  const std::int64_t n = records_[r].range.count;
-  return {.p = values, .m = values + n, .v = values + 2 * n};
+OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
+  const Slots& slots = plan_.schedule.slots;
+  HostView view;
+  if (placement(r).home == Tier::nvme) {
+    const int window = static_cast<int>(static_cast<std::size_t>(file_records_[r]) % cpu_windows_.size());
+    view.slot = slots.cpu_window(window);
+    view.memory = cpu_windows_[static_cast<std::size_t>(window)].data();
+  } else if (placement(r).home == Tier::gpu && separate_) {
+    auto* values = reinterpret_cast<float*>(image_.data());
+    const std::int64_t n = records()[r].range.count;
+    view.slot = slots.count();
+    view.state = {.p = values, .m = values + n, .v = values + 2 * n};
+    return view;
+  } else {
+    view.slot = slots.home(static_cast<int>(r));
+    view.memory = homes_[r].data();
+  }
+  view.state = state_in(r, view.memory);
+  return view;
 }
 
 void OptimizerStore::copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const {
-  const std::size_t bytes = static_cast<std::size_t>(records_[r].range.count) * sizeof(float);
+  const std::size_t bytes = static_cast<std::size_t>(records()[r].range.count) * sizeof(float);
   copy_async(from.p, to.p, bytes, stream);
   copy_async(from.m, to.m, bytes, stream);
   copy_async(from.v, to.v, bytes, stream);
 }
 
-Status OptimizerStore::fill_on_gpu(const std::function<Status(const OptimizerRecord&, RecordState)>& fill) {
-  for_each_unit(
-      nullptr,
-      [&](std::size_t r) {
-        const RecordState image = image_of(r), state = state_in(r, homes_[r].memory.data());
-        streams_.host.enqueue("fill record", [&, r, image] { return fill(records_[r], image); });
-        streams_.cpu_to_gpu.wait(streams_.host.record());
-        streams_.cpu_to_gpu.wait(streams_.update.record());
-        copy_state(r, image, state, streams_.cpu_to_gpu);
-        const Shape n{records_[r].range.count};
-        if (options_.compute != DType::f32)
-          kernels::cast(
-              {.x = {reinterpret_cast<const std::byte*>(state.p), DType::f32, n}, .y = {stored_params(r), options_.compute, n}},
-              streams_.cpu_to_gpu);
-        const Event copied = streams_.cpu_to_gpu.record();
-        streams_.host.wait(copied);
-        streams_.update.wait(copied);
-      },
-      true);
-  STRATA_RETURN_IF_ERROR(streams_.host.synchronize());
-  return streams_.update.synchronize();
+void OptimizerStore::load(std::size_t r, const HostView& view) {
+  const std::array<int, 1> home = {plan_.schedule.slots.home(static_cast<int>(r))}, here = {view.slot};
+  if (home == here) return;
+  if (placement(r).home == Tier::nvme) {
+    const int window = view.slot - plan_.schedule.slots.cpu_window(0);
+    return ordered(streams_.nvme_read, home, here, [&] { enqueue_read(r, window); });
+  }
+  ordered(streams_.gpu_to_cpu, home, here,
+          [&] { copy_state(r, state_in(r, homes_[r].data()), view.state, streams_.gpu_to_cpu); });
 }
 
-Status OptimizerStore::visit_on_gpu(const std::function<Status(const OptimizerRecord&, RecordState)>& visit) {
-  streams_.gpu_to_cpu.wait(streams_.update.record());
-  for_each_unit(
-      nullptr,
-      [&](std::size_t r) {
-        const RecordState image = image_of(r);
-        copy_state(r, state_in(r, homes_[r].memory.data()), image, streams_.gpu_to_cpu);
-        streams_.host.wait(streams_.gpu_to_cpu.record());
-        streams_.host.enqueue("visit record", [&, r, image] { return visit(records_[r], image); });
-        streams_.gpu_to_cpu.wait(streams_.host.record());
-      },
-      false);
+void OptimizerStore::store(std::size_t r, const HostView& view) {
+  const std::array<int, 1> home = {plan_.schedule.slots.home(static_cast<int>(r))}, here = {view.slot};
+  if (home == here) return;
+  if (placement(r).home == Tier::nvme) {
+    const int window = view.slot - plan_.schedule.slots.cpu_window(0);
+    return ordered(streams_.nvme_write, here, home, [&] { enqueue_write(r, window); });
+  }
+  ordered(streams_.cpu_to_gpu, here, home,
+          [&] { copy_state(r, view.state, state_in(r, homes_[r].data()), streams_.cpu_to_gpu); });
+}
+
+void OptimizerStore::refresh(std::size_t r, const HostView& view) {
+  const std::array<int, 1> here = {view.slot}, params = {plan_.schedule.slots.params(static_cast<int>(r))};
+  const std::int64_t n = records()[r].range.count;
+  float* p = view.state.p;
+  if (reinterpret_cast<std::byte*>(p) == stored_params(r)) {  // the copy is p itself: whoever filled it is its writer
+    slots_[static_cast<std::size_t>(params[0])] = {slots_[static_cast<std::size_t>(here[0])].written, {}};
+    return;
+  }
+  if (!separate_) {
+    return ordered(streams_.host, here, params, [&] {
+      streams_.host.enqueue("refresh compute copy", [p, to = reinterpret_cast<bf16*>(stored_params(r)), n] {
+        kernels::cast_f32_to_bf16(p, to, n);
+        return Status();
+      });
+    });
+  }
+  if (options_.compute == DType::f32) {
+    return ordered(streams_.cpu_to_gpu, here, params,
+                   [&] { copy_async(p, stored_params(r), static_cast<std::size_t>(n) * sizeof(float), streams_.cpu_to_gpu); });
+  }
+  const Buffer& rounded = staging_.empty() ? rounded_ : staging_.front().params;
+  auto* p16 = reinterpret_cast<bf16*>(rounded.data());
+  const std::array<int, 1> between = {staging_.empty() ? plan_.schedule.slots.count() + 1 : plan_.schedule.slots.staging(0)};
+  ordered(streams_.host, here, between, [&] {
+    streams_.host.enqueue("refresh compute copy", [p, p16, n] {
+      kernels::cast_f32_to_bf16(p, p16, n);
+      return Status();
+    });
+  });
+  ordered(streams_.cpu_to_gpu, between, params,
+          [&] { copy_async(p16, stored_params(r), static_cast<std::size_t>(n) * sizeof(bf16), streams_.cpu_to_gpu); });
+}
+
+Status OptimizerStore::synchronize() {
+  for (const StreamRef stream : {streams_.host, streams_.nvme_read, streams_.gpu_to_cpu, streams_.cpu_update,
+                                 streams_.gpu_update, streams_.cpu_to_gpu, streams_.nvme_write})
+    STRATA_RETURN_IF_ERROR(stream.synchronize());
+  return {};
+}
+
+Status OptimizerStore::fill(const std::function<Status(const OptimizerRecord&, RecordState)>& fill) {
+  const std::array<int, 0> none{};
+  for (std::size_t r = 0; r < records().size(); ++r) {
+    const HostView view = host_view(r);
+    ordered(streams_.host, none, std::array<int, 1>{view.slot}, [&] {
+      streams_.host.enqueue("fill record", [&fill, &record = records()[r], state = view.state] { return fill(record, state); });
+    });
+    refresh(r, view);
+    store(r, view);
+  }
+  publish();
+  return synchronize();
+}
+
+Status OptimizerStore::visit(const std::function<Status(const OptimizerRecord&, RecordState)>& visit) {
+  const std::array<int, 0> none{};
+  for (std::size_t r = 0; r < records().size(); ++r) {
+    const HostView view = host_view(r);
+    load(r, view);
+    ordered(streams_.host, std::array<int, 1>{view.slot}, none, [&] {
+      streams_.host.enqueue("visit record",
+                            [&visit, &record = records()[r], state = view.state] { return visit(record, state); });
+    });
+  }
   return streams_.host.synchronize();
 }
 

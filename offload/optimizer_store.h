@@ -1,11 +1,11 @@
-// Optimizer state in records, at home in the gpu tier, in CPU memory or on NVMe, updated record by record where the home is
-// memory that a processor reaches: by the GPU for the gpu tier of the cuda backend, else by the CPU.
+// Optimizer state in records, each at home in the gpu tier, in CPU memory or on NVMe and updated by the GPU or by the CPU, as
+// its placement says. Executes the update schedule of offload/schedule.h: five stages (NVMe read | up | update | down | NVMe
+// write) overlap over shared windows. Record size, windows, homes, processors and order change no bit.
 //
 // A record is a slice of one unit that this rank updates, with m and v (and p, the f32 master, when the parameter store's own
-// slice cannot serve: it is 16 bit, or in a GPU's memory while the CPU updates) side by side. On NVMe three windows overlap
-// read(r + 1) | update(r) | write(r - 1). Where the gpu tier is a memory of its own, gradients come down and parameters go up
-// through three more windows: gradients(r + 1) | update(r) | parameters(r - 1). Record size, windows, home and processor change
-// no bit. Called from the step's thread.
+// slice cannot serve: it is 16 bit, or in a GPU's memory while the home is not) side by side. Where the gpu tier is a memory of
+// its own, gradients come down and parameters go up for what the CPU updates, and whole states travel for what the GPU updates
+// away from its home. Called from the step's thread.
 #pragma once
 
 #include <cstdint>
@@ -20,13 +20,19 @@
 #include "offload/grad_store.h"
 #include "offload/layout.h"
 #include "offload/param_store.h"
+#include "offload/records.h"
+#include "offload/update_plan.h"
 #include "optim/adamw.h"
 
 namespace strata {
 
 struct OptimizerStoreOptions {
   int zero_stage = 0;
-  Tier home = Tier::cpu;
+  Tier home = Tier::cpu;         // of every record, unless `homes` tells each
+  std::vector<Tier> homes = {};  // by record; empty: `home`
+  UpdateShare share = {};        // who updates
+  Rates rates = {};              // known ones, for who updates and in which order; they change no bit
+  ComputeShape compute_shape = {};
   std::int64_t record_size = std::int64_t{16} << 20;  // parameters; rounded up to kLayoutBlock
   DType compute = DType::f32;                         // of the parameter store: f32 or bf16
   std::string nvme_file = {};                         // path of this rank's state file
@@ -34,11 +40,6 @@ struct OptimizerStoreOptions {
   // Called twice: for reading, then for writing.
   std::function<Result<std::unique_ptr<IoEngine>>(const IoEngineOptions&, std::string* why_fallback)> make_engine =
       make_io_engine;
-};
-
-struct OptimizerRecord {
-  int unit = 0;
-  Slice range;  // in the unit's flat range
 };
 
 // f32, range.count elements each.
@@ -49,7 +50,8 @@ struct RecordState {
 };
 
 struct UpdateStreams {
-  StreamRef update;  // served by whoever updates (OptimizerStore::update_kind)
+  StreamRef cpu_update;
+  StreamRef gpu_update;  // unused where CPU and GPU memory are one: there the CPU updates
   StreamRef nvme_read;
   StreamRef nvme_write;
   StreamRef gpu_to_cpu;  // copies between the memories; unused where there is one
@@ -59,15 +61,7 @@ struct UpdateStreams {
 
 class OptimizerStore {
  public:
-  // Cuts what `rank` updates into records. Pure.
-  static std::vector<OptimizerRecord> cut(const StateLayout& layout, Rank rank, int zero_stage, std::int64_t record_size);
-
-  // Who serves the update stream for records at this home.
-  static StreamKind update_kind(const Device& device, Tier home) {
-    return device.has_separate_memory() && home == Tier::gpu ? StreamKind::gpu : StreamKind::host;
-  }
-
-  // Allocates homes, or windows and the state file. All references outlive the store. `notes` receives lines worth
+  // Plans, and allocates homes, windows and the state file. All references outlive the store. `notes` receives lines worth
   // telling the user, each with the state file's path (an I/O engine that fell back, a file without direct I/O).
   static Result<std::unique_ptr<OptimizerStore>> create(const StateLayout& layout, Rank rank,
                                                         const OptimizerStoreOptions& options, TierArena& gpu, TierArena& cpu,
@@ -78,9 +72,13 @@ class OptimizerStore {
   OptimizerStore(const OptimizerStore&) = delete;
   OptimizerStore& operator=(const OptimizerStore&) = delete;
 
-  // Enqueues the update of every record in unit order; each starts when its gradient sums and `after` are there, and each unit
-  // is published to the parameter store. Does not block; errors poison the streams. A record that could not be written stops
-  // the next step (its read waits for that write); after the last step, synchronize nvme_write to hear of it.
+  // Enqueues what a step's update can do before the norm is known: states begin to arrive, gradients to leave. After the last
+  // reduce() of the step was enqueued. May be followed by another begin_step(): a step without update.
+  void begin_step();
+  // Enqueues the rest of the update; each record starts when its gradient sums and `after` are there, and each unit is
+  // published to the parameter store. Begins the step if begin_step() did not. Does not block; errors poison the streams. A
+  // record that could not be written stops the next step (its read waits for that write); after the last step, synchronize
+  // nvme_write to hear of it.
   void step(const AdamWScalars& scalars, const Event& after);
 
   // Blocking. Calls `fill` for every record with p, m, v to be set (contents undefined before), stores them, refreshes the
@@ -89,82 +87,88 @@ class OptimizerStore {
   // Blocking. Calls `visit` with every record's state, up to date; it must not change it.
   Status visit(const std::function<Status(const OptimizerRecord&, RecordState)>& visit);
 
-  const std::vector<OptimizerRecord>& records() const { return records_; }
+  const std::vector<OptimizerRecord>& records() const { return plan_.schedule.shape.records; }
+  const UpdatePlan& plan() const { return plan_; }
   std::size_t nvme_bytes() const { return nvme_bytes_; }
   const char* io_engine() const { return read_engine_ ? read_engine_->name() : "none"; }
 
  private:
   OptimizerStore(const StateLayout& layout, const OptimizerStoreOptions& options, ParamStore& params, GradStore& grads,
                  const UpdateStreams& streams);
+  void make_plan(Rank rank);
   Status allocate(TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes);
-  Status allocate_staging(TierArena& cpu);
+  Status allocate_windows(TierArena& gpu, TierArena& cpu);
   Status open_file(const std::vector<std::size_t>& payloads, std::vector<std::string>* notes);
-  // What becomes of one record on its way through the pipeline.
-  struct Home {
-    Buffer memory;  // home gpu or cpu
-    std::uint64_t version = 0;
+
+  // What reads and writes of a buffer or a file's record are enqueued.
+  struct SlotEvents {
     Event written;
+    std::vector<Event> read;  // since
   };
-  struct Window {
-    Buffer memory;
-    Event free;
-  };
-  // Between the memories: a record's gradients on their way down, its 16-bit parameters on their way up.
   struct Staging {
     Buffer grads;   // f32
     Buffer params;  // bf16; empty in f32, where p itself is copied
-    Event free;
   };
-  // Whether the CPU updates what the GPU computes with.
-  bool staged() const { return separate_ && options_.home != Tier::gpu; }
-  // Whether records hold p.
-  bool has_master() const { return options_.compute != DType::f32 || staged(); }
+  // Where the host finds a record's state during fill() and visit().
+  struct HostView {
+    RecordState state;
+    int slot = 0;
+    std::byte* memory = nullptr;
+  };
+  const RecordPlacement& placement(std::size_t r) const { return plan_.schedule.shape.placements[r]; }
   // Elements from one array of a record to the next: large arrays whose addresses differ by a power of two would share cache
   // sets and halve the speed of the update.
   static std::int64_t stride(const OptimizerRecord& record) {
     return record.range.count + (record.range.count >= (std::int64_t{1} << 18) ? 8192 : 0);
   }
-  std::size_t payload_bytes(const OptimizerRecord& record) const;
+  std::size_t payload_bytes(std::size_t r) const;
   RecordState state_in(std::size_t r, std::byte* memory) const;
-  // Memory of record r, usable by operations enqueued on the update stream from now on. `load`: with its contents.
-  std::byte* bring(std::size_t r, bool load);
-  // The update stream's operations so far are the last that use the memory of bring(); `changed`: what they wrote is the
-  // record's next version.
-  void put_back(std::size_t r, std::byte* memory, bool changed);
-  // grads: of the record's first element. p16: where its 16-bit parameters go, or null.
-  void enqueue_update(std::size_t r, RecordState state, const float* grads, bf16* p16, const AdamWScalars& scalars);
-  void step_record(std::size_t r, const AdamWScalars& scalars);
-  // Makes the compute copy of p anew, on the update stream.
-  void enqueue_refresh(std::size_t r, RecordState state);
-  // Copies a staged record's parameters to the GPU once the update stream's operations so far have written them.
-  void send_up(std::size_t r, RecordState state);
   std::byte* stored_params(std::size_t r) const;  // of the record's first element
-  // The event after which the parameter store has what this rank updated so far.
-  Event updated() const { return staged() ? streams_.cpu_to_gpu.record() : streams_.update.record(); }
-  Status fill_on_gpu(const std::function<Status(const OptimizerRecord&, RecordState)>& fill);
-  Status visit_on_gpu(const std::function<Status(const OptimizerRecord&, RecordState)>& visit);
+  StreamRef stream_of(Resource resource) const;
+
+  // Makes `stream` wait until the slots may be read and written, calls `enqueue`, and notes what it enqueued.
+  template <class Enqueue>
+  void ordered(StreamRef stream, std::span<const int> reads, std::span<const int> writes, const Enqueue& enqueue);
+  void execute(const Instruction& instruction, const AdamWScalars& scalars);
+  std::byte* cpu_memory(const Instruction& instruction) const;   // of the state, at home or on its way
+  std::byte* work_memory(const Instruction& instruction) const;  // where it is updated
+  void enqueue_read(std::size_t r, int window);
+  void enqueue_write(std::size_t r, int window);
+  void enqueue_update(const Instruction& instruction, const AdamWScalars& scalars);
+  void enqueue_params_up(const Instruction& instruction);
+  // Keeps every unit's gradient sums until what is enqueued has read them.
+  void hold_gradients();
+  // Makes every unit's new parameters known.
+  void publish();
+  // fill() and visit(): the state of record r in memory that the host reaches; the window or image after it is used in turn.
+  HostView host_view(std::size_t r);
+  void load(std::size_t r, const HostView& view);
+  void store(std::size_t r, const HostView& view);
+  // Makes the compute copy of p anew.
+  void refresh(std::size_t r, const HostView& view);
   void copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const;
-  RecordState image_of(std::size_t r) const;
-  // Calls each(r) for the records of every unit in order and publishes the unit after them, also where this rank has none.
-  void for_each_unit(const std::function<void(int u)>& before, const std::function<void(std::size_t r)>& each, bool publish);
-  Window& window(std::size_t r) { return windows_[r % windows_.size()]; }
-  Staging& staging(std::size_t r) { return staging_[r % staging_.size()]; }
+  Status synchronize();
 
   const StateLayout& layout_;
   OptimizerStoreOptions options_;
   ParamStore& params_;
   GradStore& grads_;
   UpdateStreams streams_;
-  std::vector<OptimizerRecord> records_;
-  std::vector<Home> homes_;
-  std::vector<Window> windows_;
+  UpdatePlan plan_;
+  std::size_t early_ = 0;  // instructions that begin_step() enqueues
+  bool begun_ = false;
+  std::vector<SlotEvents> slots_;  // of the schedule, then of image_ and rounded_
+  std::vector<Buffer> homes_;      // empty for records on NVMe
+  std::vector<std::uint64_t> versions_;
+  std::vector<std::int64_t> file_records_;  // place in the state file, by record
+  std::vector<Buffer> cpu_windows_, gpu_windows_;
   std::vector<Staging> staging_;
-  Buffer image_;  // p, m, v of one record in host memory, where records live in a GPU's
-  bool separate_;
-  std::unique_ptr<RecordFile> file_;
-  std::unique_ptr<IoEngine> read_engine_;   // used by the nvme_read stream only
-  std::unique_ptr<IoEngine> write_engine_;  // used by the nvme_write stream only
+  Buffer image_;         // p, m, v of one record in host memory, where some live in a GPU's
+  Buffer rounded_;       // 16-bit p of one record on its way up, where there is no staging
+  const bool separate_;  // whether the gpu tier is another memory
   std::size_t nvme_bytes_ = 0;
+  std::unique_ptr<RecordFile> file_;
+  std::unique_ptr<IoEngine> read_engine_, write_engine_;
 };
 
 }  // namespace strata

@@ -37,7 +37,7 @@ void ParamStore::gather(UnitState& unit, int u) {
   unit.pending =
       std::make_shared<Tensor>(arena_, Category::parameters, options_.dtype, Shape{layout.numel}, layout.name.c_str());
   comm_stream_.wait(compute_.record());
-  comm_stream_.wait(unit.ready);
+  for (const Event& event : unit.ready) comm_stream_.wait(event);
   comm_.all_gather({.shard = unit.stored.ref().data,
                     .full = unit.pending->ref().data,
                     .element_size = size_of(options_.dtype),
@@ -69,7 +69,7 @@ ParamLease ParamStore::acquire(int u) {
     }
     whole = *lease.whole_;
   } else {
-    compute_.wait(unit.ready);
+    for (const Event& event : unit.ready) compute_.wait(event);
   }
   const std::vector<Shape>& shapes = shapes_[static_cast<std::size_t>(u)];
   for (std::size_t p = 0; p < layout.params.size(); ++p)
@@ -78,19 +78,19 @@ ParamLease ParamStore::acquire(int u) {
   return lease;
 }
 
-void ParamStore::publish(int u, const Event& updated) {
+void ParamStore::publish(int u, std::vector<Event> updated) {
   UnitState& unit = units_[static_cast<std::size_t>(u)];
   STRATA_CHECK(!unit.pending && unit.leased.expired(),
                "unit " + layout_.units[static_cast<std::size_t>(u)].name + " updated while in use");
-  unit.ready = updated;
+  unit.ready = std::move(updated);
   if (sharded_ || options_.zero_stage == 0 || layout_.world.v == 1) return;
-  comm_stream_.wait(updated);
+  for (const Event& event : unit.ready) comm_stream_.wait(event);
   comm_.all_gather({.full = unit.stored.ref().data,
                     .element_size = size_of(options_.dtype),
                     .slices = layout_.units[static_cast<std::size_t>(u)].slices,
                     .what = "all_gather parameters"},
                    comm_stream_);
-  unit.ready = comm_stream_.record();
+  unit.ready = {comm_stream_.record()};
 }
 
 }  // namespace strata

@@ -51,15 +51,15 @@ class ParamStore {
   // The elements this rank stores and updates, with their place in the unit: everything it keeps.
   TensorRef stored(int u) const;
   Slice stored_slice(int u) const;
-  // Declares that the owner slices of unit u are new once `updated` is complete; all ranks call it in the same order. Whole
-  // units are gathered from their owners unless every rank updated all of it (stage 0).
-  void publish(int u, const Event& updated);
+  // Declares that the owner slices of unit u are new once all of `updated` are complete; all ranks call it in the same order.
+  // Whole units are gathered from their owners unless every rank updated all of it (stage 0).
+  void publish(int u, std::vector<Event> updated);
   bool sharded() const { return sharded_; }
 
  private:
   struct UnitState {
     Tensor stored;                    // whole unit, or this rank's slice when sharded
-    Event ready;                      // the stored elements are up to date
+    std::vector<Event> ready;         // after all of them the stored elements are up to date
     std::shared_ptr<Tensor> pending;  // gathered or being gathered, not yet leased
     Event gathered;
     std::weak_ptr<Tensor> leased;

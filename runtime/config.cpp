@@ -199,6 +199,17 @@ Key& ConfigSchema::add(const std::string& path, double& target, const std::strin
   return key;
 }
 
+Key& ConfigSchema::add(const std::string& path, std::optional<double>& target, const std::string& doc) {
+  Key& key = add_key(path, "a number", doc);
+  key.takes_quotes_ = false;
+  key.set_ = scalar_setter(target, parse_number);
+  key.get_ = [&target] { return number_yaml(target.value_or(0.0)); };
+  key.number_ = [&target] { return target.value_or(0.0); };
+  key.is_automatic_ = [&target] { return !target.has_value(); };
+  key.make_automatic_ = [&target] { target.reset(); };
+  return key;
+}
+
 Key& ConfigSchema::add(const std::string& path, std::string& target, const std::string& doc) {
   Key& key = add_key(path, "text", doc);
   key.is_text_ = true;
@@ -248,11 +259,23 @@ Key& ConfigSchema::add_bytes(const std::string& path, std::optional<std::uint64_
   return key;
 }
 
+Key& ConfigSchema::add_byte_rate(const std::string& path, std::uint64_t& target, const std::string& doc) {
+  Key& key = add_key(path, "a rate such as 500MB/s or 4GiB/s", doc);
+  key.set_ = scalar_setter(target, parse_byte_rate);
+  key.get_ = [&target] { return exact_bytes(target) + "/s"; };
+  key.number_ = [&target] { return static_cast<double>(target); };
+  key.is_automatic_ = [&target] { return target == 0; };
+  key.make_automatic_ = [&target] { target = 0; };
+  return key;
+}
+
 Key& ConfigSchema::add_duration(const std::string& path, double& target, const std::string& doc) {
   Key& key = add_key(path, "a time such as 90s, 1.5min or 2h (a plain number is seconds)", doc);
   key.set_ = scalar_setter(target, parse_duration);
   key.get_ = [&target] { return number_yaml(target) + "s"; };
   key.number_ = [&target] { return target; };
+  key.is_automatic_ = [&target] { return target == 0.0; };
+  key.make_automatic_ = [&target] { target = 0.0; };
   return key;
 }
 

@@ -86,11 +86,14 @@ class ConfigSchema {
   Key& add(const std::string& path, std::int64_t& target, const std::string& doc);
   Key& add(const std::string& path, std::uint64_t& target, const std::string& doc);
   Key& add(const std::string& path, double& target, const std::string& doc);
+  Key& add(const std::string& path, std::optional<double>& target, const std::string& doc);
   Key& add(const std::string& path, std::string& target, const std::string& doc);
   Key& add(const std::string& path, std::vector<std::string>& target, const std::string& doc);
   // "4GiB", "512MiB", "1.5GB" or a number of bytes.
   Key& add_bytes(const std::string& path, std::uint64_t& target, const std::string& doc);
   Key& add_bytes(const std::string& path, std::optional<std::uint64_t>& target, const std::string& doc);
+  // Bytes a second: "4GiB/s", "500MB/s" or a number.
+  Key& add_byte_rate(const std::string& path, std::uint64_t& target, const std::string& doc);
   // "90", "90s", "1.5min", "2h", "500ms"; stored in seconds.
   Key& add_duration(const std::string& path, double& target, const std::string& doc);
   // One of several words, upper and lower case alike; the first spelling of a value is the one that dump() writes.
@@ -131,8 +134,9 @@ class ConfigSchema {
 std::optional<std::int64_t> parse_integer(const std::string& text);  // 12, -3, 1_000, 1e6, 16Ki, 16Mi, 1Gi
 std::optional<double> parse_number(const std::string& text);         // finite
 std::optional<std::uint64_t> parse_bytes(const std::string& text);
-std::optional<double> parse_duration(const std::string& text);  // seconds, finite
-std::string exact_bytes(std::uint64_t bytes);                   // exact: "4GiB" where it divides, else the number
+std::optional<std::uint64_t> parse_byte_rate(const std::string& text);  // parse_bytes, and "/s"
+std::optional<double> parse_duration(const std::string& text);          // seconds, finite
+std::string exact_bytes(std::uint64_t bytes);                           // exact: "4GiB" where it divides, else the number
 // Insertions, deletions, substitutions and swaps of neighbours that turn a into b.
 int edit_distance(const std::string& a, const std::string& b);
 

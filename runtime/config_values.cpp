@@ -110,6 +110,12 @@ std::optional<std::uint64_t> parse_bytes(const std::string& text) {
   return static_cast<std::uint64_t>(*number);
 }
 
+std::optional<std::uint64_t> parse_byte_rate(const std::string& text) {
+  std::string_view bytes = trimmed(text);
+  if (bytes.ends_with("/s")) bytes.remove_suffix(2);
+  return parse_bytes(std::string(bytes));
+}
+
 std::optional<double> parse_duration(const std::string& text) {
   static constexpr std::array<UnitScale, 6> kUnits{
       {{"", 1.0}, {"s", 1.0}, {"ms", 1e-3}, {"m", 60.0}, {"min", 60.0}, {"h", 3600.0}}};

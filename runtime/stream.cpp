@@ -7,6 +7,7 @@
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -25,9 +26,10 @@ const char* to_string(Backend backend) {
   return "?";
 }
 
-Device::Device(Backend backend, int threads, Backend planned)
+Device::Device(Backend backend, int threads, Backend planned, bool separate_memory)
     : backend_(backend),
       planned_(backend == Backend::dry ? planned : backend),
+      separate_memory_(separate_memory || planned_ == Backend::cuda),
       threads_(threads),
       pool_(std::make_unique<ThreadPool>(backend == Backend::dry ? 1 : threads)),
       trace_(std::make_unique<TraceRecorder>()) {
@@ -37,6 +39,7 @@ Device::Device(Backend backend, int threads, Backend planned)
 Device::Device(std::unique_ptr<GpuDriver> gpu, int threads)
     : backend_(Backend::cuda),
       planned_(Backend::cuda),
+      separate_memory_(true),
       threads_(threads),
       gpu_(std::move(gpu)),
       pool_(std::make_unique<ThreadPool>(threads)),
@@ -125,6 +128,7 @@ class Stream::Worker {
   struct Operation {
     const char* name = nullptr;
     std::function<Status()> run;
+    double amount = 0.0;
     Event wait_for;
     std::shared_ptr<Event::State> signal;
   };
@@ -150,6 +154,8 @@ class Stream::Worker {
     wake_.notify_one();
     return state;
   }
+
+  void set_rate(double per_second) { rate_ = per_second; }
 
   // Only after the worker has drained: status_ is the worker's.
   void stop_and_report(const std::string& name) {
@@ -183,20 +189,33 @@ class Stream::Worker {
       return;
     }
     if (!operation.run) {  // waited for even when poisoned: what follows may rely on it
+      if (!operation.wait_for.is_complete()) busy_since_.reset();
       Outcome waited = operation.wait_for.state_->wait();
       if (outcome_.status.ok()) outcome_ = std::move(waited);
       return;
     }
     if (!outcome_.status.ok()) return;
     const auto begin = TraceClock::now();
+    if (!busy_since_) busy_since_ = begin;
     outcome_.status = guarded(operation.run);
+    if (rate_ > 0.0 && operation.amount > 0.0) pace(operation.amount);
     if (!outcome_.status.ok()) outcome_.error_was_read = std::make_shared<std::atomic<bool>>(false);
     trace_.span(lane_, operation.name, begin, TraceClock::now());
+  }
+
+  // Counting from where the paced operation before it should have ended, when the stream has been busy since: a sleep that took
+  // too long is made good by the next one.
+  void pace(double amount) {
+    const auto end =
+        *busy_since_ + std::chrono::duration_cast<TraceClock::duration>(std::chrono::duration<double>(amount / rate_));
+    std::this_thread::sleep_until(end);
+    busy_since_ = end;
   }
 
   void work() {
     std::unique_lock lock(mutex_);
     while (true) {
+      if (queue_.empty()) busy_since_.reset();
       wake_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
       if (queue_.empty()) return;
       Operation operation = std::move(queue_.front());
@@ -216,7 +235,9 @@ class Stream::Worker {
   std::deque<Operation> queue_;
   std::uint32_t recorded_ = 0;  // value of the last event; wraps, as the GPU's comparison does
   bool stopping_ = false;
-  Outcome outcome_;  // written by the worker thread only
+  double rate_ = 0.0;                                 // of amounts, a second; 0: not paced
+  std::optional<TraceClock::time_point> busy_since_;  // when what is paced next began; nothing: it has not
+  Outcome outcome_;                                   // written by the worker thread only
   std::thread thread_;
 };
 
@@ -308,6 +329,11 @@ void Stream::set_scratch(std::span<std::byte> scratch) {
   if (gpu_) gpu_->queue().set_scratch(scratch);
 }
 
+void Stream::set_rate(double per_second) {
+  STRATA_CHECK(!gpu_, "stream " + name_ + " is served by the GPU, whose pace is its own");
+  if (worker_) worker_->set_rate(per_second);
+}
+
 double Stream::busy_seconds() const {
   if (gpu_) gpu_->timer().collect();
   return device_.trace().busy_seconds(lane_);
@@ -322,12 +348,13 @@ GpuQueue& StreamRef::queue() const {
   return stream_->gpu_->queue();
 }
 
-void StreamRef::enqueue(const char* name, std::function<Status()> operation) const {
+void StreamRef::enqueue(const char* name, std::function<Status()> operation, double amount) const {
   STRATA_CHECK(!on_gpu(), std::string(name) + " is host work, stream " + stream_->name_ + " is served by the GPU");
   if (!stream_->worker_) return;
   Stream::Worker::Operation op;
   op.name = name;
   op.run = std::move(operation);
+  op.amount = amount;
   stream_->worker_->push(std::move(op));
 }
 
@@ -363,12 +390,13 @@ GpuOperation::~GpuOperation() {
   queue_.end_range();
 }
 
-void copy_async(const void* from, void* to, std::size_t n, StreamRef stream) {
+void copy_async(const void* from, void* to, std::size_t n, StreamRef stream, double amount) {
   if (stream.on_gpu()) return GpuOperation(stream, "copy").queue().copy(from, to, n);
-  stream.enqueue("copy", [=] {
+  const auto copy = [=] {
     if (n > 0) std::memcpy(to, from, n);
     return Status();
-  });
+  };
+  stream.enqueue("copy", copy, amount);
 }
 
 void zero_async(void* to, std::size_t n, StreamRef stream) {

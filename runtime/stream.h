@@ -30,16 +30,17 @@ const char* to_string(Backend backend);
 class Device {
  public:
   // Host or dry. threads: of the compute pool on the host backend (>= 1). The dry backend starts none, but plans for as many on
-  // the backend `planned`.
-  Device(Backend backend, int threads, Backend planned = Backend::host);
+  // the backend `planned`. separate_memory: the host backend copies between the gpu and the cpu tier as with a GPU, although
+  // host code could reach both: for emulating one.
+  Device(Backend backend, int threads, Backend planned = Backend::host, bool separate_memory = false);
   // cuda. threads: of the pool for work that the host does beside the GPU.
   Device(std::unique_ptr<GpuDriver> gpu, int threads);
   ~Device();
   Backend backend() const { return backend_; }
   // The backend that runs or is planned for.
   Backend planned() const { return planned_; }
-  // Whether the gpu tier is memory that host code must not touch: what it holds is copied, not read.
-  bool has_separate_memory() const { return planned_ == Backend::cuda; }
+  // Whether the gpu tier is, or stands for, memory that host code must not touch: what it holds is copied, not read.
+  bool has_separate_memory() const { return separate_memory_; }
   int threads() const { return threads_; }
   GpuDriver& gpu() const {  // cuda backend
     STRATA_CHECK(gpu_ != nullptr, "only the cuda backend has a GPU");
@@ -55,6 +56,7 @@ class Device {
  private:
   Backend backend_;
   Backend planned_;
+  bool separate_memory_;
   int threads_;
   std::shared_ptr<GpuDriver> gpu_;
   std::unique_ptr<ThreadPool> pool_;
@@ -96,8 +98,8 @@ class StreamRef {
   GpuQueue& queue() const;
   // Streams served by the host, and the dry backend (which drops it): appends an operation. `name` is a literal (it appears in
   // traces). Returns at once; what the closure refers to must stay alive until the operation is complete. A Status other than
-  // ok, or an exception, poisons.
-  void enqueue(const char* name, std::function<Status()> operation) const;
+  // ok, or an exception, poisons. amount: what it counts for where the stream has a rate (Stream::set_rate).
+  void enqueue(const char* name, std::function<Status()> operation, double amount = 0.0) const;
   // Makes later operations of this stream wait for `event`. Does not block the caller.
   void wait(const Event& event) const;
   // The event of everything enqueued so far.
@@ -127,6 +129,10 @@ class Stream {
   const std::string& name() const { return name_; }
   // Gives a stream that the GPU serves its scratch (GpuQueue::scratch); no effect elsewhere.
   void set_scratch(std::span<std::byte> scratch);
+  // Emulates a resource that does `per_second` of something in a second: from now on an operation with an amount ends no sooner
+  // than amount / per_second after it, or after the operation of that kind before it, began; what follows that one on the
+  // stream without an amount counts into its time. 0: no limit. Streams that the host serves; before their first operation.
+  void set_rate(double per_second);
   // Seconds its operations have run so far (waiting for events not counted). Of a GPU's work, what it has finished; gaps
   // between launches that follow each other count.
   double busy_seconds() const;
@@ -158,9 +164,9 @@ class GpuOperation {
   GpuQueue& queue_;
 };
 
-// Copies n bytes on `stream` (host: memcpy by its worker; GPU: from and to may be device or page-locked host memory). Ranges do
-// not overlap.
-void copy_async(const void* from, void* to, std::size_t n, StreamRef stream);
+// Copies n bytes on `stream` (host: memcpy by its worker; GPU: from and to may be device or page-locked host
+// memory). Ranges do not overlap.
+void copy_async(const void* from, void* to, std::size_t n, StreamRef stream, double amount = 0.0);
 // Fills n bytes with zero on `stream` (host: by the threads of the pool).
 void zero_async(void* to, std::size_t n, StreamRef stream);
 

@@ -168,6 +168,11 @@ class Resolver {
     require(c_.device.attention != Config::Device::Attention::cudnn || c_.precision.compute == DType::bf16,
             "device.attention: cudnn computes in bf16, but precision.compute is {}; set bf16, or device.attention: auto",
             to_string(c_.precision.compute));
+    require(!c_.device.emulate.any() || c_.device.backend != Config::Device::Choice::cuda,
+            "device.emulate: a GPU has its own speed; set device.backend: host, or remove device.emulate");
+    if (c_.device.emulate.any()) c_.device.backend = Config::Device::Choice::host;
+    require(c_.offload.optimizer.stride == 0 || !c_.offload.optimizer.gpu_fraction,
+            "offload.optimizer: stride and gpu_fraction both say who updates; remove one");
     require(!c_.checkpoint.resume.empty(), "checkpoint.resume: must be auto, never or a checkpoint folder");
   }
 

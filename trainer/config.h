@@ -112,6 +112,8 @@ struct Config {
     struct Optimizer {
       Tier device = Tier::cpu;
       std::int64_t record_size = std::int64_t{16} << 20;  // parameters; resolve rounds it up to a multiple of 4096
+      std::optional<double> gpu_fraction;  // of the records away from the GPU, those that it updates; absent: planned
+      std::int64_t stride = 0;             // every stride-th of them; 0: gpu_fraction
     } optimizer;
   } offload;
 
@@ -134,6 +136,15 @@ struct Config {
     std::int64_t threads = 0;  // compute threads of a rank; derived: the machine's cores divided by the ranks on it
     bool tf32 = false;
     enum class Attention { automatic, strata, cudnn } attention = Attention::automatic;
+    // 0: not limited (emulate), not known (rates).
+    struct Speeds {
+      std::uint64_t h2d = 0, d2h = 0, nvme_read = 0, nvme_write = 0;  // bytes a second
+      std::int64_t cpu_update = 0, gpu_update = 0;                    // parameters a second
+      double compute_unit = 0.0;                                      // seconds of one unit's forward for a micro-batch
+      bool any() const { return h2d || d2h || nvme_read || nvme_write || cpu_update || gpu_update || compute_unit > 0.0; }
+    };
+    Speeds emulate;
+    Speeds rates;
   } device;
 
   struct Checkpoint {

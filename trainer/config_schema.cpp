@@ -275,6 +275,15 @@ void describe_tiers(ConfigSchema& s, Config& c) {
       .unit("parameters")
       .alias("zero_optimization.sub_group_size");
 
+  s.add("offload.optimizer.gpu_fraction", c.offload.optimizer.gpu_fraction,
+        "Of the records that live away from the GPU, the part that the GPU updates; the CPU updates the others beside it.")
+      .at_least(0)
+      .at_most(1)
+      .automatic("what makes the forecast step shortest, by device.rates; 0 where they are not known");
+  s.add("offload.optimizer.stride", c.offload.optimizer.stride,
+        "The GPU updates every stride-th of those records, as Deep Optimizer States does; 0: gpu_fraction.")
+      .at_least(0);
+
   s.section("memory", "Budgets of one rank. A plan that does not fit is refused before training.");
   s.add_bytes("memory.gpu", c.memory.gpu, "Compute tier; on the host backend a budget within host memory.")
       .automatic("what the device has");
@@ -296,9 +305,32 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   s.add_bytes("nvme.block_size", c.nvme.block_size, "Largest request.").at_least(4096).at_most(1 << 30).alias("aio.block_size");
 }
 
+void describe_speeds(ConfigSchema& s, const std::string& section, Config::Device::Speeds& c, const std::string& unset) {
+  s.add_byte_rate(section + ".h2d", c.h2d, "Copies from CPU to GPU memory.").automatic(unset);
+  s.add_byte_rate(section + ".d2h", c.d2h, "Copies from GPU to CPU memory.").automatic(unset);
+  s.add(section + ".cpu_update", c.cpu_update, "Optimizer on the CPU.")
+      .at_least(0)
+      .unit("parameters a second")
+      .automatic(unset);
+  s.add(section + ".gpu_update", c.gpu_update, "Optimizer on the GPU.")
+      .at_least(0)
+      .unit("parameters a second")
+      .automatic(unset);
+  s.add_byte_rate(section + ".nvme_read", c.nvme_read, "Reading state files.").automatic(unset);
+  s.add_byte_rate(section + ".nvme_write", c.nvme_write, "Writing state files.").automatic(unset);
+  s.add_duration(section + ".compute_unit", c.compute_unit,
+                 "Forward of one unit (a block, the embedding) and micro-batch; a backward counts twice, the head three times.")
+      .at_least(0)
+      .automatic(unset);
+}
+
 void describe_rest(ConfigSchema& s, Config& c) {
   using Choice = Config::Device::Choice;
-  s.section("device", "What computes.");
+  s.section(
+      "device",
+      "What computes. `emulate`: a slower machine, to try a plan on: operations of the host backend take as long as at these "
+      "rates, and the gpu tier is treated as a memory of its own. `rates`: what the machine's parts can do, for the plan, "
+      "which decides by them who updates what and in which order. Neither changes a bit of the result.");
   s.add_choice<Choice>("device.backend", c.device.backend,
                        {{"auto", Choice::automatic}, {"host", Choice::host}, {"cuda", Choice::cuda}},
                        "Where the model computes; auto: cuda where there is a GPU and the program was built for it.");
@@ -314,6 +346,9 @@ void describe_rest(ConfigSchema& s, Config& c) {
       .at_least(1)
       .at_most(4096)
       .automatic("the machine's cores divided by the ranks on it");
+
+  describe_speeds(s, "device.emulate", c.device.emulate, "not limited");
+  describe_speeds(s, "device.rates", c.device.rates, "those of device.emulate, else not known");
 
   s.section("checkpoint",
             "Checkpoints are written aside and committed by one rename; any layout of ranks and states loads them.");

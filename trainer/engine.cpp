@@ -71,13 +71,14 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   layout_ = make_layout(model_, comm.size());
   compute_ = std::make_unique<Stream>(device_, "compute");
   comm_stream_ = std::make_unique<Stream>(device_, "communication");
-  const StreamKind updater = OptimizerStore::update_kind(device_, options_.optimizer.home);
   gpu_to_cpu_ = std::make_unique<Stream>(device_, "gpu to cpu");
-  update_ = std::make_unique<Stream>(device_, updater == StreamKind::gpu ? "gpu update" : "cpu update", updater);
+  cpu_update_ = std::make_unique<Stream>(device_, "cpu update", StreamKind::host);
+  if (device_.has_separate_memory()) gpu_update_ = std::make_unique<Stream>(device_, "gpu update");
   cpu_to_gpu_ = std::make_unique<Stream>(device_, "cpu to gpu");
   nvme_read_ = std::make_unique<Stream>(device_, "nvme read", StreamKind::host);
   nvme_write_ = std::make_unique<Stream>(device_, "nvme write", StreamKind::host);
   host_ = std::make_unique<Stream>(device_, "host", StreamKind::host);
+  emulate_rates();
   STRATA_RETURN_IF_ERROR(allocate_scratch());
   params_ = std::make_unique<ParamStore>(layout_, make_shapes(model_),
                                          ParamStoreOptions{.zero_stage = options_.zero_stage, .dtype = options_.compute},
@@ -88,10 +89,13 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
                                   *data_comm_, gpu_, cpu_, *compute_, *comm_stream_);
   options_.optimizer.zero_stage = options_.zero_stage;
   options_.optimizer.compute = options_.compute;
+  options_.optimizer.compute_shape = {
+      .units = model_.unit_count(), .micro_batches = options_.micro_batches, .recompute = options_.recompute};
   STRATA_ASSIGN_OR_RETURN(
-      optimizer_,
-      OptimizerStore::create(layout_, comm.rank(), options_.optimizer, gpu_, cpu_, *params_, *grads_,
-                             UpdateStreams{*update_, *nvme_read_, *nvme_write_, *gpu_to_cpu_, *cpu_to_gpu_, *host_}, notes));
+      optimizer_, OptimizerStore::create(layout_, comm.rank(), options_.optimizer, gpu_, cpu_, *params_, *grads_,
+                                         UpdateStreams{*cpu_update_, gpu_update_ ? *gpu_update_ : *cpu_update_, *nvme_read_,
+                                                       *nvme_write_, *gpu_to_cpu_, *cpu_to_gpu_, *host_},
+                                         notes));
   const Shape rows{options_.micro_batches, options_.micro_batch * options_.seq_length};
   tokens_ = HostMirror(device_, gpu_, cpu_, Category::other, DType::i32, rows, "tokens");
   targets_ = HostMirror(device_, gpu_, cpu_, Category::other, DType::i32, rows, "targets");
@@ -109,6 +113,25 @@ Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicat
     STRATA_ASSIGN_OR_RETURN(nccl, load_nccl());
   }
   return make_nccl_communicator(std::move(host), std::move(nccl), gpu, {.axis = "data", .scratch_bytes = kGpuScratchBytes});
+}
+
+void Engine::emulate_rates() {
+  if (!options_.emulate) return;
+  const Rates& rates = *options_.emulate;
+  compute_->set_rate(rates[Resource::compute]);
+  gpu_to_cpu_->set_rate(rates[Resource::gpu_to_cpu]);
+  cpu_to_gpu_->set_rate(rates[Resource::cpu_to_gpu]);
+  cpu_update_->set_rate(rates[Resource::cpu_update]);
+  if (gpu_update_) gpu_update_->set_rate(rates[Resource::gpu_update]);
+  nvme_read_->set_rate(rates[Resource::nvme_read]);
+  nvme_write_->set_rate(rates[Resource::nvme_write]);
+}
+
+// What was enqueued for a unit counts as so many forwards of one.
+void Engine::pace_compute(double forwards) {
+  if (!options_.emulate) return;
+  compute_->ref().enqueue(
+      "emulated compute", [] { return Status(); }, forwards);
 }
 
 Status Engine::allocate_scratch() {
@@ -165,6 +188,7 @@ Tensor Engine::run_forward(const Batch& batch, std::vector<Tensor>* boundaries, 
     const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, no_grads};
     const bool keep = saved != nullptr && (!options_.recompute || u == 0);  // the first unit has no boundary to start from
     Tensor y = model_.body()[u]->forward(ctx, x, keep ? &(*saved)[u] : nullptr);
+    pace_compute(compute_amount_forward());
     if (boundaries != nullptr) (*boundaries)[u] = std::move(x);
     x = std::move(y);
   }
@@ -183,6 +207,7 @@ void Engine::run_micro_batch(int index, const Batch& batch, TensorRef loss_R, fl
     const std::vector<TensorRef> unit_grads = grads(static_cast<int>(n));
     const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, unit_grads};
     dy = model_.head().loss_and_backward(ctx, x, loss_R, scale);
+    pace_compute(compute_amount_head());
     x.reset();
   }
   grads_->reduce(static_cast<int>(n), index);
@@ -193,6 +218,7 @@ void Engine::run_micro_batch(int index, const Batch& batch, TensorRef loss_R, fl
     const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, unit_grads};
     if (options_.recompute && u > 0) (void)model_.body()[u]->forward(ctx, inputs[u], &saved[u]);
     dy = model_.body()[u]->backward(ctx, inputs[u], std::move(dy), std::move(saved[u]));
+    pace_compute(compute_amount_backward(options_.recompute && u > 0));
     inputs[u].reset();
     grads_->reduce(static_cast<int>(u), index);
   }
@@ -225,6 +251,7 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
   targets_.upload(*compute_);
   for (int i = 0; i < options_.micro_batches; ++i)
     run_micro_batch(i, batch_view(i), losses_.ref().rows(i, 1).view({losses_.shape()[1]}), static_cast<float>(1.0 / tokens));
+  optimizer_->begin_step();
   STRATA_ASSIGN_OR_RETURN(StepResult result, exchange(wishes_to_stop));
   result.loss /= tokens;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) return diagnose(step, result);
@@ -303,8 +330,8 @@ Result<double> Engine::evaluate(int iterations, const BatchLoader& load) {
 
 std::vector<Stream*> Engine::streams() const {
   std::vector<Stream*> all;
-  for (Stream* stream : {compute_.get(), comm_stream_.get(), gpu_to_cpu_.get(), nvme_read_.get(), update_.get(),
-                         cpu_to_gpu_.get(), nvme_write_.get(), host_.get()})
+  for (Stream* stream : {compute_.get(), comm_stream_.get(), gpu_to_cpu_.get(), nvme_read_.get(), cpu_update_.get(),
+                         gpu_update_.get(), cpu_to_gpu_.get(), nvme_write_.get(), host_.get()})
     if (stream != nullptr) all.push_back(stream);  // fewer, where create() failed
   return all;
 }
@@ -334,7 +361,8 @@ Status Engine::rehearse() {
 BusySeconds Engine::busy() const {
   return {.compute = compute_->busy_seconds(),
           .communication = comm_stream_->busy_seconds(),
-          .update = update_->busy_seconds(),
+          .cpu_update = cpu_update_->busy_seconds(),
+          .gpu_update = gpu_update_ ? gpu_update_->busy_seconds() : 0.0,
           .nvme_read = nvme_read_->busy_seconds(),
           .nvme_write = nvme_write_->busy_seconds(),
           .gpu_to_cpu = gpu_to_cpu_->busy_seconds(),

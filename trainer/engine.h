@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -46,8 +47,10 @@ struct EngineOptions {
   std::int64_t seq_length = 1;   // tokens
   double clip_norm = 1.0;        // 0: off
   AdamWConfig adamw;
-  OptimizerStoreOptions optimizer;  // home, record size, file; zero_stage and compute are set by the engine
-  std::size_t gpu_budget = 0;       // bytes
+  OptimizerStoreOptions optimizer;  // homes, shares, rates, file; zero_stage, compute and its shape are set by the engine
+  // Host backend: its operations take at least as long as at these rates, with a gpu tier that is a memory of its own.
+  std::optional<Rates> emulate;
+  std::size_t gpu_budget = 0;  // bytes
   std::size_t cpu_budget = 0;
   GpuCommunicatorMaker make_gpu_communicator = connect_by_nccl;  // on the cuda backend
 };
@@ -61,7 +64,8 @@ struct StepResult {
 
 // Seconds of work so far, by resource.
 struct BusySeconds {
-  double compute = 0, communication = 0, update = 0, nvme_read = 0, nvme_write = 0, gpu_to_cpu = 0, cpu_to_gpu = 0;
+  double compute = 0, communication = 0, cpu_update = 0, gpu_update = 0, nvme_read = 0, nvme_write = 0, gpu_to_cpu = 0,
+         cpu_to_gpu = 0;
 };
 
 class Engine {
@@ -111,6 +115,8 @@ class Engine {
   Result<StepResult> exchange(const StopWish& wishes_to_stop);
   Status diagnose(std::int64_t step, const StepResult& result);
   Status allocate_scratch();
+  void emulate_rates();
+  void pace_compute(double forwards);
   // Index of the first element that is not finite, or -1. The compute stream is synchronized.
   Result<std::int64_t> nonfinite_in(const ConstTensorRef& values);
   Status first_bad_parameter(std::string* found);
@@ -129,7 +135,8 @@ class Engine {
   StateLayout layout_;
   std::unique_ptr<Communicator> data_comm_;
   std::unique_ptr<Communicator> control_;
-  std::unique_ptr<Stream> compute_, comm_stream_, gpu_to_cpu_, update_, cpu_to_gpu_, nvme_read_, nvme_write_, host_;
+  std::unique_ptr<Stream> compute_, comm_stream_, gpu_to_cpu_, cpu_update_, gpu_update_, cpu_to_gpu_, nvme_read_, nvme_write_,
+      host_;
   std::unique_ptr<ParamStore> params_;
   std::unique_ptr<GradStore> grads_;
   std::unique_ptr<OptimizerStore> optimizer_;

@@ -16,8 +16,9 @@ namespace strata {
 StepMetrics::Bound StepMetrics::bound() const {
   Bound best{"compute", busy.compute};
   for (const Bound& other :
-       {Bound{"communication", busy.communication}, Bound{"cpu update", busy.update}, Bound{"nvme read", busy.nvme_read},
-        Bound{"nvme write", busy.nvme_write}, Bound{"gpu to cpu", busy.gpu_to_cpu}, Bound{"cpu to gpu", busy.cpu_to_gpu}})
+       {Bound{"communication", busy.communication}, Bound{"cpu update", busy.cpu_update}, Bound{"gpu update", busy.gpu_update},
+        Bound{"nvme read", busy.nvme_read}, Bound{"nvme write", busy.nvme_write}, Bound{"gpu to cpu", busy.gpu_to_cpu},
+        Bound{"cpu to gpu", busy.cpu_to_gpu}})
     if (other.seconds > best.seconds) best = other;
   return best;
 }
@@ -47,9 +48,9 @@ std::string to_json(const StepMetrics& m) {
       {"lr", m.lr},     {"tokens", m.tokens}, {"step_seconds", m.step_seconds}, {"tokens_per_second", m.tokens_per_second}};
   if (m.validation_loss) j["validation_loss"] = *m.validation_loss;
   j["busy_seconds"] = {{"compute", m.busy.compute},       {"communication", m.busy.communication},
-                       {"cpu_update", m.busy.update},     {"nvme_read", m.busy.nvme_read},
-                       {"nvme_write", m.busy.nvme_write}, {"gpu_to_cpu", m.busy.gpu_to_cpu},
-                       {"cpu_to_gpu", m.busy.cpu_to_gpu}};
+                       {"cpu_update", m.busy.cpu_update}, {"gpu_update", m.busy.gpu_update},
+                       {"nvme_read", m.busy.nvme_read},   {"nvme_write", m.busy.nvme_write},
+                       {"gpu_to_cpu", m.busy.gpu_to_cpu}, {"cpu_to_gpu", m.busy.cpu_to_gpu}};
   j["bound"] = {{"resource", m.bound().resource}, {"seconds", m.bound().seconds}};
   j["peak_bytes"] = {{"gpu", m.gpu_peak}, {"cpu", m.cpu_peak}, {"nvme", m.nvme_bytes}};
   if (m.gpu) j["gpu"] = to_json(*m.gpu);

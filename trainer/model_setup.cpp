@@ -17,6 +17,22 @@ Result<ModelConfig> model_config_of(const Config& resolved) {
   return config;
 }
 
+namespace {
+
+Rates rates_of(const Config::Device::Speeds& speeds) {
+  Rates rates;
+  rates[Resource::compute] = speeds.compute_unit > 0.0 ? 1.0 / speeds.compute_unit : 0.0;
+  rates[Resource::gpu_to_cpu] = static_cast<double>(speeds.d2h);
+  rates[Resource::cpu_to_gpu] = static_cast<double>(speeds.h2d);
+  rates[Resource::cpu_update] = static_cast<double>(speeds.cpu_update);
+  rates[Resource::gpu_update] = static_cast<double>(speeds.gpu_update);
+  rates[Resource::nvme_read] = static_cast<double>(speeds.nvme_read);
+  rates[Resource::nvme_write] = static_cast<double>(speeds.nvme_write);
+  return rates;
+}
+
+}  // namespace
+
 EngineOptions engine_options(const Config& c, Rank rank) {
   EngineOptions options;
   options.compute = c.precision.compute;
@@ -31,6 +47,9 @@ EngineOptions engine_options(const Config& c, Rank rank) {
       .beta1 = c.optimizer.beta1, .beta2 = c.optimizer.beta2, .eps = c.optimizer.eps, .weight_decay = c.optimizer.weight_decay};
   options.optimizer.home = c.offload.optimizer.device;
   options.optimizer.record_size = c.offload.optimizer.record_size;
+  options.optimizer.share = {.gpu_fraction = c.offload.optimizer.gpu_fraction, .stride = c.offload.optimizer.stride};
+  options.optimizer.rates = rates_of(c.device.rates.any() ? c.device.rates : c.device.emulate);
+  if (c.device.emulate.any()) options.emulate = rates_of(c.device.emulate);
   options.optimizer.nvme_file = state_file_path(c.nvme.path, rank.v);
   options.optimizer.io.kind = c.nvme.engine;
   options.optimizer.io.queue_depth = static_cast<unsigned>(c.nvme.queue_depth);

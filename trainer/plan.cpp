@@ -47,7 +47,7 @@ Result<Plan> make_plan(const Model& model, const EngineOptions& wanted, WorldSiz
                        Backend backend) {
   EngineOptions options = wanted;
   options.gpu_budget = options.cpu_budget = kUnlimited;
-  Device device(Backend::dry, threads, backend);
+  Device device(Backend::dry, threads, backend, options.emulate.has_value());
   DryCommunicator comm(rank, world);
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::create(device, model, options, comm, nullptr));
   STRATA_RETURN_IF_ERROR(engine->rehearse());

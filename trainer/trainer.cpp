@@ -198,7 +198,12 @@ Status Trainer::Impl::choose_device() {
       STRATA_ASSIGN_OR_RETURN(gpu, make_gpu_driver(config_, environment_.local_rank()));
     }
   }
-  device_ = gpu ? std::make_unique<Device>(std::move(gpu), threads) : std::make_unique<Device>(Backend::host, threads);
+  device_ = gpu ? std::make_unique<Device>(std::move(gpu), threads)
+                : std::make_unique<Device>(Backend::host, threads, Backend::host, config_.device.emulate.any());
+  if (!device_->has_separate_memory() && (config_.offload.optimizer.stride > 0 || config_.offload.optimizer.gpu_fraction))
+    return {Code::invalid_config,
+            "offload.optimizer.gpu_fraction and stride need a GPU: on the host backend there is one processor, which updates "
+            "everything; remove them, or set device.emulate"};
   return {};
 }
 
@@ -373,9 +378,9 @@ Result<StepMetrics> Trainer::Impl::step() {
       static_cast<double>(config_.training.global_batch_size * config_.training.seq_length) / metrics.step_seconds;
   const BusySeconds busy = engine_->busy();
   metrics.busy = {busy.compute - last_busy_.compute,       busy.communication - last_busy_.communication,
-                  busy.update - last_busy_.update,         busy.nvme_read - last_busy_.nvme_read,
-                  busy.nvme_write - last_busy_.nvme_write, busy.gpu_to_cpu - last_busy_.gpu_to_cpu,
-                  busy.cpu_to_gpu - last_busy_.cpu_to_gpu};
+                  busy.cpu_update - last_busy_.cpu_update, busy.gpu_update - last_busy_.gpu_update,
+                  busy.nvme_read - last_busy_.nvme_read,   busy.nvme_write - last_busy_.nvme_write,
+                  busy.gpu_to_cpu - last_busy_.gpu_to_cpu, busy.cpu_to_gpu - last_busy_.cpu_to_gpu};
   last_busy_ = busy;
   metrics.gpu_peak = engine_->memory(Tier::gpu).high_water;
   metrics.cpu_peak = engine_->memory(Tier::cpu).high_water;

@@ -97,7 +97,7 @@ def rates(*names, benchmark="copy", bound=None, value=2e12):
 def step(seconds, model="gpt2-124m", **more):
     return {"benchmark": "step", "model": model, "precision": "bf16", "B": 16, "T": 1024, "micro_batches": 1, "optimizer": "none",
             "layers": 12, "step_seconds": [seconds, seconds, seconds], "model_flops": 1e13, "peak_gpu_bytes": 3 << 30,
-            "peak_cpu_bytes": 1 << 30, "busy_seconds": {"compute": 0.0, "update": 0.0}, **more}
+            "peak_cpu_bytes": 1 << 30, "busy_seconds": {"compute": 0.0, "cpu_update": 0.0}, **more}
 
 
 ATTENTION = ("forward", "backward", "forward and backward")
@@ -112,7 +112,7 @@ ANSWERS = {
     "gemm": rates("gpt2-124m qkv, forward", "square product of 8192", value=6e14),
     "step-gpt2-124m": step(0.030),
     "step-gpt2-1.6b": step(0.30, "gpt2-1.6b"),
-    "step-llama-7b": step(1.1, "llama-7b", optimizer="cpu", busy_seconds={"compute": 0.0, "update": 1.0}, largest_resource="update"),
+    "step-llama-7b": step(1.1, "llama-7b", optimizer="cpu", busy_seconds={"compute": 0.0, "cpu_update": 1.0}, largest_resource="cpu_update"),
     "pytorch-copy": rates("copy in device memory", value=2.4e12),
     "pytorch-attention": rates(*(f"{b}, {w}" for b in ("cuDNN", "flash") for w in ATTENTION), value=5e14),
     "pytorch-gemm": rates("gpt2-124m qkv, forward", value=5e14),
@@ -198,7 +198,7 @@ class RunGpu(unittest.TestCase):
         self.assertEqual(found["gpt2-124m bf16: tokens/s over PyTorch (compiled)"][1], "met")
         self.assertAlmostEqual(found["gpt2-124m bf16: tokens/s over PyTorch (compiled)"][0], 1.2)
         self.assertEqual(found["gpt2-1.6b bf16: tokens/s over PyTorch (compiled)"][1], "missed")
-        self.assertEqual(found["llama-7b: step over its largest resource (update)"], (1.1, "met"))
+        self.assertEqual(found["llama-7b: step over its largest resource (cpu_update)"], (1.1, "met"))
         self.assertEqual(self.line(printed, "llama-7b: step over its largest resource")[-1], "met")
 
     def test_a_failing_test_is_named_and_stops_nothing(self):
@@ -266,11 +266,11 @@ class RunGpu(unittest.TestCase):
     def test_a_measurement_that_fails_says_why_and_stops_nothing(self):
         (self.answers / "attention.json").unlink()
         (self.answers / "step-llama-7b.json").unlink()
-        self.answer("step-llama-7b-recompute", {**ANSWERS["step-llama-7b"], "step_seconds": [1.3], "busy_seconds": {"compute": 0.5, "update": 1.0}})
+        self.answer("step-llama-7b-recompute", {**ANSWERS["step-llama-7b"], "step_seconds": [1.3], "busy_seconds": {"compute": 0.5, "cpu_update": 1.0}})
         printed = self.run_gpu(check=0)
         self.assertIn("strata: error: no answer for bench attention", printed)
         self.assertEqual(self.targets()["attention T=4096 H=128, forward and backward, over cuDNN's"], (None, "not measured"))
-        self.assertEqual(self.targets()["llama-7b: step over its largest resource (update)"], (1.3, "missed"))
+        self.assertEqual(self.targets()["llama-7b: step over its largest resource (cpu_update)"], (1.3, "missed"))
         run = self.document()["measurements"]["step llama-7b"]["runs"][0]
         self.assertEqual((run["command"][-1], len(run["tried"])), ("--recompute", 1))
         # A side that failed is not asked again.
@@ -279,7 +279,7 @@ class RunGpu(unittest.TestCase):
     def test_a_resource_that_nobody_counted_may_be_the_largest(self):
         self.answer("step-llama-7b", {**ANSWERS["step-llama-7b"], "step_seconds": [1.3]})
         printed = self.run_gpu("--only", "llama-7b", check=0)
-        self.assertEqual(self.targets()["llama-7b: step over its largest resource (update)"], (None, "not measured"))
+        self.assertEqual(self.targets()["llama-7b: step over its largest resource (cpu_update)"], (None, "not measured"))
         self.assertIn("at most 1.30 times update", printed)
 
     def test_the_least_important_is_left_out_when_time_is_short(self):

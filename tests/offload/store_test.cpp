@@ -148,7 +148,7 @@ TEST(ParamStore, StageThreeGathersWhatOwnersPublished) {
         float* stored = reinterpret_cast<float*>(params.stored(u).data);
         for (std::int64_t i = 0; i < params.stored_slice(u).count; ++i)
           stored[i] = static_cast<float>(round * 100000 + params.stored_slice(u).first + i);
-        params.publish(u, Event());
+        params.publish(u, {});
       }
       params.prefetch(0);
       for (int u = 0; u < 2; ++u) {

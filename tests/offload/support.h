@@ -34,7 +34,7 @@ struct OneRank {
   explicit OneRank(OptimizerStoreOptions options) : compute_dtype(options.compute) {
     options.record_size = 4096;
     auto made = OptimizerStore::create(layout, Rank{0}, options, gpu, cpu, params, grads,
-                                       {update, nvme_read, nvme_write, gpu_to_cpu, cpu_to_gpu, host}, &notes);
+                                       {update, gpu_update, nvme_read, nvme_write, gpu_to_cpu, cpu_to_gpu, host}, &notes);
     created = made.status();
     if (made.ok()) store = std::move(made).value();
   }
@@ -78,9 +78,9 @@ struct OneRank {
   std::unique_ptr<Communicator> comm = make_single_rank_communicator();
   Device device{Backend::host, 1};
   TierArena gpu{Tier::gpu, std::size_t{16} << 20}, cpu{Tier::cpu, std::size_t{16} << 20};
-  Stream compute{device, "compute"}, communication{device, "communication"}, update{device, "update"},
-      nvme_read{device, "read"}, nvme_write{device, "write"}, gpu_to_cpu{device, "down"}, cpu_to_gpu{device, "up"},
-      host{device, "host"};
+  Stream compute{device, "compute"}, communication{device, "communication"}, update{device, "cpu update"},
+      gpu_update{device, "gpu update"}, nvme_read{device, "read"}, nvme_write{device, "write"}, gpu_to_cpu{device, "down"},
+      cpu_to_gpu{device, "up"}, host{device, "host"};
   ParamStore params{layout, kShapes, {.dtype = compute_dtype}, *comm, gpu, compute, communication};
   GradStore grads{layout, kShapes, {}, *comm, gpu, cpu, compute, communication};
   std::unique_ptr<OptimizerStore> store;

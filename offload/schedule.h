@@ -1,0 +1,102 @@
+// A step's update as a list of instructions: what moves or is computed, on which resource, through which windows, in which
+// order. A value: the optimizer store executes it, the simulator times it, `strata plan` prints it.
+//
+// Instructions name the slots they read and write. Whoever executes a list derives all waiting from them: a reader waits for
+// the slot's last writer, a writer for it and for the readers since; a resource takes its instructions in the list's order. So
+// nothing waits for what comes later in the list, and no list can deadlock.
+#pragma once
+
+#include <vector>
+
+#include "offload/records.h"
+#include "offload/resource.h"
+#include "runtime/dtype.h"
+
+namespace strata {
+
+enum class Action {
+  read_state,   // NVMe file -> CPU window
+  state_up,     // CPU home or window -> GPU window
+  grads_down,   // gradient sums -> staging in CPU memory
+  update,       // on cpu_update or gpu_update
+  params_up,    // staging or the CPU's p -> compute copy
+  state_down,   // GPU window -> CPU home or window
+  write_state,  // CPU window -> NVMe file
+};
+const char* to_string(Action action);
+
+// Buffers that records share, one after another. 0 where no record needs one.
+struct WindowCounts {
+  int cpu = 0;      // p, m, v of a record on its way from and to NVMe
+  int gpu = 0;      // p, m, v of a record that the GPU updates away from its home
+  int staging = 0;  // gradients and parameters between GPU and CPU memory
+  bool operator==(const WindowCounts&) const = default;
+};
+
+struct Instruction {
+  Action action = Action::update;
+  Resource resource = Resource::cpu_update;
+  int record = 0;
+  double amount = 0.0;                                 // of the resource's unit (Rates)
+  int cpu_window = -1, gpu_window = -1, staging = -1;  // of the record; -1: has none
+  std::vector<int> reads, writes;                      // slots
+};
+
+// Numbers of the slots.
+class Slots {
+ public:
+  Slots() = default;
+  Slots(int units, int records, WindowCounts windows) : units_(units), records_(records), windows_(windows) {}
+  int grads(int unit) const { return unit; }
+  int norm() const { return units_; }
+  int params(int record) const { return units_ + 1 + record; }
+  int home(int record) const { return params(records_) + record; }
+  int cpu_window(int w) const { return home(records_) + w; }
+  int gpu_window(int w) const { return cpu_window(windows_.cpu) + w; }
+  int staging(int s) const { return gpu_window(windows_.gpu) + s; }
+  int count() const { return staging(windows_.staging); }
+
+ private:
+  int units_ = 0, records_ = 0;
+  WindowCounts windows_;
+};
+
+// What is known of the records before a schedule is made.
+struct UpdateShape {
+  int units = 0;
+  std::vector<OptimizerRecord> records;
+  std::vector<RecordPlacement> placements;  // of each record
+  bool separate_memory = false;             // CPU and GPU memory are two: gradients and parameters are copied between them
+  DType compute = DType::f32;               // of the parameters that are computed with
+};
+
+// Whether the record holds p, the f32 master: its compute copy is 16 bit, or in memory that its home is not.
+bool has_master(const UpdateShape& shape, std::size_t record);
+double state_bytes(const UpdateShape& shape, std::size_t record);
+
+// When the first step's backward gives what the update needs; 0 everywhere: at once.
+struct GradientTimes {
+  std::vector<double> grads;  // seconds, of each unit
+  double norm = 0.0;
+};
+
+struct UpdateSchedule {
+  UpdateShape shape;
+  WindowCounts windows;
+  Slots slots;
+  std::vector<Instruction> instructions;
+};
+
+// How many instructions at the list's beginning need no norm: they run beside the backward.
+std::size_t early_instructions(const UpdateSchedule& schedule);
+
+// The windows that `shape` needs so that every stage of the pipeline has one in hand: three of each kind, or as many as there
+// are records that use the kind.
+WindowCounts full_windows(const UpdateShape& shape);
+
+// List scheduling: each resource, when free, takes the first record's instruction that could begin; windows are granted in
+// record order. The order depends on `rates` (all unknown: those of a common machine), the result of executing it does not.
+UpdateSchedule make_update_schedule(const UpdateShape& shape, WindowCounts windows, const Rates& rates,
+                                    const GradientTimes& times = {});
+
+}  // namespace strata

@@ -1,0 +1,43 @@
+// What a step will take: its instructions against one queue for each resource, by the rates.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "offload/schedule.h"
+
+namespace strata {
+
+// What computes between two updates.
+struct ComputeShape {
+  int units = 0;  // the last one is the head, whose forward and backward are one operation
+  int micro_batches = 1;
+  bool recompute = false;
+};
+
+// Forwards of one unit that one operation is worth: a backward is two, and the forward again where it is recomputed.
+double compute_amount_forward();
+double compute_amount_backward(bool recomputes);
+double compute_amount_head();
+
+struct TimedInstruction {
+  int instruction = 0;  // in the schedule; negative: compute of unit -1 - instruction
+  double begin = 0.0, end = 0.0;
+};
+
+struct StepForecast {
+  double step_seconds = 0.0;               // from the end of one step's gradients to the next one's, when it repeats
+  std::array<double, kResources> busy{};   // of one step
+  std::vector<TimedInstruction> timeline;  // of one step; time 0: its gradients are complete
+  GradientTimes gradients;                 // of a step from its beginning
+  // The resource that works longest, and its seconds: no order can make the step shorter.
+  Resource bound() const;
+  double bound_seconds() const { return busy[static_cast<std::size_t>(bound())]; }
+};
+
+// Pure. Nothing waits in a step but for what its slots and resources say, and every update for the norm.
+StepForecast forecast_step(const UpdateSchedule& schedule, const ComputeShape& compute, const Rates& rates);
+// When a step's backward has each unit's gradients, as forecast_step() has it.
+GradientTimes gradient_times(const ComputeShape& compute, const Rates& rates);
+
+}  // namespace strata
