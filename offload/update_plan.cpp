@@ -6,8 +6,8 @@
 namespace strata {
 namespace {
 
-// Fractions that are tried: every one when there are few records.
-constexpr int kFractions = 64;
+// Fractions that are tried: from 0 to 1 in this many steps, then as many between the neighbours of the best.
+constexpr int kFractions = 24;
 // A forecast that is not shorter by this factor is no reason to move another record.
 constexpr double kNoticeable = 0.9995;
 
@@ -72,7 +72,7 @@ std::vector<RecordPlacement> by_stride(const std::vector<Tier>& homes, std::int6
 UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const ComputeShape& compute, const Rates& rates) {
   std::vector<Tier> homes;
   for (const RecordPlacement& placement : shape.placements) homes.push_back(placement.home);
-  const auto away = static_cast<int>(std::count_if(homes.begin(), homes.end(), [](Tier home) { return home != Tier::gpu; }));
+  const bool some_away = std::any_of(homes.begin(), homes.end(), [](Tier home) { return home != Tier::gpu; });
   if (!shape.separate_memory) return plan_with(std::move(shape), placements_of(homes), compute, rates);
   if (share.stride > 0) {
     UpdatePlan plan = plan_with(std::move(shape), by_stride(homes, share.stride), compute, rates);
@@ -84,13 +84,17 @@ UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const Compu
     plan.gpu_fraction = fraction;
     return plan;
   };
-  if (share.gpu_fraction || !rates.any() || away == 0) return with_fraction(share.gpu_fraction.value_or(0.0));
+  if (share.gpu_fraction || !rates.any() || !some_away) return with_fraction(share.gpu_fraction.value_or(0.0));
   UpdatePlan best = with_fraction(0.0);
-  const int choices = std::min(away, kFractions);
-  for (int i = 1; i <= choices; ++i) {
-    UpdatePlan plan = with_fraction(static_cast<double>(i) / choices);
-    if (plan.forecast->step_seconds < best.forecast->step_seconds * kNoticeable) best = std::move(plan);
-  }
+  const auto sweep = [&](double from, double to) {
+    for (int i = 0; i <= kFractions; ++i) {
+      UpdatePlan plan = with_fraction(from + (to - from) * i / kFractions);
+      if (plan.forecast->step_seconds < best.forecast->step_seconds * kNoticeable) best = std::move(plan);
+    }
+  };
+  sweep(0.0, 1.0);
+  const double around = best.gpu_fraction, step = 1.0 / kFractions;
+  sweep(std::max(0.0, around - step), std::min(1.0, around + step));
   return best;
 }
 

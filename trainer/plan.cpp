@@ -34,6 +34,55 @@ std::string advice(const Plan& plan) {
   return text;
 }
 
+struct PlacementCounts {
+  std::int64_t gpu = 0, cpu = 0, nvme = 0, on_gpu = 0;
+};
+PlacementCounts count(const UpdatePlan& update) {
+  PlacementCounts counts;
+  for (const RecordPlacement& p : update.schedule.shape.placements) {
+    ++(p.home == Tier::gpu ? counts.gpu : p.home == Tier::cpu ? counts.cpu : counts.nvme);
+    counts.on_gpu += p.on_gpu && p.home != Tier::gpu;
+  }
+  return counts;
+}
+
+// What each resource works in a step, and the step, by the rates the plan knows.
+std::string format_update(const UpdatePlan& update) {
+  const PlacementCounts counts = count(update);
+  std::string text =
+      fmt::format("update: {} records at home in gpu, {} in cpu, {} on nvme", counts.gpu, counts.cpu, counts.nvme);
+  if (update.schedule.shape.separate_memory)
+    text += fmt::format("; the GPU updates {} of those away from it ({:.0f} %)", counts.on_gpu, 100.0 * update.gpu_fraction);
+  text += "\n";
+  if (!update.forecast) return text;
+  const StepForecast& forecast = *update.forecast;
+  text += fmt::format("\n{:<14}{:>12}  of {:.4g} s a step, forecast from the rates given\n", "resource", "busy",
+                      forecast.step_seconds);
+  for (std::size_t r = 0; r < kResources; ++r)
+    if (forecast.busy[r] > 0.0)
+      text += fmt::format("{:<14}{:>10.4g} s {:>5.0f} %{}\n", to_string(static_cast<Resource>(r)), forecast.busy[r],
+                          100.0 * forecast.busy[r] / forecast.step_seconds,
+                          static_cast<Resource>(r) == forecast.bound() ? "  the bound" : "");
+  return text;
+}
+
+nlohmann::json update_to_json(const UpdatePlan& update) {
+  const PlacementCounts counts = count(update);
+  nlohmann::json j = {{"homes", {{"gpu", counts.gpu}, {"cpu", counts.cpu}, {"nvme", counts.nvme}}},
+                      {"on_gpu_away_from_it", counts.on_gpu},
+                      {"gpu_fraction", update.gpu_fraction},
+                      {"windows",
+                       {{"cpu", update.schedule.windows.cpu},
+                        {"gpu", update.schedule.windows.gpu},
+                        {"staging", update.schedule.windows.staging}}},
+                      {"instructions", update.schedule.instructions.size()}};
+  if (!update.forecast) return j;
+  j["forecast"] = {{"step_seconds", update.forecast->step_seconds}, {"bound", to_string(update.forecast->bound())}};
+  for (std::size_t r = 0; r < kResources; ++r)
+    j["forecast"]["busy_seconds"][to_string(static_cast<Resource>(r))] = update.forecast->busy[r];
+  return j;
+}
+
 nlohmann::json tier_to_json(const MemoryReport& report) {
   nlohmann::json j = {{"peak", report.peak}, {"needed", report.high_water}};
   for (std::size_t c = 0; c < kCategories; ++c)
@@ -66,6 +115,7 @@ Result<Plan> make_plan(const Model& model, const EngineOptions& wanted, WorldSiz
   plan.cpu = engine->memory(Tier::cpu);
   plan.nvme_bytes = engine->optimizer().nvme_bytes();
   plan.options = options;
+  plan.update = engine->optimizer().plan();
   return plan;
 }
 
@@ -124,7 +174,7 @@ std::string format_plan(const Plan& plan, const Budgets& budgets) {
   if (budgets.host_memory)
     text += fmt::format("host memory{}: {} of {} a rank\n", plan.backend == Backend::host ? " for both tiers" : "",
                         format_bytes(plan.host_bytes()), format_bytes(*budgets.host_memory));
-  return text;
+  return text + format_update(plan.update);
 }
 
 std::string plan_to_json(const Plan& plan) {
@@ -141,6 +191,7 @@ std::string plan_to_json(const Plan& plan) {
                             {"recompute", plan.options.recompute},
                             {"optimizer_home", to_string(plan.options.optimizer.home)},
                             {"record_size", plan.options.optimizer.record_size},
+                            {"update", update_to_json(plan.update)},
                             {"gpu", tier_to_json(plan.gpu)},
                             {"cpu", tier_to_json(plan.cpu)},
                             {"nvme", {{"peak", plan.nvme_bytes}}}};

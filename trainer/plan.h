@@ -31,6 +31,7 @@ struct Plan {
   MemoryReport gpu, cpu;  // high_water is what the run needs and gets
   std::size_t nvme_bytes = 0;
   EngineOptions options;
+  UpdatePlan update;  // of this rank: placements, schedule, and its forecast where rates are known
 
   std::size_t host_bytes() const { return cpu.high_water + (backend == Backend::host ? gpu.high_water : 0); }
 };

@@ -280,7 +280,7 @@ class RunGpu(unittest.TestCase):
         self.answer("step-llama-7b", {**ANSWERS["step-llama-7b"], "step_seconds": [1.3]})
         printed = self.run_gpu("--only", "llama-7b", check=0)
         self.assertEqual(self.targets()["llama-7b: step over its largest resource (cpu_update)"], (None, "not measured"))
-        self.assertIn("at most 1.30 times update", printed)
+        self.assertIn("at most 1.30 times cpu_update", printed)
 
     def test_the_least_important_is_left_out_when_time_is_short(self):
         printed = self.run_gpu("--seconds", "60", check=0)

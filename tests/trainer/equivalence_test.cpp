@@ -60,6 +60,44 @@ INSTANTIATE_TEST_SUITE_P(WorldSizes, Equivalence,
                            return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
                          });
 
+// The gpu tier as a memory of its own: states, gradients and parameters are copied, and either processor updates.
+class EquivalenceOfProcessors : public ::testing::TestWithParam<std::tuple<int, DType>> {};
+
+TEST_P(EquivalenceOfProcessors, DigestIsThatOfOneMemoryAndOneProcessor) {
+  const auto [world, compute] = GetParam();
+  const auto data = std::make_shared<FormulaSource>(61);
+  const auto digest_of = [&, world = world](const Config& config, const Placement& placement) {
+    const RunResult run = run_training(config, world, data);
+    EXPECT_TRUE(run.status.ok()) << describe(placement) << ": " << run.status.message();
+    EXPECT_EQ(run.measured_gpu, run.planned_gpu) << describe(placement);
+    EXPECT_EQ(run.measured_cpu, run.planned_cpu) << describe(placement);
+    return run.digest;
+  };
+  const TemporaryFolder plain_folder;
+  const Placement plain = {0, Tier::cpu, 8192, false};
+  const std::string reference = digest_of(config_of(plain, plain_folder.path(), compute), plain);
+  ASSERT_FALSE(reference.empty());
+  std::vector<Placement> placements;
+  for (const Tier home : {Tier::cpu, Tier::nvme}) {
+    for (const double fraction : {0.0, 0.4, 1.0})
+      placements.push_back({home == Tier::cpu ? 2 : 3, home, 4096, false, fraction});
+    placements.push_back({1, home, 8192, true, 0.0, 2});
+  }
+  placements.push_back({3, Tier::gpu, 4096, false});
+  for (std::size_t i = 0; i<placements.size(); i += kEvery> 1 ? 3 : 1) {
+    const TemporaryFolder folder;
+    Config c = config_of(placements[i], folder.path(), compute);
+    c.device.emulate.h2d = c.device.emulate.d2h = std::uint64_t{1} << 40;
+    EXPECT_EQ(digest_of(c, placements[i]), reference) << describe(placements[i]);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(WorldSizes, EquivalenceOfProcessors,
+                         ::testing::Values(std::tuple(1, DType::f32), std::tuple(2, DType::bf16), std::tuple(3, DType::f32)),
+                         [](const auto& test) {
+                           return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
+                         });
+
 TEST(EquivalenceOfPrefetching, DigestIsTheSameForEveryDistance) {
   const auto data = std::make_shared<FormulaSource>(61);
   std::set<std::string> digests;

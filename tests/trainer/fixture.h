@@ -98,7 +98,8 @@ struct RunResult {
   std::vector<double> clips;
   std::vector<std::optional<double>> validation_losses;
   std::vector<StepMetrics> metrics;
-  std::string digest;  // of the newest checkpoint, if any
+  std::string digest;        // of the newest checkpoint, if any
+  std::optional<Plan> plan;  // of rank 0
   std::size_t planned_gpu = 0, planned_cpu = 0, measured_gpu = 0, measured_cpu = 0;
 };
 
@@ -131,6 +132,7 @@ inline RunResult run_training(const Config& config, int world, const std::shared
     Status mine = trainer.status();
     if (mine.ok()) mine = (*trainer)->train();
     if (mine.ok() && rank == 0) {
+      result.plan = (*trainer)->plan();
       result.planned_gpu = (*trainer)->plan().gpu.high_water;
       result.planned_cpu = (*trainer)->plan().cpu.high_water;
       result.measured_gpu = (*trainer)->engine().memory(Tier::gpu).high_water;

@@ -21,12 +21,13 @@ Config short_config(const Placement& placement, const std::string& folder, DType
 
 // Under a sanitizer, where the emulator takes ten times as long, what has most streams and most copies.
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-const std::vector<Placement> kPlacements = {{3, Tier::nvme, 4096, false}, {0, Tier::gpu, 16384, false}};
+const std::vector<Placement> kPlacements = {{3, Tier::nvme, 4096, false, 0.5}, {0, Tier::gpu, 16384, false}};
 constexpr int kFewestRanks = 2;
 #else
-const std::vector<Placement> kPlacements = {{0, Tier::gpu, 16384, false}, {1, Tier::cpu, 4096, false},
-                                            {2, Tier::nvme, 8192, true},  {3, Tier::gpu, 4096, true},
-                                            {3, Tier::cpu, 16384, false}, {3, Tier::nvme, 4096, false}};
+const std::vector<Placement> kPlacements = {{0, Tier::gpu, 16384, false},     {1, Tier::cpu, 4096, false},
+                                            {2, Tier::nvme, 8192, true},      {3, Tier::gpu, 4096, true},
+                                            {3, Tier::cpu, 16384, false},     {3, Tier::nvme, 4096, false},
+                                            {2, Tier::cpu, 4096, false, 0.5}, {3, Tier::nvme, 8192, false, 1.0}};
 constexpr int kFewestRanks = 1;
 #endif
 

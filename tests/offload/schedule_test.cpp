@@ -1,0 +1,237 @@
+// The update as a list of instructions: complete, ordered, its windows owned by one record at a time, and as short as its
+// slowest resource. Mutations that must fail: grant windows out of record order with one window of each kind (deadlock); return
+// a window before its last user; take the last ready task instead of the first.
+#include "offload/schedule.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "offload/simulator.h"
+#include "offload/update_plan.h"
+
+namespace strata {
+namespace {
+
+constexpr std::int64_t kRecord = std::int64_t{1} << 20;
+
+// `per_unit` records in each of `units` units.
+UpdateShape shape_of(int units, int per_unit, const std::vector<RecordPlacement>& pattern, DType compute = DType::bf16) {
+  UpdateShape shape;
+  shape.units = units;
+  shape.separate_memory = true;
+  shape.compute = compute;
+  for (int u = 0; u < units; ++u)
+    for (int i = 0; i < per_unit; ++i) {
+      shape.placements.push_back(pattern[shape.records.size() % pattern.size()]);
+      shape.records.push_back({u, {i * kRecord, kRecord}});
+    }
+  return shape;
+}
+
+const std::vector<RecordPlacement> kMixed = {{Tier::nvme, false}, {Tier::cpu, true},  {Tier::cpu, false},
+                                             {Tier::gpu, true},   {Tier::nvme, true}, {Tier::cpu, false}};
+
+Rates rates_of(double d2h, double h2d, double cpu, double gpu, double read, double write, double compute = 0.0) {
+  Rates rates;
+  rates[Resource::gpu_to_cpu] = d2h;
+  rates[Resource::cpu_to_gpu] = h2d;
+  rates[Resource::cpu_update] = cpu;
+  rates[Resource::gpu_update] = gpu;
+  rates[Resource::nvme_read] = read;
+  rates[Resource::nvme_write] = write;
+  rates[Resource::compute] = compute;
+  return rates;
+}
+
+const Rates kRates = rates_of(20e9, 20e9, 1e9, 30e9, 6e9, 4e9);
+
+std::vector<Action> actions_of(const UpdateSchedule& schedule, int record) {
+  std::vector<Action> actions;
+  for (const Instruction& i : schedule.instructions)
+    if (i.record == record) actions.push_back(i.action);
+  return actions;
+}
+
+TEST(UpdateSchedule, EveryRecordTakesItsRoute) {
+  const UpdateShape shape = shape_of(1, 6, kMixed);
+  const UpdateSchedule schedule = make_update_schedule(shape, full_windows(shape), kRates);
+  using enum Action;
+  const auto same = [&](int record, std::vector<Action> expected) {
+    std::vector<Action> found = actions_of(schedule, record);
+    std::sort(found.begin(), found.end());
+    std::sort(expected.begin(), expected.end());
+    EXPECT_EQ(found, expected) << "record " << record;
+  };
+  same(0, {read_state, grads_down, update, params_up, write_state});
+  same(1, {state_up, update, state_down});
+  same(2, {grads_down, update, params_up});
+  same(3, {update});
+  same(4, {read_state, state_up, update, state_down, write_state});
+}
+
+TEST(UpdateSchedule, WithOneMemoryOnlyFilesAreMoved) {
+  UpdateShape shape = shape_of(1, 6, kMixed);
+  shape.separate_memory = false;
+  const UpdateSchedule schedule = make_update_schedule(shape, full_windows(shape), kRates);
+  std::set<Resource> used;
+  for (const Instruction& i : schedule.instructions) used.insert(i.resource);
+  EXPECT_EQ(used, (std::set{Resource::cpu_update, Resource::nvme_read, Resource::nvme_write}));
+}
+
+// From the first instruction that names a window to the last one of the same record, no other record names it.
+TEST(UpdateSchedule, AWindowHasOneOwnerAtATime) {
+  for (const int windows : {1, 2, 3}) {
+    for (const DType compute : {DType::f32, DType::bf16}) {
+      const UpdateShape shape = shape_of(4, 9, kMixed, compute);
+      const UpdateSchedule schedule = make_update_schedule(shape, {windows, windows, windows}, kRates);
+      const auto last_use = [&](std::size_t from, int slot) {
+        std::size_t last = from;
+        for (std::size_t j = from; j < schedule.instructions.size(); ++j) {
+          const Instruction& i = schedule.instructions[j];
+          const bool named =
+              std::count(i.reads.begin(), i.reads.end(), slot) + std::count(i.writes.begin(), i.writes.end(), slot);
+          if (named && i.record == schedule.instructions[from].record) last = j;
+        }
+        return last;
+      };
+      std::map<int, std::pair<int, std::size_t>> owner;  // by slot: the record, and its last use
+      const int first_window = schedule.slots.cpu_window(0);
+      for (std::size_t j = 0; j < schedule.instructions.size(); ++j) {
+        const Instruction& i = schedule.instructions[j];
+        std::vector<int> named = i.reads;
+        named.insert(named.end(), i.writes.begin(), i.writes.end());
+        for (const int slot : named) {
+          if (slot < first_window) continue;
+          ASSERT_LT(slot, schedule.slots.count());
+          const auto it = owner.find(slot);
+          if (it != owner.end() && it->second.first == i.record) continue;
+          const bool is_over = it == owner.end() || it->second.second < j;
+          ASSERT_TRUE(is_over) << "slot " << slot << " taken from record " << it->second.first;
+          owner[slot] = {i.record, last_use(j, slot)};
+        }
+      }
+    }
+  }
+}
+
+TEST(UpdateSchedule, BeforeTheNormStatesArriveAndGradientsLeave) {
+  const UpdateShape shape = shape_of(3, 4, {{Tier::nvme, false}});
+  GradientTimes times{.grads = {3.0, 2.0, 1.0}, .norm = 4.0};
+  const UpdateSchedule schedule = make_update_schedule(shape, full_windows(shape), kRates, times);
+  const std::size_t early = early_instructions(schedule);
+  std::map<Action, int> counts;
+  for (std::size_t i = 0; i < early; ++i) ++counts[schedule.instructions[i].action];
+  EXPECT_EQ(counts, (std::map<Action, int>{{Action::read_state, 3}, {Action::grads_down, 3}}));
+}
+
+TEST(UpdateSchedule, TheOrderDependsOnRatesAloneAndIsRepeated) {
+  const UpdateShape shape = shape_of(4, 9, kMixed);
+  const auto order = [&](const Rates& rates) {
+    std::vector<std::pair<int, Action>> all;
+    for (const Instruction& i : make_update_schedule(shape, full_windows(shape), rates).instructions)
+      all.emplace_back(i.record, i.action);
+    return all;
+  };
+  EXPECT_EQ(order(kRates), order(kRates));
+  EXPECT_NE(order(kRates), order(rates_of(20e9, 20e9, 1e9, 30e9, 1e8, 4e9)));
+}
+
+// By hand: three records of 1 Mi parameters, read 1 s, update 2 s, write 1 s each; the norm is there at 0.
+TEST(Simulator, AddsUpAPipelineAsByHand) {
+  UpdateShape shape = shape_of(1, 3, {{Tier::nvme, false}});
+  shape.separate_memory = false;
+  const double bytes = state_bytes(shape, 0);
+  const Rates rates = rates_of(0, 0, kRecord / 2.0, 0, bytes, bytes);
+  const UpdateSchedule schedule = make_update_schedule(shape, full_windows(shape), rates);
+  const StepForecast forecast = forecast_step(schedule, {.units = 1}, rates);
+  EXPECT_EQ(forecast.bound(), Resource::cpu_update);
+  EXPECT_DOUBLE_EQ(forecast.bound_seconds(), 6.0);
+  // Repeating: the next step's first reads run under this one's updates; compute takes no time.
+  EXPECT_NEAR(forecast.step_seconds, 6.0, 1.01);
+  std::map<std::pair<int, Action>, double> begin;
+  for (const TimedInstruction& t : forecast.timeline)
+    if (t.instruction >= 0) {
+      const Instruction& i = schedule.instructions[static_cast<std::size_t>(t.instruction)];
+      begin[{i.record, i.action}] = t.begin;
+    }
+  const double first = begin.at({0, Action::update});
+  EXPECT_DOUBLE_EQ(begin.at({1, Action::update}), first + 2.0);
+  EXPECT_DOUBLE_EQ(begin.at({2, Action::update}), first + 4.0);
+  EXPECT_DOUBLE_EQ(begin.at({0, Action::write_state}), first + 2.0);
+  EXPECT_DOUBLE_EQ(begin.at({2, Action::write_state}), first + 6.0);
+}
+
+TEST(Simulator, ALongUpdateTakesLittleMoreThanItsSlowestResource) {
+  const Rates sets[] = {rates_of(20e9, 20e9, 1e9, 30e9, 6e9, 4e9),  rates_of(2e9, 20e9, 1e9, 30e9, 20e9, 20e9),
+                        rates_of(20e9, 2e9, 1e9, 30e9, 20e9, 20e9), rates_of(20e9, 20e9, 1e8, 30e9, 20e9, 20e9),
+                        rates_of(20e9, 20e9, 1e9, 2e8, 20e9, 20e9), rates_of(20e9, 20e9, 1e9, 30e9, 1e9, 20e9),
+                        rates_of(20e9, 20e9, 1e9, 30e9, 20e9, 1e9)};
+  const UpdateShape shape = shape_of(10, 12, kMixed);
+  for (const Rates& rates : sets) {
+    const StepForecast forecast = forecast_step(make_update_schedule(shape, full_windows(shape), rates), {.units = 10}, rates);
+    EXPECT_LE(forecast.step_seconds, 1.1 * forecast.bound_seconds()) << to_string(forecast.bound());
+    EXPECT_GE(forecast.step_seconds, 0.999 * forecast.bound_seconds());
+  }
+}
+
+TEST(UpdatePlan, SpreadsEvenlyAtEveryFraction) {
+  const std::vector<Tier> homes(100, Tier::cpu);
+  for (const double fraction : {0.0, 0.01, 1.0 / 3.0, 0.5, 0.77, 1.0}) {
+    int seen = 0, on_gpu = 0;
+    for (const RecordPlacement& p : spread(homes, fraction)) {
+      ++seen;
+      on_gpu += p.on_gpu;
+      EXPECT_NEAR(on_gpu, fraction * seen, 0.5 + 1e-9) << "after " << seen << " at " << fraction;
+    }
+  }
+}
+
+TEST(UpdatePlan, StrideAndHomesOnTheGpu) {
+  const std::vector<RecordPlacement> placed = by_stride({Tier::gpu, Tier::cpu, Tier::cpu, Tier::nvme, Tier::cpu}, 2);
+  EXPECT_EQ(placed, (std::vector<RecordPlacement>{
+                        {Tier::gpu, true}, {Tier::cpu, false}, {Tier::cpu, true}, {Tier::nvme, false}, {Tier::cpu, true}}));
+}
+
+TEST(UpdatePlan, FillsTheGpuThenTheCpuFromTheFirstUnit) {
+  const std::vector<OptimizerRecord> records(5);
+  EXPECT_EQ(place_gradually(records, {10, 10, 10, 10, 10}, 25, 10),
+            (std::vector<Tier>{Tier::gpu, Tier::gpu, Tier::cpu, Tier::nvme, Tier::nvme}));
+  EXPECT_EQ(place_gradually(records, {10, 30, 10, 10, 10}, 25, 40),
+            (std::vector<Tier>{Tier::gpu, Tier::cpu, Tier::cpu, Tier::nvme, Tier::nvme}));
+}
+
+// f* = (P - 2 U) / (P + 10 U) for copies of P bytes/s each way and a CPU of U parameters/s (bf16), while the GPU is fast.
+TEST(UpdatePlan, ChoosesTheFractionThatTheEquationsGive) {
+  for (const auto& [p, u] : {std::pair(25e9, 1.6e9), std::pair(50e9, 2e9), std::pair(50e9, 4e9)}) {
+    const Rates rates = rates_of(p, p, u, 200e9, 0, 0);
+    const UpdatePlan plan = plan_updates(shape_of(8, 25, {{Tier::cpu, false}}), {}, {.units = 8}, rates);
+    EXPECT_NEAR(plan.gpu_fraction, (p - 2 * u) / (p + 10 * u), 0.06) << p << " " << u;
+    const double ideal = 200.0 * kRecord / (p / 12 + u * 10 / 12);
+    EXPECT_LE(plan.forecast->step_seconds, 1.13 * ideal)  // filling and draining the pipeline
+        << p << " " << u;
+  }
+}
+
+TEST(UpdatePlan, WithoutRatesOrWithASlowLinkTheCpuUpdates) {
+  const UpdateShape shape = shape_of(2, 5, {{Tier::cpu, false}});
+  EXPECT_EQ(plan_updates(shape, {}, {.units = 2}, {}).gpu_fraction, 0.0);
+  EXPECT_EQ(plan_updates(shape, {}, {.units = 2}, rates_of(1e8, 1e8, 1e9, 30e9, 0, 0)).gpu_fraction, 0.0);
+  EXPECT_EQ(plan_updates(shape, {.gpu_fraction = 0.4}, {.units = 2}, {}).gpu_fraction, 0.4);
+}
+
+TEST(UpdatePlan, IsWithinFivePercentOfTheBestOfASweep) {
+  const UpdateShape shape = shape_of(6, 10, {{Tier::cpu, false}, {Tier::nvme, false}});
+  for (const Rates& rates : {kRates, rates_of(10e9, 10e9, 2e9, 30e9, 3e9, 3e9), rates_of(40e9, 10e9, 5e8, 2e9, 9e9, 9e9)}) {
+    const ComputeShape compute{.units = 6};
+    double best = 1e300;
+    for (int i = 0; i <= 100; ++i)
+      best = std::min(best, plan_updates(shape, {.gpu_fraction = i / 100.0}, compute, rates).forecast->step_seconds);
+    EXPECT_LE(plan_updates(shape, {}, compute, rates).forecast->step_seconds, 1.05 * best);
+  }
+}
+
+}  // namespace
+}  // namespace strata

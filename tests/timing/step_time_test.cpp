@@ -1,0 +1,101 @@
+// Promises 2 and 3 on machines of given rates: a step takes what the plan says, and where the update is the longest part,
+// little more than its slowest resource. Mutations that must fail: enqueue one record after another has ended; forget the rate
+// of one stream; let the simulator overlap the update's beginning with the backward.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/trainer/fixture.h"
+
+namespace strata {
+namespace {
+
+using Speeds = Config::Device::Speeds;
+
+// 0.4 M parameters in 50 records.
+Config emulated(const std::string& folder, const Speeds& speeds, Tier home) {
+  Config c = small_config(folder);
+  c.model.hidden_size = 96;
+  c.model.num_layers = 4;
+  c.model.head_dim = 24;
+  c.model.ffn_size = 256;
+  c.training.steps = 7;
+  c.training.global_batch_size = 1;
+  c.training.seq_length = 8;
+  c.offload.optimizer.device = home;
+  c.offload.optimizer.record_size = 8192;
+  c.device.emulate = speeds;
+  c.checkpoint.save_final = false;
+  return c;
+}
+
+struct Measured {
+  double step = 0.0, planned = 0.0, bound = 0.0;
+  std::string resource;
+  std::string text() const {
+    return "measured " + std::to_string(step) + " s, planned " + std::to_string(planned) + " s, " + resource + " " +
+           std::to_string(bound) + " s";
+  }
+};
+
+Measured measure(const Config& config) {
+  Measured result;
+  RunResult run = run_training(config, 1, std::make_shared<FormulaSource>(61));
+  EXPECT_TRUE(run.status.ok()) << run.status.message();
+  if (!run.status.ok() || !run.plan || !run.plan->update.forecast) return result;
+  std::vector<double> seconds;
+  for (std::size_t i = 2; i < run.metrics.size(); ++i) seconds.push_back(run.metrics[i].step_seconds);
+  std::sort(seconds.begin(), seconds.end());
+  const StepForecast& forecast = *run.plan->update.forecast;
+  return {seconds[seconds.size() / 2], forecast.step_seconds, forecast.bound_seconds(), to_string(forecast.bound())};
+}
+
+// Bytes and parameters a second, so that a step takes some tenths of a second.
+constexpr std::uint64_t kMB = 1000000;
+Speeds speeds(std::uint64_t h2d, std::uint64_t d2h, std::int64_t cpu, std::int64_t gpu, std::uint64_t read, std::uint64_t write,
+              double compute_unit) {
+  return {.h2d = h2d * kMB,
+          .d2h = d2h * kMB,
+          .nvme_read = read * kMB,
+          .nvme_write = write * kMB,
+          .cpu_update = cpu * 100000,
+          .gpu_update = gpu * 100000,
+          .compute_unit = compute_unit};
+}
+
+struct Machine {
+  const char* name;
+  Speeds speeds;
+  Tier home;
+  bool update_is_longest;
+};
+
+const std::vector<Machine> kMachines = {
+    {"slow_h2d", speeds(8, 100, 60, 500, 200, 200, 0.0005), Tier::cpu, true},
+    {"slow_d2h", speeds(100, 8, 60, 500, 200, 200, 0.0005), Tier::cpu, true},
+    {"slow_cpu", speeds(20, 20, 10, 500, 200, 200, 0.0005), Tier::cpu, true},
+    {"slow_gpu", speeds(60, 60, 10, 15, 200, 200, 0.0005), Tier::cpu, true},
+    {"slow_read", speeds(100, 100, 60, 500, 16, 100, 0.0005), Tier::nvme, true},
+    {"slow_write", speeds(100, 100, 60, 500, 100, 16, 0.0005), Tier::nvme, true},
+    {"slow_disk", speeds(60, 60, 60, 500, 20, 20, 0.0005), Tier::nvme, true},
+    {"slow_compute", speeds(60, 60, 60, 500, 60, 60, 0.02), Tier::nvme, false},
+    {"balanced_cpu", speeds(30, 30, 20, 100, 60, 60, 0.008), Tier::cpu, false},
+    {"balanced_nvme", speeds(30, 30, 30, 100, 40, 40, 0.008), Tier::nvme, false},
+};
+
+class StepTime : public ::testing::TestWithParam<Machine> {};
+
+TEST_P(StepTime, IsWhatThePlanSays) {
+  const TemporaryFolder folder;
+  const Machine& machine = GetParam();
+  const Measured m = measure(emulated(folder.path(), machine.speeds, machine.home));
+  RecordProperty("seconds", m.text());
+  EXPECT_NEAR(m.step / m.planned, 1.0, 0.1) << m.text();
+  if (!machine.update_is_longest) return;
+  EXPECT_LE(m.step, 1.1 * m.bound) << m.text();
+}
+
+INSTANTIATE_TEST_SUITE_P(Machines, StepTime, ::testing::ValuesIn(kMachines), [](const auto& test) { return test.param.name; });
+
+}  // namespace
+}  // namespace strata
