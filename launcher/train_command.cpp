@@ -90,11 +90,11 @@ Status print_plan(const Options& options) {
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(model_shape));
   const int threads =
       config.device.threads > 0 ? static_cast<int>(config.device.threads) : std::max(1, usable_cores() / options.ranks);
-  STRATA_ASSIGN_OR_RETURN(const Plan plan,
-                          make_plan(*model, engine_options(config, Rank{0}), WorldSize{options.ranks},
-                                    largest_rank(*model, WorldSize{options.ranks}), threads, planned_backend(config)));
   Budgets budgets = budgets_of(config, 0);
   budgets.host_memory.reset();  // the plan is for the machine the config describes, not for this one
+  STRATA_ASSIGN_OR_RETURN(const Plan plan,
+                          make_plan(*model, engine_options(config, Rank{0}), WorldSize{options.ranks},
+                                    largest_rank(*model, WorldSize{options.ranks}), threads, planned_backend(config), budgets));
   fmt::print("{}", options.json ? plan_to_json(plan) : format_plan(plan, budgets));
   std::fflush(stdout);
   return check_budgets(plan, budgets);

@@ -13,8 +13,8 @@ RopeTables::RopeTables(std::int64_t H, double theta, const kernels::RopeScaling&
 
 void RopeTables::prepare(StreamRef stream, TierArena& arena, std::int64_t T) {
   STRATA_CHECK(T <= max_positions_, "a sequence longer than the model's positions");
-  // A dry run leaves tables that hold nothing, and another run may have another budget.
-  const bool same_run = arena_ == &arena && backend_ == stream.backend();
+  // A dry run leaves tables that hold nothing, and another run has its own budget.
+  const bool same_run = cos_TH2_.is_from(arena);
   if (rows_ >= T && same_run) return;
   const std::int64_t rows = same_run ? std::min(std::max(T, 2 * rows_), max_positions_) : T;
   rows_ = 0;  // in case there is no memory
@@ -26,8 +26,6 @@ void RopeTables::prepare(StreamRef stream, TierArena& arena, std::int64_t T) {
   fill(stream, rows);
   filled_ = stream.record();
   rows_ = rows;
-  arena_ = &arena;
-  backend_ = stream.backend();
 }
 
 // On a GPU the tables come from the host, which waits for the copy: this happens before the first batch.

@@ -29,8 +29,6 @@ class RopeTables {
   std::vector<float> inverse_frequencies_;
   std::int64_t max_positions_;
   std::int64_t rows_ = 0;
-  const TierArena* arena_ = nullptr;
-  Backend backend_ = Backend::dry;
   Tensor cos_TH2_, sin_TH2_;
   Event filled_;
 };

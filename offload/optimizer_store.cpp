@@ -40,9 +40,9 @@ void OptimizerStore::make_plan(Rank rank) {
   shape.records = cut_optimizer_records(layout_, rank, options_.zero_stage, options_.record_size);
   shape.separate_memory = separate_;
   shape.compute = options_.compute;
-  STRATA_CHECK(options_.homes.empty() || options_.homes.size() == shape.records.size(), "every record has a home");
+  STRATA_CHECK(options_.home || options_.homes.size() == shape.records.size(), "every record has a home");
   for (std::size_t r = 0; r < shape.records.size(); ++r)
-    shape.placements.push_back({options_.homes.empty() ? options_.home : options_.homes[r], false});
+    shape.placements.push_back({options_.home ? *options_.home : options_.homes[r], false});
   ComputeShape compute = options_.compute_shape;
   compute.units = shape.units;
   plan_ = plan_updates(std::move(shape), options_.share, compute, options_.rates);

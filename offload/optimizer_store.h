@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,10 +29,10 @@ namespace strata {
 
 struct OptimizerStoreOptions {
   int zero_stage = 0;
-  Tier home = Tier::cpu;         // of every record, unless `homes` tells each
-  std::vector<Tier> homes = {};  // by record; empty: `home`
-  UpdateShare share = {};        // who updates
-  Rates rates = {};              // known ones, for who updates and in which order; they change no bit
+  std::optional<Tier> home = Tier::cpu;  // of every record; absent: `homes` tells each
+  std::vector<Tier> homes = {};
+  UpdateShare share = {};  // who updates
+  Rates rates = {};        // known ones, for who updates and in which order; they change no bit
   ComputeShape compute_shape = {};
   std::int64_t record_size = std::int64_t{16} << 20;  // parameters; rounded up to kLayoutBlock
   DType compute = DType::f32;                         // of the parameter store: f32 or bf16

@@ -28,18 +28,17 @@ UpdatePlan plan_with(UpdateShape shape, std::vector<RecordPlacement> placements,
 
 }  // namespace
 
-std::vector<Tier> place_gradually(const std::vector<OptimizerRecord>& records, const std::vector<double>& state_bytes,
-                                  double gpu, double cpu) {
+std::vector<Tier> place_gradually(const std::vector<double>& bytes_on_gpu, const std::vector<double>& bytes_on_cpu, double gpu,
+                                  double cpu) {
   // The backward ends with the first unit, so its gradients come last.
   std::vector<Tier> homes;
-  for (std::size_t r = 0; r < records.size(); ++r) {
-    const double bytes = state_bytes[r];
-    if (bytes <= gpu) {
+  for (std::size_t r = 0; r < bytes_on_gpu.size(); ++r) {
+    if (bytes_on_gpu[r] <= gpu) {
       homes.push_back(Tier::gpu);
-      gpu -= bytes;
-    } else if (gpu = 0.0; bytes <= cpu) {
+      gpu -= bytes_on_gpu[r];
+    } else if (gpu = 0.0; bytes_on_cpu[r] <= cpu) {
       homes.push_back(Tier::cpu);
-      cpu -= bytes;
+      cpu -= bytes_on_cpu[r];
     } else {
       cpu = 0.0;
       homes.push_back(Tier::nvme);

@@ -10,10 +10,10 @@
 namespace strata {
 
 // Homes by gradual placement: what of the states fits into `gpu` bytes, then what fits into `cpu` bytes, the rest on NVMe.
-// First the units whose gradients come last in a backward, so that the others' states have its time to arrive. state_bytes: of
-// each record. Pure.
-std::vector<Tier> place_gradually(const std::vector<OptimizerRecord>& records, const std::vector<double>& state_bytes,
-                                  double gpu, double cpu);
+// First the units whose gradients come last in a backward, so that the others' states have its time to arrive. bytes_on_...: of
+// each record's state there, in record order. Pure.
+std::vector<Tier> place_gradually(const std::vector<double>& bytes_on_gpu, const std::vector<double>& bytes_on_cpu, double gpu,
+                                  double cpu);
 
 // Who updates what lives away from the GPU.
 struct UpdateShare {

@@ -261,6 +261,8 @@ Result<Buffer> TierArena::allocate(std::size_t bytes, Category category, const c
   return buffer;
 }
 
+bool Buffer::is_from(const TierArena& arena) const { return arena_ != nullptr && arena_ == arena.impl_; }
+
 Tier TierArena::tier() const { return impl_->tier(); }
 MemoryReport TierArena::report() const { return impl_->report(); }
 

@@ -41,6 +41,7 @@ struct MemoryReport {
 
 class ArenaImpl;
 class Device;
+class TierArena;
 
 // Owns a range of an arena; move-only; returns it on destruction from any thread.
 class Buffer {
@@ -56,6 +57,8 @@ class Buffer {
   std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
   explicit operator bool() const { return data_ != nullptr; }
+  // Addresses of arenas come again, this does not: a buffer keeps its arena.
+  bool is_from(const TierArena& arena) const;
 
  private:
   friend class TierArena;
@@ -92,6 +95,7 @@ class TierArena {
   MemoryReport report() const;
 
  private:
+  friend class Buffer;
   std::shared_ptr<ArenaImpl> impl_;
 };
 

@@ -106,6 +106,19 @@ class ConfigSchema {
         path, std::move(words), [&target] { return static_cast<int>(target); },
         [&target](int value) { target = static_cast<E>(value); }, doc);
   }
+  // The same, or `auto`: nothing.
+  template <class E>
+  Key& add_choice(const std::string& path, std::optional<E>& target, const std::vector<std::pair<std::string, E>>& choices,
+                  const std::string& doc) {
+    std::vector<std::pair<std::string, int>> words;
+    for (const auto& [word, value] : choices) words.emplace_back(word, static_cast<int>(value));
+    Key& key = add_words(
+        path, std::move(words), [&target] { return static_cast<int>(target.value()); },
+        [&target](int value) { target = static_cast<E>(value); }, doc);
+    key.is_automatic_ = [&target] { return !target.has_value(); };
+    key.make_automatic_ = [&target] { target.reset(); };
+    return key;
+  }
   // A key known from elsewhere that has no counterpart; using it is an error that says `advice`.
   void reject(const std::string& path, const std::string& advice);
 

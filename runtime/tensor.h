@@ -107,6 +107,7 @@ class Tensor {
   DType dtype() const { return dtype_; }
   std::int64_t numel() const { return shape_.numel(); }
   explicit operator bool() const { return static_cast<bool>(buffer_); }
+  bool is_from(const TierArena& arena) const { return buffer_.is_from(arena); }
   void reset() { *this = Tensor(); }
 
  private:

@@ -266,6 +266,7 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   s.add_choice<Tier>("offload.optimizer.device", c.offload.optimizer.device,
                      {{"none", Tier::gpu}, {"cpu", Tier::cpu}, {"nvme", Tier::nvme}},
                      "Home of master weights and optimizer states; none: the gpu tier, where on cuda the GPU updates them.")
+      .automatic("what fits into memory.gpu stays there (with a GPU), then into memory.cpu, the rest on NVMe")
       .alias("offload_optimizer.device")
       .alias("zero_optimization.offload_optimizer.device");
   s.add("offload.optimizer.record_size", c.offload.optimizer.record_size,

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "parallel/dry_communicator.h"
@@ -32,6 +33,10 @@ std::string advice(const Plan& plan) {
   if (plan.options.micro_batch > 1) text += "lower training.micro_batch_size, ";
   if (plan.world.v > 1 && plan.options.zero_stage < 3) text += "raise zero.stage, ";
   return text;
+}
+
+std::string home_of(const Plan& plan) {
+  return plan.options.optimizer.home ? to_string(*plan.options.optimizer.home) : "the tiers as they have room";
 }
 
 struct PlacementCounts {
@@ -90,13 +95,18 @@ nlohmann::json tier_to_json(const MemoryReport& report) {
   return j;
 }
 
-}  // namespace
-
-Result<Plan> make_plan(const Model& model, const EngineOptions& wanted, WorldSize world, Rank rank, int threads,
-                       Backend backend) {
+// Of options that tell every home.
+Result<Plan> rehearse(const Model& model, const EngineOptions& wanted, WorldSize world, Rank rank, int threads,
+                      Backend backend) {
   EngineOptions options = wanted;
   options.gpu_budget = options.cpu_budget = kUnlimited;
   Device device(Backend::dry, threads, backend, options.emulate.has_value());
+  if (const UpdateShare& share = options.optimizer.share;
+      !device.has_separate_memory() && (share.stride > 0 || share.gpu_fraction))
+    return Status(
+        Code::invalid_config,
+        "offload.optimizer: gpu_fraction and stride need a GPU: on the host backend one processor updates everything; "
+        "remove them, or set device.emulate");
   DryCommunicator comm(rank, world);
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::create(device, model, options, comm, nullptr));
   STRATA_RETURN_IF_ERROR(engine->rehearse());
@@ -117,6 +127,86 @@ Result<Plan> make_plan(const Model& model, const EngineOptions& wanted, WorldSiz
   plan.options = options;
   plan.update = engine->optimizer().plan();
   return plan;
+}
+
+// Fills the tiers. The rehearsal counts what the records' sizes alone do not tell (holes, windows that a home asks for); where
+// it shows that a tier overflows, the tier gets that much less and the homes are dealt again.
+class GradualPlacement {
+ public:
+  GradualPlacement(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads, Backend backend,
+                   const Budgets& budgets)
+      : rehearse_([&, world, rank, threads, backend](const std::vector<Tier>& homes) {
+          EngineOptions with_homes = options;
+          with_homes.optimizer.homes = homes;
+          return rehearse(model, with_homes, world, rank, threads, backend);
+        }),
+        fills_gpu_((backend == Backend::cuda || options.emulate) && budgets.gpu),
+        budgets_(budgets) {
+    const bool f32 = options.compute == DType::f32, copied = backend == Backend::cuda || options.emulate;
+    for (const OptimizerRecord& record :
+         cut_optimizer_records(make_layout(model, world), rank, options.zero_stage, options.optimizer.record_size)) {
+      // m, v and, where the compute copy does not serve, p; in whole pages, long arrays apart from each other.
+      const double n = static_cast<double>(record.range.count), more = 4096.0 + (n >= 0x1p18 ? 65536.0 : 0.0);
+      on_gpu_.push_back(n * (f32 ? 8.0 : 12.0) + more);
+      on_cpu_.push_back(n * (f32 && !copied ? 8.0 : 12.0) + more);
+    }
+  }
+
+  Result<Plan> run() {
+    STRATA_ASSIGN_OR_RETURN(Plan on_nvme, rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme)));
+    double gpu = fills_gpu_ ? left(budgets_.gpu, on_nvme.gpu.high_water) : 0.0;
+    double cpu = std::min(left(budgets_.cpu, on_nvme.cpu.high_water), left(budgets_.host_memory, on_nvme.host_bytes()));
+    for (int attempt = 0; attempt < kAttempts && gpu + cpu > 0.0; ++attempt) {
+      // First without NVMe, whose windows would take the room of states.
+      STRATA_ASSIGN_OR_RETURN(Plan in_memory, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, kEndless)));
+      if (fits(in_memory)) return in_memory;
+      STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, cpu)));
+      if (fits(plan)) return plan;
+      gpu = less(gpu, gpu_overflow(plan), plan, Tier::gpu, on_gpu_);
+      cpu = less(cpu, cpu_overflow(plan), plan, Tier::cpu, on_cpu_);
+    }
+    return on_nvme;
+  }
+
+ private:
+  static constexpr int kAttempts = 8;
+
+  static constexpr double kEndless = 1e300;
+
+  static double left(const std::optional<std::size_t>& budget, std::size_t used) {
+    if (!budget) return kEndless;
+    return *budget > used ? static_cast<double>(*budget - used) : 0.0;
+  }
+  static double overflow(const std::optional<std::size_t>& budget, std::size_t used) {
+    return budget && used > *budget ? static_cast<double>(used - *budget) : 0.0;
+  }
+  // What a tier that overflowed may hold: so much less than it held that at least one record must go.
+  static double less(double room, double overflow, const Plan& plan, Tier tier, const std::vector<double>& bytes) {
+    if (overflow == 0.0) return room;
+    double held = 0.0;
+    const std::vector<RecordPlacement>& placements = plan.update.schedule.shape.placements;
+    for (std::size_t r = 0; r < placements.size(); ++r)
+      if (placements[r].home == tier) held += bytes[r];
+    return std::max(0.0, held - overflow);
+  }
+  double gpu_overflow(const Plan& plan) const { return overflow(budgets_.gpu, plan.gpu.high_water); }
+  double cpu_overflow(const Plan& plan) const {
+    return std::max(overflow(budgets_.cpu, plan.cpu.high_water), overflow(budgets_.host_memory, plan.host_bytes()));
+  }
+  bool fits(const Plan& plan) const { return gpu_overflow(plan) + cpu_overflow(plan) == 0.0; }
+
+  std::function<Result<Plan>(const std::vector<Tier>&)> rehearse_;
+  std::vector<double> on_gpu_, on_cpu_;  // bytes of each record's state
+  const bool fills_gpu_;                 // its tier is memory of its own, and has a budget
+  const Budgets& budgets_;
+};
+
+}  // namespace
+
+Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
+                       Backend backend, const Budgets& budgets) {
+  if (options.optimizer.home) return rehearse(model, options, world, rank, threads, backend);
+  return GradualPlacement(model, options, world, rank, threads, backend, budgets).run();
 }
 
 Rank largest_rank(const Model& model, WorldSize world) {
@@ -154,7 +244,7 @@ std::string format_plan(const Plan& plan, const Budgets& budgets) {
       "records a rank)\n",
       static_cast<double>(plan.parameters) / 1e6, plan.units, plan.world.v, plan.world.v == 1 ? "" : "s", plan.threads,
       plan.threads == 1 ? "" : "s", to_string(plan.backend), plan.options.zero_stage, to_string(plan.options.compute),
-      to_string(plan.options.optimizer.home), plan.records);
+      home_of(plan), plan.records);
   text += fmt::format("{} tokens a step, {:.3g} FLOP a step{}\n\n", plan.tokens_per_step, plan.flops_per_step,
                       plan.options.recompute ? " (forward run twice)" : "");
   text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", "tier", "category", "peak/rank", "budget/rank");
@@ -189,7 +279,7 @@ std::string plan_to_json(const Plan& plan) {
                             {"zero_stage", plan.options.zero_stage},
                             {"compute", to_string(plan.options.compute)},
                             {"recompute", plan.options.recompute},
-                            {"optimizer_home", to_string(plan.options.optimizer.home)},
+                            {"optimizer_home", home_of(plan)},
                             {"record_size", plan.options.optimizer.record_size},
                             {"update", update_to_json(plan.update)},
                             {"gpu", tier_to_json(plan.gpu)},

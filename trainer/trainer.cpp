@@ -200,10 +200,6 @@ Status Trainer::Impl::choose_device() {
   }
   device_ = gpu ? std::make_unique<Device>(std::move(gpu), threads)
                 : std::make_unique<Device>(Backend::host, threads, Backend::host, config_.device.emulate.any());
-  if (!device_->has_separate_memory() && (config_.offload.optimizer.stride > 0 || config_.offload.optimizer.gpu_fraction))
-    return {Code::invalid_config,
-            "offload.optimizer.gpu_fraction and stride need a GPU: on the host backend there is one processor, which updates "
-            "everything; remove them, or set device.emulate"};
   return {};
 }
 
@@ -212,7 +208,7 @@ Status Trainer::Impl::check_plan() {
   if (device_->backend() == Backend::cuda && !budgets_.gpu) budgets_.gpu = usable_gpu_memory(device_->gpu().properties());
   STRATA_ASSIGN_OR_RETURN(
       plan_, make_plan(*extras_.model, engine_options(config_, environment_.world().rank()), environment_.world().size(),
-                       environment_.world().rank(), device_->threads(), device_->backend()));
+                       environment_.world().rank(), device_->threads(), device_->backend(), budgets_));
   return check_budgets(plan_, budgets_);
 }
 
@@ -224,7 +220,7 @@ Status Trainer::Impl::prepare_run_folder() {
 
 // On every rank: nvme.path is a local disk of each machine.
 Status Trainer::Impl::prepare_nvme_folder() const {
-  if (config_.offload.optimizer.device != Tier::nvme) return {};
+  if (plan_.nvme_bytes == 0) return {};
   std::error_code error;
   fs::create_directories(config_.nvme.path, error);
   return error ? Status::from_errno("create nvme.path", config_.nvme.path, error.value()) : Status();
@@ -232,12 +228,13 @@ Status Trainer::Impl::prepare_nvme_folder() const {
 
 Status Trainer::Impl::start_engine() {
   EngineOptions options = engine_options(config_, environment_.world().rank());
+  options.optimizer.homes = plan_.options.optimizer.homes;
   options.gpu_budget = plan_.gpu.high_water;
   options.cpu_budget = plan_.cpu.high_water;
   if (extras_.make_gpu_communicator) options.make_gpu_communicator = extras_.make_gpu_communicator;
   std::vector<std::string> notes;
   Result<std::unique_ptr<Engine>> engine = Engine::create(*device_, *extras_.model, options, environment_.world(), &notes);
-  if (engine.ok() && options.optimizer.home == Tier::nvme) {
+  if (engine.ok() && plan_.nvme_bytes > 0) {
     const Result<std::uint64_t> freed = remove_stale_state_files(config_.nvme.path, world());
     if (!freed.ok()) notes.push_back("state files of an earlier run could not be removed: " + freed.status().message());
     if (freed.ok() && *freed > 0)

@@ -196,10 +196,9 @@ TEST(UpdatePlan, StrideAndHomesOnTheGpu) {
 }
 
 TEST(UpdatePlan, FillsTheGpuThenTheCpuFromTheFirstUnit) {
-  const std::vector<OptimizerRecord> records(5);
-  EXPECT_EQ(place_gradually(records, {10, 10, 10, 10, 10}, 25, 10),
-            (std::vector<Tier>{Tier::gpu, Tier::gpu, Tier::cpu, Tier::nvme, Tier::nvme}));
-  EXPECT_EQ(place_gradually(records, {10, 30, 10, 10, 10}, 25, 40),
+  const std::vector<double> ten(5, 10.0);
+  EXPECT_EQ(place_gradually(ten, ten, 25, 10), (std::vector<Tier>{Tier::gpu, Tier::gpu, Tier::cpu, Tier::nvme, Tier::nvme}));
+  EXPECT_EQ(place_gradually({10, 30, 10, 10, 10}, {10, 40, 10, 10, 10}, 25, 50),
             (std::vector<Tier>{Tier::gpu, Tier::cpu, Tier::cpu, Tier::nvme, Tier::nvme}));
 }
 

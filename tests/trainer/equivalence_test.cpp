@@ -98,6 +98,36 @@ INSTANTIATE_TEST_SUITE_P(WorldSizes, EquivalenceOfProcessors,
                            return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
                          });
 
+// Budgets that leave room for some records in each tier, and the same digest with states in all three.
+TEST(EquivalenceOfHomes, StatesSplitOverTheTiersGiveTheSameDigest) {
+  const auto data = std::make_shared<FormulaSource>(61);
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    const TemporaryFolder nvme_folder, split_folder;
+    const auto emulated = [&](const std::string& folder) {
+      Config c = config_of({2, Tier::nvme, 4096, false}, folder, compute);
+      c.offload.optimizer.gpu_fraction = 0.5;
+      c.device.emulate.h2d = std::uint64_t{1} << 40;
+      return c;
+    };
+    const RunResult on_nvme = run_training(emulated(nvme_folder.path()), 1, data);
+    ASSERT_TRUE(on_nvme.status.ok()) << on_nvme.status.message();
+    Config c = emulated(split_folder.path());
+    c.offload.optimizer.device.reset();
+    c.memory.gpu = on_nvme.planned_gpu + 120000;
+    c.memory.cpu = on_nvme.planned_cpu + 120000;
+    const RunResult split = run_training(c, 1, data);
+    ASSERT_TRUE(split.status.ok()) << split.status.message();
+    EXPECT_EQ(split.digest, on_nvme.digest);
+    EXPECT_LE(split.measured_gpu, *c.memory.gpu);
+    EXPECT_LE(split.measured_cpu, *c.memory.cpu);
+    EXPECT_EQ(split.measured_gpu, split.planned_gpu);
+    EXPECT_EQ(split.measured_cpu, split.planned_cpu);
+    std::set<Tier> homes;
+    for (const RecordPlacement& p : split.plan->update.schedule.shape.placements) homes.insert(p.home);
+    EXPECT_EQ(homes, (std::set{Tier::gpu, Tier::cpu, Tier::nvme})) << to_string(compute);
+  }
+}
+
 TEST(EquivalenceOfPrefetching, DigestIsTheSameForEveryDistance) {
   const auto data = std::make_shared<FormulaSource>(61);
   std::set<std::string> digests;
