@@ -14,16 +14,20 @@
 #include "model/transformer.h"
 #include "trainer/gpu_setup.h"
 #include "trainer/model_setup.h"
+#include "trainer/plan_timeline.h"
 #include "trainer/stop_signal.h"
 #include "trainer/trainer.h"
 
 namespace strata {
 namespace {
 
+constexpr int kTimelineColumns = 100;
+
 struct Options {
   std::string config;
   std::vector<std::string> overrides;
   bool json = false;
+  bool timeline = false;
   int ranks = 1;
 };
 
@@ -96,6 +100,11 @@ Status print_plan(const Options& options) {
                           make_plan(*model, engine_options(config, Rank{0}), WorldSize{options.ranks},
                                     largest_rank(*model, WorldSize{options.ranks}), threads, planned_backend(config), budgets));
   fmt::print("{}", options.json ? plan_to_json(plan) : format_plan(plan, budgets));
+  if (options.timeline) {
+    if (!plan.update.forecast)
+      return {Code::invalid_config, "--timeline needs to know how fast the machine is: set device.rates or device.emulate"};
+    fmt::print("\n{}", format_timeline(plan.update, kTimelineColumns));
+  }
   std::fflush(stdout);
   return check_budgets(plan, budgets);
 }
@@ -122,7 +131,9 @@ void add_plan_command(CLI::App& app, std::function<int()>& action) {
   const auto options = std::make_shared<Options>();
   add_config_arguments(*command, options);
   command->add_option("--ranks", options->ranks, "world size to plan for")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_flag("--json", options->json, "print JSON");
+  CLI::Option* json = command->add_flag("--json", options->json, "print JSON");
+  command->add_flag("--timeline", options->timeline, "draw the step that device.rates or device.emulate promise")
+      ->excludes(json);
   command->callback([options, &action] { action = [options] { return finish_command(print_plan(*options)); }; });
 }
 
