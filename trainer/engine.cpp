@@ -311,6 +311,7 @@ Result<double> Engine::evaluate(int iterations, const BatchLoader& load) {
     const Leases leases = acquire(model_.unit_count() - 1);
     const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, no_grads};
     model_.head().loss(ctx, x, losses_.ref().rows(0, 1).view({losses_.shape()[1]}));
+    pace_compute(compute_amount_forward());
     losses_.download(*compute_);
     STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());
     mine.push_back(sum_losses(0));
