@@ -27,12 +27,13 @@ std::string too_small(const std::string& key, std::size_t needed, std::size_t bu
                      format_bytes(budget), format_bytes(needed - budget), mend);
 }
 
-std::string advice(const Plan& plan) {
+// What could be done; `last` in any case.
+std::string advice(const Plan& plan, const std::string& last) {
   std::string text;
   if (!plan.options.recompute) text += "set training.recompute: full, ";
   if (plan.options.micro_batch > 1) text += "lower training.micro_batch_size, ";
   if (plan.world.v > 1 && plan.options.zero_stage < 3) text += "raise zero.stage, ";
-  return text;
+  return text.empty() ? last : text + "or " + last;
 }
 
 std::string home_of(const Plan& plan) {
@@ -221,7 +222,7 @@ Status check_budgets(const Plan& plan, const Budgets& budgets) {
   std::string problems;
   const auto add = [&](const std::string& text) { problems += (problems.empty() ? "" : "\n") + text; };
   if (budgets.gpu && plan.gpu.high_water > *budgets.gpu)
-    add(too_small("memory.gpu", plan.gpu.high_water, *budgets.gpu, parts(plan.gpu), advice(plan) + "or raise memory.gpu"));
+    add(too_small("memory.gpu", plan.gpu.high_water, *budgets.gpu, parts(plan.gpu), advice(plan, "raise memory.gpu")));
   if (budgets.cpu && plan.cpu.high_water > *budgets.cpu)
     add(too_small("memory.cpu", plan.cpu.high_water, *budgets.cpu, parts(plan.cpu),
                   std::string(plan.options.optimizer.home == Tier::cpu ? "set offload.optimizer.device: nvme, "
@@ -230,11 +231,11 @@ Status check_budgets(const Plan& plan, const Budgets& budgets) {
   if (budgets.nvme && plan.nvme_bytes > *budgets.nvme)
     add(too_small("memory.nvme", plan.nvme_bytes, *budgets.nvme, "two slots a record", "use more ranks or raise memory.nvme"));
   if (budgets.host_memory && plan.host_bytes() > *budgets.host_memory)
-    add(too_small("memory of this machine for one rank", plan.host_bytes(), *budgets.host_memory,
-                  (plan.backend == Backend::host ? "gpu tier " + format_bytes(plan.gpu.high_water) + ", " : std::string()) +
-                      "cpu tier " + format_bytes(plan.cpu.high_water),
-                  advice(plan) + (plan.options.optimizer.home == Tier::cpu ? "set offload.optimizer.device: nvme"
-                                                                           : "or use more machines")));
+    add(too_small(
+        "memory of this machine for one rank", plan.host_bytes(), *budgets.host_memory,
+        (plan.backend == Backend::host ? "gpu tier " + format_bytes(plan.gpu.high_water) + ", " : std::string()) + "cpu tier " +
+            format_bytes(plan.cpu.high_water),
+        advice(plan, plan.options.optimizer.home == Tier::cpu ? "set offload.optimizer.device: nvme" : "use more machines")));
   return problems.empty() ? Status() : Status(Code::invalid_config, problems);
 }
 

@@ -1,5 +1,6 @@
 // Plans of known (model, machine) pairs, to the character: tests/golden/plans/<name>.yaml gives <name>.txt, refusals included.
-// After a change that is meant to change them: STRATA_UPDATE_GOLDEN=1 writes them anew; read the difference.
+// All are for cuda: what a host kernel needs depends on its instruction set. After a change that is meant to change them,
+// STRATA_UPDATE_GOLDEN=1 writes them anew; read the difference.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
