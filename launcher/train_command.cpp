@@ -15,6 +15,7 @@
 #include "trainer/gpu_setup.h"
 #include "trainer/model_setup.h"
 #include "trainer/plan_timeline.h"
+#include "trainer/run_report.h"
 #include "trainer/stop_signal.h"
 #include "trainer/trainer.h"
 
@@ -46,11 +47,16 @@ Status run_training(const Config& config, Environment& environment) {
     fmt::print("{}\n", text);
     std::fflush(stdout);
   };
-  if (environment.leader())
+  RunReport measured;
+  if (environment.leader()) {
     for (const std::string& text : environment.notes()) extras.on_note(text);
+    extras.on_step = [&measured](const StepMetrics& metrics) { measured.add(metrics); };
+  }
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::create(config, environment, std::move(extras)));
   if (environment.leader()) print_start(*trainer, environment);
-  return trainer->train();
+  STRATA_RETURN_IF_ERROR(trainer->train());
+  if (environment.leader()) fmt::print("{}", measured.format(trainer->plan()));
+  return {};
 }
 
 // One rank speaks for all when all failed alike (a wrong config); a rank that failed alone speaks for itself.
