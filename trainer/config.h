@@ -110,7 +110,7 @@ struct Config {
 
   struct Offload {
     struct Optimizer {
-      std::optional<Tier> device = Tier::cpu;  // absent: split over the tiers, as the budgets allow
+      std::optional<Tier> device = Tier::cpu;             // absent: split over the tiers, as the budgets allow
       std::int64_t record_size = std::int64_t{16} << 20;  // parameters; resolve rounds it up to a multiple of 4096
       std::optional<double> gpu_fraction;  // of the records away from the GPU, those that it updates; absent: planned
       std::int64_t stride = 0;             // every stride-th of them; 0: gpu_fraction
