@@ -318,18 +318,16 @@ OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
   if (placement(r).home == Tier::nvme) {
     const int window = static_cast<int>(static_cast<std::size_t>(file_records_[r]) % cpu_windows_.size());
     view.slot = slots.cpu_window(window);
-    view.memory = cpu_windows_[static_cast<std::size_t>(window)].data();
+    view.state = state_in(r, cpu_windows_[static_cast<std::size_t>(window)].data());
   } else if (placement(r).home == Tier::gpu && separate_) {
     auto* values = reinterpret_cast<float*>(image_.data());
     const std::int64_t n = records()[r].range.count;
     view.slot = slots.count();
     view.state = {.p = values, .m = values + n, .v = values + 2 * n};
-    return view;
   } else {
     view.slot = slots.home(static_cast<int>(r));
-    view.memory = homes_[r].data();
+    view.state = state_in(r, homes_[r].data());
   }
-  view.state = state_in(r, view.memory);
   return view;
 }
 

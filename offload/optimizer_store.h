@@ -114,7 +114,6 @@ class OptimizerStore {
   struct HostView {
     RecordState state;
     int slot = 0;
-    std::byte* memory = nullptr;
   };
   const RecordPlacement& placement(std::size_t r) const { return plan_.schedule.shape.placements[r]; }
   // Elements from one array of a record to the next: large arrays whose addresses differ by a power of two would share cache
@@ -169,7 +168,8 @@ class OptimizerStore {
   const bool separate_;  // whether the gpu tier is another memory
   std::size_t nvme_bytes_ = 0;
   std::unique_ptr<RecordFile> file_;
-  std::unique_ptr<IoEngine> read_engine_, write_engine_;
+  std::unique_ptr<IoEngine> read_engine_;   // used by the nvme_read stream only
+  std::unique_ptr<IoEngine> write_engine_;  // used by the nvme_write stream only
 };
 
 }  // namespace strata

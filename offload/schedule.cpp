@@ -73,13 +73,13 @@ struct Task {
 
 // How the record passes through the pipeline.
 struct Route {
-  bool nvme, cpu_window, gpu_window, staging, gpu_update;
+  bool cpu_window, gpu_window, staging, gpu_update;  // cpu_window: by way of the state file
 };
 
 Route route_of(const UpdateShape& shape, std::size_t r) {
   const RecordPlacement& p = shape.placements[r];
   Route route{};
-  route.nvme = route.cpu_window = p.home == Tier::nvme;
+  route.cpu_window = p.home == Tier::nvme;
   route.gpu_update = shape.separate_memory && (p.on_gpu || p.home == Tier::gpu);
   route.gpu_window = route.gpu_update && p.home != Tier::gpu;
   route.staging = shape.separate_memory && !route.gpu_update;
@@ -145,14 +145,14 @@ class ListScheduler {
       tasks_.push_back({action, resource, static_cast<int>(r), amount, std::move(before)});
       return static_cast<int>(tasks_.size()) - 1;
     };
-    if (route.nvme) last = add(Action::read_state, Resource::nvme_read, state, {});
+    if (route.cpu_window) last = add(Action::read_state, Resource::nvme_read, state, {});
     if (route.gpu_window) last = add(Action::state_up, Resource::cpu_to_gpu, state, {last});
     int grads = -1;
     if (route.staging) grads = add(Action::grads_down, Resource::gpu_to_cpu, 4.0 * n, {});
     last = add(Action::update, route.gpu_update ? Resource::gpu_update : Resource::cpu_update, n, {last, grads});
     if (route.staging) add(Action::params_up, Resource::cpu_to_gpu, n * static_cast<double>(size_of(shape.compute)), {last});
     if (route.gpu_window) last = add(Action::state_down, Resource::gpu_to_cpu, state, {last});
-    if (route.nvme) add(Action::write_state, Resource::nvme_write, state, {last});
+    if (route.cpu_window) add(Action::write_state, Resource::nvme_write, state, {last});
     for (std::size_t t = first_task_; t < tasks_.size(); ++t) {
       missing_.push_back(static_cast<int>(tasks_[t].before.size()));
       after_.emplace_back();

@@ -164,8 +164,8 @@ class GpuOperation {
   GpuQueue& queue_;
 };
 
-// Copies n bytes on `stream` (host: memcpy by its worker; GPU: from and to may be device or page-locked host
-// memory). Ranges do not overlap.
+// Copies n bytes on `stream` (host: memcpy by its worker; GPU: from and to may be device or page-locked host memory). Ranges do
+// not overlap. amount: see StreamRef::enqueue.
 void copy_async(const void* from, void* to, std::size_t n, StreamRef stream, double amount = 0.0);
 // Fills n bytes with zero on `stream` (host: by the threads of the pool).
 void zero_async(void* to, std::size_t n, StreamRef stream);

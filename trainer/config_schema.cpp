@@ -349,7 +349,7 @@ void describe_rest(ConfigSchema& s, Config& c) {
       .automatic("the machine's cores divided by the ranks on it");
 
   describe_speeds(s, "device.emulate", c.device.emulate, "not limited");
-  describe_speeds(s, "device.rates", c.device.rates, "those of device.emulate, else not known");
+  describe_speeds(s, "device.rates", c.device.rates, "that of device.emulate, else not known and taken as unlimited");
 
   s.section("checkpoint",
             "Checkpoints are written aside and committed by one rename; any layout of ranks and states loads them.");

@@ -48,7 +48,9 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.optimizer.home = c.offload.optimizer.device;  // absent: see make_plan()
   options.optimizer.record_size = c.offload.optimizer.record_size;
   options.optimizer.share = {.gpu_fraction = c.offload.optimizer.gpu_fraction, .stride = c.offload.optimizer.stride};
-  options.optimizer.rates = rates_of(c.device.rates.any() ? c.device.rates : c.device.emulate);
+  options.optimizer.rates = rates_of(c.device.rates);
+  for (std::size_t r = 0; r < kResources; ++r)
+    if (double& rate = options.optimizer.rates.per_second[r]; rate == 0.0) rate = rates_of(c.device.emulate).per_second[r];
   if (c.device.emulate.any()) options.emulate = rates_of(c.device.emulate);
   options.optimizer.nvme_file = state_file_path(c.nvme.path, rank.v);
   options.optimizer.io.kind = c.nvme.engine;

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <vector>
 
 namespace strata {
 namespace {
 
 constexpr int kWarmUp = 2;
+constexpr std::size_t kKept = 1000;
 
 double busy_of(const BusySeconds& busy, Resource resource) {
   switch (resource) {
@@ -31,7 +33,12 @@ std::string seconds(double s) { return fmt::format("{:.4g} s", s); }
 }  // namespace
 
 void RunReport::add(const StepMetrics& metrics) {
-  if (++seen_ > kWarmUp) steps_.push_back(metrics);
+  if (seen_ < kWarmUp) {
+    ++seen_;
+    return;
+  }
+  steps_.push_back(metrics);
+  if (steps_.size() > kKept) steps_.pop_front();
 }
 
 std::string RunReport::format(const Plan& plan) const {
@@ -44,8 +51,8 @@ std::string RunReport::format(const Plan& plan) const {
   };
   const StepForecast* const forecast = plan.update.forecast ? &*plan.update.forecast : nullptr;
   const auto planned = [&](double value) { return forecast != nullptr ? seconds(value) : "-"; };
-  std::string text = fmt::format("\n{:<16}{:>12}{:>12}  median of {} step{}\n", "", "planned", "measured", steps_.size(),
-                                 steps_.size() == 1 ? "" : "s");
+  std::string text = fmt::format("\n{:<16}{:>12}{:>12}  median of the last {} step{}\n", "", "planned", "measured",
+                                 steps_.size(), steps_.size() == 1 ? "" : "s");
   const double step = median([](const StepMetrics& m) { return m.step_seconds; });
   text += row("step", planned(forecast != nullptr ? forecast->step_seconds : 0.0), seconds(step),
               forecast != nullptr ? fmt::format("{:.2f} x planned", step / forecast->step_seconds) : "");

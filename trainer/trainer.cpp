@@ -191,6 +191,9 @@ Status Trainer::Impl::choose_device() {
   const int threads = environment_.compute_threads(config_.device.threads);
   std::unique_ptr<GpuDriver> gpu;
   if (extras_.make_gpu) {
+    if (config_.device.emulate.any())
+      return {Code::invalid_config,
+              "device.emulate: this program brings its own GPU, which has its own speed; remove device.emulate"};
     STRATA_ASSIGN_OR_RETURN(gpu, extras_.make_gpu());
   } else {
     STRATA_ASSIGN_OR_RETURN(const Backend backend, choose_backend(config_));

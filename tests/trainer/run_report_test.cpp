@@ -32,7 +32,7 @@ TEST(RunReport, ShowsMediansBesideWhatWasPlanned) {
   plan.update.forecast->step_seconds = 0.8;
   plan.update.forecast->busy[static_cast<std::size_t>(Resource::cpu_update)] = 0.4;
   EXPECT_EQ(report.format(plan),
-            "\n                     planned    measured  median of 3 steps\n"
+            "\n                     planned    measured  median of the last 3 steps\n"
             "step                   0.8 s         1 s  1.25 x planned\n"
             "compute                  0 s      0.25 s\n"
             "cpu update             0.4 s       0.5 s\n"
@@ -45,6 +45,15 @@ TEST(RunReport, WithoutAForecastOnlyBytesArePlanned) {
   RunReport report;
   for (int i = 0; i < 3; ++i) report.add(step_of(2.0));
   const std::string text = report.format(plan_of());
+  EXPECT_NE(text.find("step                       -         2 s\n"), std::string::npos) << text;
+}
+
+TEST(RunReport, KeepsTheLastThousandSteps) {
+  RunReport report;
+  for (int i = 0; i < 1600; ++i) report.add(step_of(1.0));
+  for (int i = 0; i < 600; ++i) report.add(step_of(2.0));
+  const std::string text = report.format(plan_of());
+  EXPECT_NE(text.find("median of the last 1000 steps"), std::string::npos) << text;
   EXPECT_NE(text.find("step                       -         2 s\n"), std::string::npos) << text;
 }
 
