@@ -291,7 +291,9 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   s.add_bytes("memory.nvme", c.memory.nvme, "Space under nvme.path.")
       .automatic("no budget of its own: the files are allocated before training, or refused");
 
-  s.section("nvme", "The drive tier.");
+  s.section("nvme",
+            "The drive tier. For every step `metrics.jsonl` has, by file, how many requests of rank 0 went each way, and how "
+            "long they took.");
   s.add("nvme.path", c.nvme.path,
         "Folder of the state files, or several on different drives: every record is then spread over all of them, in pieces of "
         "2 MiB. Which folders these are changes no bit of the result.")

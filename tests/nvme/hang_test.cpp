@@ -98,16 +98,22 @@ class FrozenFileSystem {
   }
   bool mounted() const { return mounted_; }
   std::string file(const std::string& name) const { return folder_.file("mounted/" + name); }
-  bool freeze() { return frozen_ = ::ioctl(fd_, FIFREEZE, 0) == 0; }
-  void thaw() {
-    if (frozen_) ::ioctl(fd_, FITHAW, 0);
-    frozen_ = false;
+  // Until thaw(), or for 20 s: code that waits for the device then fails its test instead of hanging for ever.
+  bool freeze() {
+    if (::ioctl(fd_, FIFREEZE, 0) != 0) return false;
+    watchdog_ = std::jthread([fd = fd_](const std::stop_token& stop) {
+      for (int i = 0; i < 200 && !stop.stop_requested(); ++i) std::this_thread::sleep_for(milliseconds(100));
+      ::ioctl(fd, FITHAW, 0);
+    });
+    return true;
   }
+  void thaw() { watchdog_ = {}; }
 
  private:
   TempFolder folder_;
-  bool mounted_ = false, frozen_ = false;
+  bool mounted_ = false;
   int fd_ = -1;
+  std::jthread watchdog_;
 };
 
 class HangingDevice : public ::testing::TestWithParam<IoEngineOptions::Kind> {};
@@ -129,8 +135,10 @@ TEST_P(HangingDevice, IsAnErrorThatNamesRecordAndPathAndNothingWaitsForIt) {
                                         HasSubstr("write of 65536 bytes at offset "), HasSubstr(path + ": nothing was heard")));
   }
   EXPECT_TRUE(file->io_files()[0]->hangs);
+  const auto begin = std::chrono::steady_clock::now();
   made->reset();
   file.reset();  // removing its name would wait for the device
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
   EXPECT_TRUE(std::filesystem::exists(path));
   device.thaw();
   // What was in flight has the file's lock until it lands; whoever comes next waits for that.

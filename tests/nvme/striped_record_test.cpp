@@ -136,10 +136,10 @@ TEST_P(StripedRecords, TrafficIsCountedByPathAndDirection) {
 
 TEST_P(StripedRecords, RegisteredMemoryAndFilesMoveTheSameBytes) {
   const auto file = create(2, {2 * kChunk + 4097}, {1, 1});
-  Blocks buffer(file->buffer_bytes({0})), other(file->buffer_bytes({0}));
-  const std::span<std::byte> window = buffer.span();
+  Blocks buffer(file->buffer_bytes({0})), other(file->buffer_bytes({0})), unused(4096);
+  const std::span<std::byte> windows[] = {unused.span(), buffer.span()};
   engine_->register_files(file->io_files());
-  engine_->register_buffers({&window, 1});
+  engine_->register_buffers(windows);
   for (std::uint64_t version = 1; version <= 4; ++version) {
     Blocks& memory = version % 2 == 1 ? buffer : other;  // registered and not
     memory.fill(version);

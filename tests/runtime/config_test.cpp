@@ -284,6 +284,7 @@ TEST(Config, DumpParsesBackToTheSame) {
          std::nullopt,
          "auto",
          {"a b", "", "null", "it's \"q\" \\ \n\x01", "~", "-x", "3", "#c", "é"},
+         {1.0 / 3.0, 2},
          3u << 20,
          5,
          0.1,
@@ -296,6 +297,7 @@ TEST(Config, DumpParsesBackToTheSame) {
   EXPECT_EQ(b.o.rate, a.o.rate);
   EXPECT_EQ(b.o.timeout, a.o.timeout);
   EXPECT_EQ(b.o.paths, a.o.paths);
+  EXPECT_EQ(b.o.weights, a.o.weights);
   EXPECT_EQ(b.o.name, "auto");
   EXPECT_EQ(b.o.derived, 0);
   EXPECT_THAT(yaml, AllOf(HasSubstr("part:\n  count: 42\n  derived: auto\n"),
@@ -306,7 +308,7 @@ TEST(Config, ReferenceListsKeysWithTypeDefaultRangeAndSpellings) {
   Bound b;
   EXPECT_THAT(b.schema.keys(),
               ElementsAre("part.count", "part.derived", "part.rate", "part.flag", "part.maybe", "part.deep.name", "part.paths",
-                          "other.size", "other.budget", "other.timeout", "other.colour"));
+                          "part.weights", "other.size", "other.budget", "other.timeout", "other.colour"));
   const std::string text = b.schema.reference();
   EXPECT_THAT(text, HasSubstr("## part\n\nA part.\n"));
   EXPECT_THAT(text, HasSubstr("| `part.count` | an integer | `3` | How many. Must be at least 1 and at most 100. Also: "
