@@ -109,8 +109,19 @@ void add_nvme(CLI::App& bench, std::function<int()>& action) {
       add(bench, "nvme", "Read and write rates of a folder with the requests of training", run_bench_nvme, action);
   nvme.options->bytes = std::int64_t{1} << 30;
   add_bytes(nvme, "Size of the scratch file, e.g. 4GiB; larger than the device's cache for honest numbers", 1 << 20);
-  nvme.app->add_option("--path", nvme.options->path, "Folder that is measured")->required();
-  nvme.app->add_option("--seconds", nvme.options->seconds, "Seconds of each traffic pattern")
+  nvme.app->add_option("--path", nvme.options->paths, "Folder that is measured; may be given several times")->required();
+  nvme.app->add_option("--block-size", nvme.options->block_size, "Largest request, e.g. 1MiB; a multiple of 4096")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::int64_t{4096}, std::int64_t{1} << 30))
+      ->capture_default_str();
+  nvme.app->add_option("--queue-depth", nvme.options->queue_depth, "Requests in flight")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  nvme.app->add_option("--engine", nvme.options->engine, "auto, io_uring or threads")
+      ->check(CLI::IsMember({"auto", "io_uring", "threads"}))
+      ->capture_default_str();
+  nvme.app->add_flag("--sweep", nvme.options->sweep, "Tries block sizes and queue depths, and suggests what to configure");
+  nvme.app->add_option("--seconds", nvme.options->seconds, "Seconds of each traffic pattern (and setting)")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
 }

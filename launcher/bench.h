@@ -31,8 +31,13 @@ struct BenchOptions {
   std::int64_t heads = 16;            // attention
   std::int64_t kv_heads = 0;          // attention; 0: as many
   std::int64_t head_dim = 128;        // attention
-  std::string path = ".";             // nvme: folder that is measured
-  double seconds = 3.0;               // nvme: of each traffic pattern
+  // nvme
+  std::vector<std::string> paths;                   // folders that are measured
+  double seconds = 3.0;                             // of each traffic pattern
+  std::int64_t block_size = std::int64_t{1} << 20;  // bytes
+  std::int64_t queue_depth = 16;                    // requests
+  std::string engine = "auto";                      // or "io_uring", "threads"
+  bool sweep = false;                               // over block sizes and queue depths
 };
 
 // Each returns the process's exit code and prints its own error.

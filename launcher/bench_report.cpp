@@ -60,8 +60,9 @@ void print_text(const BenchReport& report, const Machine& m) {
   fmt::print("\n\n");
   std::size_t width = 11;
   for (const Measurement& x : report.measurements) width = std::max(width, x.name.size());
-  fmt::print("{:<{}}  {:>21}  {:>7}  {:>9}  {:>9}  {:>3}  {}\n", "measurement", width, "median", "spread", "min", "max", "n",
-             "measured / bound");
+  if (!report.measurements.empty())
+    fmt::print("{:<{}}  {:>21}  {:>7}  {:>9}  {:>9}  {:>3}  {}\n", "measurement", width, "median", "spread", "min", "max", "n",
+               "measured / bound");
   for (const Measurement& x : report.measurements) {
     const Statistics s = statistics(x.samples);
     const auto number = [](double value) { return format_quantity(value, ""); };

@@ -64,7 +64,7 @@ EngineOptions engine_options_of(const Options& options) {
   engine.adamw.weight_decay = 0.1;
   engine.optimizer.home = options.optimizer == "none" ? Tier::gpu : options.optimizer == "cpu" ? Tier::cpu : Tier::nvme;
   // Of this process alone: two benchmarks in one folder do not meet.
-  engine.optimizer.nvme_file = state_file_path(options.path, static_cast<int>(::getpid()));
+  engine.optimizer.nvme_files = {state_file_path(options.path, static_cast<int>(::getpid()))};
   return engine;
 }
 

@@ -16,7 +16,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr std::size_t kMiB = std::size_t{1} << 20;
-constexpr std::size_t kMaxWindow = 64 * kMiB;  // memory used, and bytes handed to the engine at once
+constexpr std::size_t kMaxWindow = 64 * kMiB;  // memory used
+constexpr std::size_t kMaxRun = 256 * kMiB;    // bytes handed to the engine at once, about those of a large record
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -26,38 +27,46 @@ double median(std::vector<double> values) {
 
 enum class Pattern { read, write, mixed };
 
-// Walks over the file window by window.
+// Walks over the file run by run. A run uses the window's memory again and again.
 class Traffic {
  public:
   Traffic(const BlockFile& file, IoEngine& engine, std::span<std::byte> window, std::size_t block_bytes)
-      : file_(file), engine_(engine), window_(window), block_bytes_(block_bytes) {}
+      : file_(file),
+        engine_(engine),
+        window_(window),
+        block_bytes_(std::min(block_bytes, window.size())),
+        run_bytes_(std::min<std::size_t>(kMaxRun, file.bytes()) / block_bytes_ * block_bytes_) {}
 
   Status step(Pattern pattern) {
     std::vector<IoRequest> requests;
-    for (std::size_t at = 0, i = 0; at < window_.size(); at += block_bytes_, ++i) {
+    const std::size_t blocks = window_.size() / block_bytes_;
+    for (std::size_t at = 0, i = 0; at < run_bytes_; at += block_bytes_, ++i) {
       const bool write = pattern == Pattern::write || (pattern == Pattern::mixed && i % 2 == 0);
-      requests.push_back({write ? IoRequest::Kind::write : IoRequest::Kind::read, file_.fd(), window_.data() + at,
-                          std::min(block_bytes_, window_.size() - at), position_ + at});
+      requests.push_back({write ? IoRequest::Kind::write : IoRequest::Kind::read, &file_.io(),
+                          window_.data() + i % blocks * block_bytes_, block_bytes_, position_ + at});
     }
-    position_ += window_.size();
-    if (position_ + window_.size() > file_.bytes()) position_ = 0;
-    return engine_.run(requests, file_.path());
+    position_ += run_bytes_;
+    if (position_ + run_bytes_ > file_.bytes()) position_ = 0;
+    return engine_.run(requests);
   }
 
   Result<NvmeRate> measure(Pattern pattern, double seconds, int repeats) {
     NvmeRate rate;
+    (void)file_.io().reads.take();
+    (void)file_.io().writes.take();
     for (int i = 0; i < repeats; ++i) {
       const auto begin = Clock::now();
       double elapsed = 0;
       std::size_t bytes = 0;
       do {
         STRATA_RETURN_IF_ERROR(step(pattern));
-        bytes += window_.size();
+        bytes += run_bytes_;
         elapsed = std::chrono::duration<double>(Clock::now() - begin).count();
       } while (elapsed * repeats < seconds);
       rate.samples.push_back(static_cast<double>(bytes) / elapsed);
     }
     rate.median = median(rate.samples);
+    rate.latency = pattern == Pattern::read ? file_.io().reads.take() : file_.io().writes.take();
     return rate;
   }
 
@@ -66,11 +75,14 @@ class Traffic {
   IoEngine& engine_;
   std::span<std::byte> window_;
   std::size_t block_bytes_;
+  std::size_t run_bytes_;
   std::uint64_t position_ = 0;
 };
 
-Result<NvmeRates> measure_file(const BlockFile& file, const IoEngineOptions& options, double seconds, int repeats) {
+Result<NvmeRates> measure_file(const BlockFile& file, std::span<std::byte> window, const IoEngineOptions& options,
+                               double seconds, int repeats) {
   NvmeRates rates;
+  rates.options = options;
   std::string why;
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<IoEngine> engine, make_io_engine(options, &why));
   if (!why.empty()) rates.notes.push_back(why);
@@ -79,29 +91,42 @@ Result<NvmeRates> measure_file(const BlockFile& file, const IoEngineOptions& opt
   rates.direct = file.direct();
   rates.alignment = file.alignment();
   rates.max_transfer = file.max_transfer();
-  const std::size_t window_bytes = std::min<std::size_t>(kMaxWindow, file.bytes());
-  TierArena arena(Tier::cpu, window_bytes);
-  STRATA_ASSIGN_OR_RETURN(const Buffer window, arena.allocate(window_bytes, Category::io, "benchmark window"));
-  // Not zeros: some devices treat them specially.
-  for (std::size_t i = 0; i < window_bytes; ++i) window.data()[i] = static_cast<std::byte>((i * 2654435761U) >> 13);
-  Traffic traffic(file, *engine, {window.data(), window_bytes}, options.block_bytes);
+  IoFile* const io = &file.io();
+  engine->register_files({&io, 1});
+  engine->register_buffers({&window, 1});
+  Traffic traffic(file, *engine, window, options.block_bytes);
   STRATA_ASSIGN_OR_RETURN(rates.write, traffic.measure(Pattern::write, seconds, repeats));
   STRATA_ASSIGN_OR_RETURN(rates.read, traffic.measure(Pattern::read, seconds, repeats));
   STRATA_ASSIGN_OR_RETURN(rates.mixed, traffic.measure(Pattern::mixed, seconds, repeats));
   return rates;
 }
 
+Result<std::vector<NvmeRates>> measure_settings(const BlockFile& file, std::span<const IoEngineOptions> settings,
+                                                double seconds, int repeats) {
+  const std::size_t bytes = std::min<std::size_t>(kMaxWindow, file.bytes());
+  TierArena arena(Tier::cpu, bytes);
+  STRATA_ASSIGN_OR_RETURN(const Buffer window, arena.allocate(bytes, Category::io, "benchmark window"));
+  // Not zeros: some devices treat them specially.
+  for (std::size_t i = 0; i < bytes; ++i) window.data()[i] = static_cast<std::byte>((i * 2654435761U) >> 13);
+  std::vector<NvmeRates> all;
+  for (const IoEngineOptions& options : settings) {
+    STRATA_ASSIGN_OR_RETURN(NvmeRates rates, measure_file(file, {window.data(), bytes}, options, seconds, repeats));
+    all.push_back(std::move(rates));
+  }
+  return all;
+}
+
 }  // namespace
 
-Result<NvmeRates> measure_nvme(const std::string& folder, std::size_t bytes, const IoEngineOptions& options, double seconds,
-                               int repeats) {
+Result<std::vector<NvmeRates>> measure_nvme(const std::string& folder, std::size_t bytes,
+                                            std::span<const IoEngineOptions> settings, double seconds, int repeats) {
   if (bytes < kMiB || repeats < 1 || seconds < 0) {
     return Status(Code::invalid_argument, "the NVMe benchmark needs at least 1 MiB, one repeat and a time of 0 s or more");
   }
   const std::string path = folder + "/strata-bench-" + std::to_string(::getpid());
   STRATA_ASSIGN_OR_RETURN(BlockFile file, BlockFile::create(path, (bytes + kMiB - 1) / kMiB * kMiB, {}));
-  Result<NvmeRates> rates = measure_file(file, options, seconds, repeats);
-  file.unlink();
+  Result<std::vector<NvmeRates>> rates = measure_settings(file, settings, seconds, repeats);
+  if (!file.io().hangs) file.unlink();
   return rates;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,9 +15,11 @@ namespace strata {
 struct NvmeRate {
   double median = 0;
   std::vector<double> samples;  // one a repeat, in the order measured
+  LatencySummary latency;       // of its requests; of mixed traffic, of the writes
 };
 
 struct NvmeRates {
+  IoEngineOptions options;
   NvmeRate read;
   NvmeRate write;
   NvmeRate mixed;  // reads and writes in equal parts at the same time; both directions added
@@ -28,9 +31,9 @@ struct NvmeRates {
 };
 
 // `folder` is where a scratch file of `bytes` (>= 1 MiB, rounded up to whole MiB) is created and removed again; larger than the
-// device's cache for honest numbers. Each of read, write and mixed gets about `seconds`, cut into `repeats` (>= 1) timed
-// samples; the file is written once before the first of them. Blocking; any thread.
-Result<NvmeRates> measure_nvme(const std::string& folder, std::size_t bytes, const IoEngineOptions& options, double seconds,
-                               int repeats = 11);
+// device's cache for honest numbers. For each of `settings` in turn, each of read, write and mixed gets about `seconds`, cut
+// into `repeats` (>= 1) timed samples; the file is written once before the first of them. Blocking; any thread.
+Result<std::vector<NvmeRates>> measure_nvme(const std::string& folder, std::size_t bytes,
+                                            std::span<const IoEngineOptions> settings, double seconds, int repeats = 11);
 
 }  // namespace strata

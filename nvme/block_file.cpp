@@ -72,12 +72,11 @@ std::size_t direct_alignment([[maybe_unused]] int fd) {
 }  // namespace
 
 BlockFile::~BlockFile() {
-  if (fd_ >= 0) ::close(fd_);
+  if (io_ && fd() >= 0) ::close(fd());
 }
 
 void BlockFile::swap(BlockFile& other) noexcept {
-  std::swap(fd_, other.fd_);
-  std::swap(path_, other.path_);
+  std::swap(io_, other.io_);
   std::swap(bytes_, other.bytes_);
   std::swap(alignment_, other.alignment_);
   std::swap(max_transfer_, other.max_transfer_);
@@ -95,29 +94,29 @@ Status BlockFile::open_locked(const BlockFileOptions& options) {
 }
 
 Status BlockFile::open_descriptor(bool direct) {
-  if (fd_ >= 0) ::close(fd_);
+  if (fd() >= 0) ::close(fd());
   constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC;
-  fd_ = ::open(path_.c_str(), direct ? kFlags | O_DIRECT : kFlags, 0644);
-  direct_ = direct && fd_ >= 0;
-  if (fd_ < 0 && direct && (errno == EINVAL || errno == EOPNOTSUPP)) {
+  io_->fd = ::open(path().c_str(), direct ? kFlags | O_DIRECT : kFlags, 0644);
+  direct_ = direct && fd() >= 0;
+  if (fd() < 0 && direct && (errno == EINVAL || errno == EOPNOTSUPP)) {
     why_buffered_ = "the file system has no direct I/O";
-    fd_ = ::open(path_.c_str(), kFlags, 0644);
+    io_->fd = ::open(path().c_str(), kFlags, 0644);
   }
-  return fd_ >= 0 ? Status() : Status::from_errno("open", path_, errno);
+  return fd() >= 0 ? Status() : Status::from_errno("open", path(), errno);
 }
 
 bool BlockFile::has_its_name() const {
   struct stat mine {
   }, named{};
-  if (::stat(path_.c_str(), &named) != 0) return errno != ENOENT;
-  return ::fstat(fd_, &mine) != 0 || (mine.st_dev == named.st_dev && mine.st_ino == named.st_ino);
+  if (::stat(path().c_str(), &named) != 0) return errno != ENOENT;
+  return ::fstat(fd(), &mine) != 0 || (mine.st_dev == named.st_dev && mine.st_ino == named.st_ino);
 }
 
 Status BlockFile::lock(std::chrono::steady_clock::time_point deadline) const {
   // Any other error is a file system without locks: then nothing is promised.
-  while (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && (errno == EWOULDBLOCK || errno == EINTR)) {
+  while (::flock(fd(), LOCK_EX | LOCK_NB) != 0 && (errno == EWOULDBLOCK || errno == EINTR)) {
     if (std::chrono::steady_clock::now() >= deadline) {
-      return {Code::io_error, path_ + ": another process uses this file; give every run its own nvme.path"};
+      return {Code::io_error, path() + ": another process uses this file; give every run its own nvme.path"};
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
@@ -126,11 +125,11 @@ Status BlockFile::lock(std::chrono::steady_clock::time_point deadline) const {
 
 Status BlockFile::describe() {
   struct stat info {};
-  if (::fstat(fd_, &info) != 0) return Status::from_errno("stat", path_, errno);
-  if (!S_ISREG(info.st_mode)) return {Code::unsupported, path_ + ": not a regular file"};
+  if (::fstat(fd(), &info) != 0) return Status::from_errno("stat", path(), errno);
+  if (!S_ISREG(info.st_mode)) return {Code::unsupported, path() + ": not a regular file"};
   max_transfer_ = device_max_transfer(info.st_dev);
   if (!direct_) return {};
-  const std::size_t alignment = direct_alignment(fd_);
+  const std::size_t alignment = direct_alignment(fd());
   if (alignment == 0) {
     fall_back_to_buffered("the file system has no direct I/O for it");
   } else if (format::kBlockBytes % alignment != 0) {
@@ -143,8 +142,8 @@ Status BlockFile::describe() {
 }
 
 void BlockFile::fall_back_to_buffered(const std::string& why) {
-  const int flags = ::fcntl(fd_, F_GETFL);
-  ::fcntl(fd_, F_SETFL, flags & ~O_DIRECT);
+  const int flags = ::fcntl(fd(), F_GETFL);
+  ::fcntl(fd(), F_SETFL, flags & ~O_DIRECT);
   direct_ = false;
   alignment_ = 1;
   why_buffered_ = why;
@@ -155,7 +154,7 @@ Status BlockFile::probe_direct() {
   if (!direct_) return {};
   const AlignedBytes block = zeroed_blocks(format::kBlockBytes);
   const auto transfer = [&](bool write) {
-    return write ? ::pwrite(fd_, block.get(), format::kBlockBytes, 0) : ::pread(fd_, block.get(), format::kBlockBytes, 0);
+    return write ? ::pwrite(fd(), block.get(), format::kBlockBytes, 0) : ::pread(fd(), block.get(), format::kBlockBytes, 0);
   };
   for (const bool write : {false, true}) {
     ssize_t moved = 0;
@@ -174,12 +173,12 @@ Status BlockFile::probe_direct() {
 // Of `operation` while a file of `bytes` was made: only some errors say that there is no room.
 Status BlockFile::error_of(const std::string& operation, std::uint64_t bytes, int error) const {
   const bool no_room = error == ENOSPC || error == EDQUOT || error == EFBIG;
-  return no_room ? space_error(bytes, error) : Status::from_errno(operation, path_, error);
+  return no_room ? space_error(bytes, error) : Status::from_errno(operation, path(), error);
 }
 
 Status BlockFile::space_error(std::uint64_t bytes, int error) const {
-  std::string text = path_ + ": cannot allocate " + format_bytes(bytes) + " (" + std::to_string(bytes) + " bytes)";
-  if (const auto left = free_bytes(fd_); left) {
+  std::string text = path() + ": cannot allocate " + format_bytes(bytes) + " (" + std::to_string(bytes) + " bytes)";
+  if (const auto left = free_bytes(fd()); left) {
     text += ", free are " + format_bytes(*left) + " (" + std::to_string(*left) + " bytes)";
   }
   return {Code::io_error, text + ": " + error_text(error) + "; make room or put nvme.path on a larger file system"};
@@ -189,26 +188,26 @@ Status BlockFile::require_space(std::uint64_t bytes) const {
   struct rlimit limit {};
   // Checked here because exceeding it kills the process by SIGXFSZ.
   if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur) {
-    return {Code::io_error, path_ + ": needs " + std::to_string(bytes) +
+    return {Code::io_error, path() + ": needs " + std::to_string(bytes) +
                                 " bytes, but this process may write files of at most " + std::to_string(limit.rlim_cur) +
                                 " (ulimit -f): " + error_text(EFBIG)};
   }
-  const auto left = free_bytes(fd_);
+  const auto left = free_bytes(fd());
   if (left && bytes > *left) return space_error(bytes, ENOSPC);
   return {};
 }
 
 Status BlockFile::allocate(std::uint64_t bytes, bool prewrite_all) {
-  if (::ftruncate(fd_, 0) != 0) return Status::from_errno("truncate", path_, errno);
+  if (::ftruncate(fd(), 0) != 0) return Status::from_errno("truncate", path(), errno);
   STRATA_RETURN_IF_ERROR(require_space(bytes));
   if (bytes == 0) return {};
   int error = 0;
   do {
-    error = ::fallocate(fd_, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+    error = ::fallocate(fd(), 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
   } while (error == EINTR);
   const bool can_reserve = error != EOPNOTSUPP && error != ENOSYS;
   if (error != 0 && can_reserve) return error_of("allocate " + format_bytes(bytes), bytes, error);
-  if (!can_reserve && ::ftruncate(fd_, static_cast<off_t>(bytes)) != 0) {
+  if (!can_reserve && ::ftruncate(fd(), static_cast<off_t>(bytes)) != 0) {
     return error_of("extend to " + format_bytes(bytes), bytes, errno);
   }
   bytes_ = bytes;
@@ -221,7 +220,7 @@ Status BlockFile::prewrite(std::uint64_t bytes) const {
   const AlignedBytes zeros = zeroed_blocks(kPrewriteBytes);
   for (std::uint64_t at = 0; at < bytes;) {
     const auto piece = static_cast<std::size_t>(std::min<std::uint64_t>(kPrewriteBytes, bytes - at));
-    const ssize_t written = ::pwrite(fd_, zeros.get(), piece, static_cast<off_t>(at));
+    const ssize_t written = ::pwrite(fd(), zeros.get(), piece, static_cast<off_t>(at));
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return error_of(strata::describe(IoRequest::Kind::write, piece, at), bytes, errno);
     const std::uint64_t reached = at + static_cast<std::uint64_t>(written);
@@ -236,7 +235,8 @@ Status BlockFile::prewrite(std::uint64_t bytes) const {
 Result<BlockFile> BlockFile::create(const std::string& path, std::uint64_t bytes, const BlockFileOptions& options) {
   STRATA_CHECK(bytes % format::kBlockBytes == 0, "files are made of whole blocks");
   BlockFile file;
-  file.path_ = path;
+  file.io_ = std::make_unique<IoFile>();
+  file.io_->path = path;
   STRATA_RETURN_IF_ERROR(file.open_locked(options));
   if (const Status status = file.allocate(bytes, options.prewrite); !status.ok()) {
     file.unlink();
@@ -245,6 +245,6 @@ Result<BlockFile> BlockFile::create(const std::string& path, std::uint64_t bytes
   return file;
 }
 
-void BlockFile::unlink() { ::unlink(path_.c_str()); }
+void BlockFile::unlink() { ::unlink(path().c_str()); }
 
 }  // namespace strata

@@ -5,8 +5,10 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
+#include "nvme/io_engine.h"
 #include "runtime/status.h"
 
 namespace strata {
@@ -37,8 +39,10 @@ class BlockFile {
   }
   ~BlockFile();
 
-  int fd() const { return fd_; }
-  const std::string& path() const { return path_; }
+  // For requests; its address stays when the BlockFile is moved.
+  IoFile& io() const { return *io_; }
+  int fd() const { return io_->fd; }
+  const std::string& path() const { return io_->path; }
   std::uint64_t bytes() const { return bytes_; }
   // Of buffers, offsets and sizes; divides 4096. 1 for buffered files.
   std::size_t alignment() const { return alignment_; }
@@ -67,8 +71,7 @@ class BlockFile {
   Status error_of(const std::string& operation, std::uint64_t bytes, int error) const;
   Status space_error(std::uint64_t bytes, int error) const;
 
-  int fd_ = -1;
-  std::string path_;
+  std::unique_ptr<IoFile> io_;  // null after a move
   std::uint64_t bytes_ = 0;
   std::size_t alignment_ = 1;
   std::size_t max_transfer_ = 0;

@@ -20,8 +20,8 @@ const Fault* FaultyEngine::next_fault() {
   return nullptr;
 }
 
-Status FaultyEngine::move(const Transfer& transfer, const Fault* fault, const std::string& path, std::int64_t* result) {
-  IoRequest request{transfer.kind, transfer.fd, transfer.data, transfer.bytes, transfer.offset};
+Status FaultyEngine::move(const Transfer& transfer, const Fault* fault, std::int64_t* result) {
+  IoRequest request{transfer.kind, transfer.file, transfer.data, transfer.bytes, transfer.offset};
   *result = static_cast<std::int64_t>(transfer.bytes);
   const auto flip = [&] { request.data[request.bytes / 2] ^= std::byte{0x10}; };
   bool corrupt = false;
@@ -40,16 +40,16 @@ Status FaultyEngine::move(const Transfer& transfer, const Fault* fault, const st
   }
   const bool write = transfer.kind == IoRequest::Kind::write;
   if (corrupt && write) flip();
-  Status status = inner_->run({&request, 1}, path);
+  Status status = inner_->run({&request, 1});
   if (corrupt) flip();
   return status;
 }
 
-Status FaultyEngine::run(std::span<const IoRequest> requests, const std::string& path) {
-  TransferQueue queue(requests, options_.block_bytes, 1, path);
+Status FaultyEngine::run(std::span<const IoRequest> requests) {
+  TransferQueue queue(requests, options_.block_bytes, 1);
   while (Transfer* transfer = queue.next()) {
     std::int64_t result = 0;
-    if (const Status status = move(*transfer, next_fault(), path, &result); !status.ok()) return status;
+    if (const Status status = move(*transfer, next_fault(), &result); !status.ok()) return status;
     if (queue.complete(transfer, result)) TransferQueue::pause();
   }
   return queue.status();

@@ -37,12 +37,14 @@ class FaultyEngine final : public IoEngine {
   std::uint64_t operations() const { return operations_; }
 
   const char* name() const override { return "faulty"; }
-  Status run(std::span<const IoRequest> requests, const std::string& path) override;
+  void register_files(std::span<IoFile* const> files) override { inner_->register_files(files); }
+  void register_buffers(std::span<const std::span<std::byte>> buffers) override { inner_->register_buffers(buffers); }
+  Status run(std::span<const IoRequest> requests) override;
 
  private:
   const Fault* next_fault();
   // Moves the transfer, with the fault if there is one; sets `result` as a system call would.
-  Status move(const Transfer& transfer, const Fault* fault, const std::string& path, std::int64_t* result);
+  Status move(const Transfer& transfer, const Fault* fault, std::int64_t* result);
 
   std::unique_ptr<IoEngine> inner_;
   IoEngineOptions options_;

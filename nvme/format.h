@@ -10,6 +10,8 @@ namespace strata::format {
 // Slots, payload and header start at multiples of this. Files whose direct I/O demands more are used through the page cache.
 inline constexpr std::size_t kBlockBytes = 4096;
 inline constexpr std::size_t kSlots = 2;  // version v lies in slot v % kSlots
+// Of a payload, dealt to one path. Large enough for a device's full speed, small enough that one record uses every path.
+inline constexpr std::size_t kChunkBytes = std::size_t{2} << 20;
 
 inline constexpr std::array<char, 8> kMagic = {'S', 'T', 'R', 'A', 'T', 'R', 'E', 'C'};
 inline constexpr std::uint32_t kFormatVersion = 1;

@@ -2,19 +2,30 @@
 // wrapper for tests. An engine is used by one thread at a time.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 
+#include "nvme/latency.h"
 #include "runtime/status.h"
 
 namespace strata {
 
+// A file that requests go to, and what engines have learned about it. Outlives every run() of such a request.
+struct IoFile {
+  int fd = -1;
+  std::string path;
+  LatencyHistogram reads, writes;  // of every transfer that moved something
+  std::atomic<bool> hangs{false};  // a transfer was given up that may still be in flight
+};
+
 struct IoRequest {
   enum class Kind { read, write } kind = Kind::read;
-  int fd = -1;
+  IoFile* file = nullptr;
   std::byte* data = nullptr;  // aligned as the file demands
   std::size_t bytes = 0;
   std::uint64_t offset = 0;
@@ -24,17 +35,26 @@ class IoEngine {
  public:
   virtual ~IoEngine() = default;
   virtual const char* name() const = 0;  // "io_uring", "threads"
-  // Runs all requests, in any order, at most queue_depth at a time; returns when every one is complete. Every completion's
-  // result is checked; a short transfer is continued; the first failure is returned with `path`, offset, size and errno
-  // after all requests in flight have ended (their buffers are then no longer used). The one exception: a kernel that for 10 s
-  // refuses to say what became of them. The error then says that their buffers must not be reused.
-  virtual Status run(std::span<const IoRequest> requests, const std::string& path) = 0;
+
+  // What later requests will mostly use: the kernel is told once instead of with every request. Only a matter of speed: other
+  // files and memory work too, as does everything where the kernel refuses (a limit of locked memory, `ulimit -l`, counts the
+  // buffers of every engine). Both replace what was registered before and must outlive the engine, or the next call.
+  virtual void register_files(std::span<IoFile* const> /*files*/) {}
+  virtual void register_buffers(std::span<const std::span<std::byte>> /*buffers*/) {}
+
+  // Runs all requests, in any order, at most queue_depth at a time on each file; returns when every one is complete. Every
+  // completion's result is checked; a short transfer is continued; the first failure is returned with path, offset, size and
+  // errno after all requests in flight have ended (their buffers are then no longer used).
+  // The one exception: transfers of which nothing is heard for options.timeout and that cannot be cancelled. The error then
+  // says that their buffers must not be reused, their files are marked `hangs`, and every later call returns the same error.
+  virtual Status run(std::span<const IoRequest> requests) = 0;
 };
 
 struct IoEngineOptions {
   enum class Kind { automatic, io_uring, threads } kind = Kind::automatic;
-  unsigned queue_depth = 16;
+  unsigned queue_depth = 16;                       // of each file
   std::size_t block_bytes = std::size_t{1} << 20;  // requests are cut to at most this
+  std::chrono::milliseconds timeout{60'000};       // without any completion: then a device counts as hanging
 };
 // automatic: io_uring where the kernel allows it, else threads; why_fallback (may be null) then receives the reason, which
 // the caller says aloud.

@@ -1,11 +1,15 @@
 #include "nvme/record_file.h"
 
+#include <algorithm>
+#include <future>
 #include <utility>
 
 #include "nvme/block_file.h"
 #include "nvme/format.h"
+#include "nvme/probe.h"
 #include "nvme/record_header.h"
 #include "nvme/record_layout.h"
+#include "nvme/state_files.h"
 
 namespace strata {
 namespace {
@@ -14,24 +18,60 @@ std::string name(RecordId id, std::uint64_t version) {
   return "record " + std::to_string(id.v) + ", version " + std::to_string(version);
 }
 
+void unlink_all(std::vector<BlockFile>& files) {
+  for (BlockFile& file : files) {
+    if (!file.io().hangs) file.unlink();
+  }
+}
+
+// At the same time: a file is as slow to allocate as its device is to write.
+Result<std::vector<BlockFile>> create_files(const std::vector<std::string>& paths, const RecordLayout& layout,
+                                            const BlockFileOptions& options) {
+  std::vector<std::future<Result<BlockFile>>> pending;
+  for (std::size_t p = 1; p < paths.size(); ++p) {
+    pending.push_back(
+        std::async(std::launch::async, [&, p] { return BlockFile::create(paths[p], layout.file_bytes(p), options); }));
+  }
+  std::vector<BlockFile> files;
+  Status first;
+  const auto add = [&](Result<BlockFile> file) {
+    if (file.ok()) files.push_back(std::move(file).value());
+    if (first.ok()) first = file.status();
+  };
+  add(BlockFile::create(paths[0], layout.file_bytes(0), options));
+  for (auto& file : pending) add(file.get());
+  if (first.ok()) return files;
+  unlink_all(files);
+  return first;
+}
+
 }  // namespace
 
 class RecordFile::Impl {
  public:
-  Impl(BlockFile file, RecordLayout layout) : file_(std::move(file)), layout_(std::move(layout)), last_(layout_.records()) {}
-  ~Impl() { file_.unlink(); }
+  Impl(std::vector<BlockFile> files, RecordLayout layout, std::vector<std::string> notes)
+      : files_(std::move(files)), layout_(std::move(layout)), notes_(std::move(notes)), last_(layout_.records()) {}
+  ~Impl() { unlink_all(files_); }
 
   Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
   Status read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
-  Status run(IoEngine& engine, IoRequest::Kind kind, std::span<std::byte> data, std::uint64_t offset);
+  IoRequest request(IoRequest::Kind kind, const RecordPiece& piece, std::span<std::byte> buffer) const;
+  std::vector<IoRequest> payload_requests(IoRequest::Kind kind, const RecordExtent& extent, std::span<std::byte> buffer) const;
   Status write_slot(IoEngine& engine, const RecordExtent& extent, std::span<std::byte> buffer);
   std::size_t index(RecordId id) const {
     STRATA_CHECK(id.v >= 0 && static_cast<std::size_t>(id.v) < layout_.records(), "no record " + std::to_string(id.v));
     return static_cast<std::size_t>(id.v);
   }
 
-  BlockFile file_;
+  const RecordPiece& first_piece(const RecordExtent& extent) const {
+    return extent.payload.empty() ? extent.header : extent.payload.front();
+  }
+  const std::string& path_of(const RecordPiece& piece) const { return files_[piece.path].path(); }
+  std::string other_places(const RecordExtent& extent) const;
+
+  std::vector<BlockFile> files_;
   const RecordLayout layout_;
+  const std::vector<std::string> notes_;
 
  private:
   struct Last {
@@ -41,17 +81,37 @@ class RecordFile::Impl {
   std::vector<Last> last_;  // of each record, changed by its writer only
 };
 
-Status RecordFile::Impl::run(IoEngine& engine, IoRequest::Kind kind, std::span<std::byte> data, std::uint64_t offset) {
-  if (data.empty()) return {};
-  const IoRequest request{kind, file_.fd(), data.data(), data.size(), offset};
-  return engine.run({&request, 1}, file_.path());
+IoRequest RecordFile::Impl::request(IoRequest::Kind kind, const RecordPiece& piece, std::span<std::byte> buffer) const {
+  return {kind, &files_[piece.path].io(), buffer.data() + piece.first, piece.bytes, piece.offset};
+}
+
+std::vector<IoRequest> RecordFile::Impl::payload_requests(IoRequest::Kind kind, const RecordExtent& extent,
+                                                          std::span<std::byte> buffer) const {
+  std::vector<IoRequest> requests;
+  for (const RecordPiece& piece : extent.payload) requests.push_back(request(kind, piece, buffer));
+  return requests;
+}
+
+// The payload has one checksum: which of its places is damaged cannot be told.
+std::string RecordFile::Impl::other_places(const RecordExtent& extent) const {
+  std::string text;
+  std::vector<bool> named(files_.size());
+  named[first_piece(extent).path] = true;
+  for (const RecordPiece& piece : extent.payload) {
+    if (named[piece.path]) continue;
+    named[piece.path] = true;
+    text += " and of " + path_of(piece) + " at offset " + std::to_string(piece.offset);
+  }
+  return text;
 }
 
 // A crash between the two leaves the slot with an old header that its payload contradicts: unreadable, as it should be.
 Status RecordFile::Impl::write_slot(IoEngine& engine, const RecordExtent& extent, std::span<std::byte> buffer) {
-  STRATA_RETURN_IF_ERROR(run(engine, IoRequest::Kind::write, buffer.first(extent.padded_payload), extent.offset));
-  return run(engine, IoRequest::Kind::write, buffer.subspan(extent.padded_payload, format::kBlockBytes),
-             extent.header_offset());
+  if (!extent.payload.empty()) {
+    STRATA_RETURN_IF_ERROR(engine.run(payload_requests(IoRequest::Kind::write, extent, buffer)));
+  }
+  const IoRequest header = request(IoRequest::Kind::write, extent.header, buffer);
+  return engine.run({&header, 1});
 }
 
 Status RecordFile::Impl::write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer) {
@@ -75,36 +135,54 @@ Status RecordFile::Impl::read(IoEngine& engine, RecordId id, std::uint64_t versi
   const std::size_t r = index(id);
   const RecordExtent extent = layout_.extent(r, version);
   STRATA_CHECK(buffer.size() >= extent.bytes(), "the buffer of a record holds its header block too");
-  if (const Status status = run(engine, IoRequest::Kind::read, buffer.first(extent.bytes()), extent.offset); !status.ok()) {
-    return status.with_context(name(id, version));
+  std::vector<IoRequest> requests = payload_requests(IoRequest::Kind::read, extent, buffer);
+  if (requests.empty()) {
+    requests.push_back(request(IoRequest::Kind::read, extent.header, buffer));
+  } else {
+    requests.back().bytes += extent.header.bytes;  // right behind the last piece, in the file and in the buffer
   }
+  if (const Status status = engine.run(requests); !status.ok()) return status.with_context(name(id, version));
   const std::size_t payload_bytes = layout_.payload_bytes(r);
   std::uint64_t stored = 0;
   std::string wrong =
       check_header(buffer.subspan(extent.padded_payload).first<format::kBlockBytes>(), id.v, version, payload_bytes, &stored);
-  std::uint64_t at = extent.header_offset();
+  std::string where = path_of(extent.header) + ": " + name(id, version) + ", at offset " + std::to_string(extent.header.offset);
   if (wrong.empty()) {
     const std::uint64_t computed = checksum(buffer.first(payload_bytes));
     if (computed == stored) return {};
     wrong = "its payload has checksum " + hex(computed) + " and its header says " + hex(stored);
-    at = extent.offset;
+    const RecordPiece& piece = first_piece(extent);
+    where = path_of(piece) + ": " + name(id, version) + ", at offset " + std::to_string(piece.offset) + other_places(extent);
   }
-  return {Code::corrupt, file_.path() + ": " + name(id, version) + ", at offset " + std::to_string(at) + ": " + wrong};
+  return {Code::corrupt, where + ": " + wrong};
 }
 
 RecordFile::RecordFile(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 RecordFile::~RecordFile() = default;
 
-Result<std::unique_ptr<RecordFile>> RecordFile::create(const std::string& path, std::vector<std::size_t> payload_bytes,
+Result<std::unique_ptr<RecordFile>> RecordFile::create(const std::vector<std::string>& paths,
+                                                       std::vector<std::size_t> payload_bytes,
                                                        const RecordFileOptions& options) {
-  RecordLayout layout(std::move(payload_bytes));
-  STRATA_ASSIGN_OR_RETURN(
-      BlockFile file, BlockFile::create(path, layout.file_bytes(), {.direct = options.direct, .prewrite = options.prewrite}));
-  return std::unique_ptr<RecordFile>(new RecordFile(std::make_unique<Impl>(std::move(file), std::move(layout))));
+  STRATA_CHECK(!paths.empty() && (options.weights.empty() || options.weights.size() == paths.size()),
+               "records have a path, and each path a weight or none has");
+  STRATA_RETURN_IF_ERROR(require_different_files(paths));
+  std::vector<std::string> notes;
+  std::vector<double> weights = options.weights;
+  if (weights.empty()) {
+    STRATA_ASSIGN_OR_RETURN(weights, measured_weights(paths, options.probe_io, &notes));
+  }
+  RecordLayout layout(std::move(payload_bytes), weights);
+  STRATA_ASSIGN_OR_RETURN(std::vector<BlockFile> files,
+                          create_files(paths, layout, {.direct = options.direct, .prewrite = options.prewrite}));
+  for (const BlockFile& file : files) {
+    if (!file.why_buffered().empty()) notes.push_back(file.path() + ": goes through the page cache: " + file.why_buffered());
+  }
+  return std::unique_ptr<RecordFile>(
+      new RecordFile(std::make_unique<Impl>(std::move(files), std::move(layout), std::move(notes))));
 }
 
 std::size_t RecordFile::file_bytes(std::span<const std::size_t> payload_bytes) {
-  return RecordLayout({payload_bytes.begin(), payload_bytes.end()}).file_bytes();
+  return RecordLayout({payload_bytes.begin(), payload_bytes.end()}).total_bytes();
 }
 
 std::size_t RecordFile::buffer_bytes_for(std::size_t payload_bytes) { return RecordLayout::extent_bytes(payload_bytes); }
@@ -121,7 +199,24 @@ Status RecordFile::read(IoEngine& engine, RecordId id, std::uint64_t version, st
   return impl_->read(engine, id, version, buffer);
 }
 
-const std::string& RecordFile::path() const { return impl_->file_.path(); }
-const std::string& RecordFile::why_buffered() const { return impl_->file_.why_buffered(); }
+std::vector<std::string> RecordFile::paths() const {
+  std::vector<std::string> paths;
+  for (const BlockFile& file : impl_->files_) paths.push_back(file.path());
+  return paths;
+}
+
+std::vector<IoFile*> RecordFile::io_files() const {
+  std::vector<IoFile*> files;
+  for (const BlockFile& file : impl_->files_) files.push_back(&file.io());
+  return files;
+}
+
+const std::vector<std::string>& RecordFile::notes() const { return impl_->notes_; }
+
+std::vector<PathTraffic> RecordFile::take_traffic() {
+  std::vector<PathTraffic> traffic;
+  for (IoFile* file : io_files()) traffic.push_back({file->path, file->reads.take(), file->writes.take()});
+  return traffic;
+}
 
 }  // namespace strata

@@ -1,7 +1,8 @@
-// One preallocated file of fixed records with two slots each (A/B). The slot of version v is v % 2, so the new version is
-// written beside the old one, payload first and header last; a crash never leaves a record without a readable version.
+// Preallocated files of fixed records with two slots each (A/B), one file on each path, with the bytes of every record spread
+// over all of them. The slot of version v is v % 2, so the new version is written beside the old one, payload first and header
+// last; a crash never leaves a record without a readable version.
 // Format: docs/state_format.md. Opened with O_DIRECT where the file system has it; everything is aligned to 4096 bytes. The
-// file lives as long as the object: nothing of it survives, so nothing is flushed to the device.
+// files live as long as the object: nothing of them survives, so nothing is flushed to the device.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "nvme/io_engine.h"
+#include "nvme/latency.h"
 #include "runtime/status.h"
 
 namespace strata {
@@ -23,17 +25,28 @@ struct RecordId {
 struct RecordFileOptions {
   bool direct = true;    // false: through the page cache
   bool prewrite = true;  // see BlockFileOptions
+  // Share of the bytes that each path gets, in any unit. Empty: measured by probe_paths() where there are several paths.
+  std::vector<double> weights{};
+  IoEngineOptions probe_io{};
+};
+
+// What went over one path since the last take_traffic().
+struct PathTraffic {
+  std::string path;
+  LatencySummary read, write;
 };
 
 // Thread-safe as stated at write(); a record is written by one thread at a time, and not while one reads the same slot.
 class RecordFile {
  public:
-  // Creates (or overwrites) `path` and allocates space for `payload_bytes[i]` bytes of payload for record i, twice.
-  // ENOSPC is reported here with what is needed and what is free, before training starts. The file is removed on
-  // destruction.
-  static Result<std::unique_ptr<RecordFile>> create(const std::string& path, std::vector<std::size_t> payload_bytes,
+  // Creates (or overwrites) `paths`, at least one, and allocates space for `payload_bytes[i]` bytes of payload for record i,
+  // twice. ENOSPC is reported here with what is needed and what is free, before training starts. The files are removed on
+  // destruction, but for those whose device hangs: the next run takes them over.
+  // Two paths that are one file: invalid_config.
+  static Result<std::unique_ptr<RecordFile>> create(const std::vector<std::string>& paths,
+                                                    std::vector<std::size_t> payload_bytes,
                                                     const RecordFileOptions& options = {});
-  // Bytes create() would allocate. Pure.
+  // Bytes create() would allocate, on all paths together. Pure: does not depend on the paths.
   static std::size_t file_bytes(std::span<const std::size_t> payload_bytes);
   ~RecordFile();
 
@@ -45,17 +58,21 @@ class RecordFile {
 
   // Errors of both name the record, its version, the path and the offset.
   // Writes `buffer`'s payload as `version`, which follows the last one written to this record (versions of one parity share a
-  // slot); after a failure the same version may be written again. Blocks until the payload and then the header are written. The
-  // buffer's bytes beyond the payload are overwritten. Different records may be used from different threads, each thread with
-  // its own engine.
+  // slot); after a failure the same version may be written again. Blocks until the payload, on all paths, and then the header
+  // are written. The buffer's bytes beyond the payload are overwritten. Different records may be used from different threads,
+  // each thread with its own engine.
   Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
   // Reads exactly `version` and checks id, version, size and checksum. Code::corrupt says what differs; the buffer's contents
   // are then undefined.
   Status read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
 
-  const std::string& path() const;
-  // Why the file goes through the page cache although direct I/O was asked for: to be said aloud. Empty otherwise.
-  const std::string& why_buffered() const;
+  std::vector<std::string> paths() const;
+  // For IoEngine::register_files; valid as long as this object.
+  std::vector<IoFile*> io_files() const;
+  // To be said aloud: a path that goes through the page cache although direct I/O was asked for; measured weights.
+  const std::vector<std::string>& notes() const;
+  // From one thread at a time, also while records are read and written.
+  std::vector<PathTraffic> take_traffic();
 
  private:
   class Impl;

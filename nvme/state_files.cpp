@@ -55,6 +55,22 @@ Result<std::uint64_t> remove_unless_held(const std::string& path) {
 
 std::string state_file_path(const std::string& folder, int rank) { return (fs::path(folder) / file_name(rank)).string(); }
 
+Status require_different_files(const std::vector<std::string>& paths) {
+  for (std::size_t a = 0; a < paths.size(); ++a) {
+    for (std::size_t b = 0; b < a; ++b) {
+      const fs::path first(paths[b]), second(paths[a]);
+      std::error_code error;
+      const bool one_folder =
+          first.parent_path() == second.parent_path() || fs::equivalent(first.parent_path(), second.parent_path(), error);
+      if (one_folder && !error && first.filename() == second.filename()) {
+        return {Code::invalid_config, "nvme.path: " + first.parent_path().string() + " and " + second.parent_path().string() +
+                                          " are the same folder; name each once"};
+      }
+    }
+  }
+  return {};
+}
+
 Result<std::uint64_t> remove_stale_state_files(const std::string& folder, int world) {
   std::uint64_t freed = 0;
   Status first;

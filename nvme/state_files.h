@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "runtime/status.h"
 
@@ -10,6 +11,10 @@ namespace strata {
 
 // "<folder>/state_rank_00003.bin".
 std::string state_file_path(const std::string& folder, int rank);
+
+// Error invalid_config, which names both: two of `paths` are one file, because their folders are the same or lead to the same.
+// What cannot be looked at is left to whoever opens it.
+Status require_different_files(const std::vector<std::string>& paths);
 
 // Removes the state files in `folder` of ranks >= world, which a run of `world` ranks does not take over: left there by a
 // larger run that was killed. A file that a running process holds stays, as does one on a file system without locks. Returns

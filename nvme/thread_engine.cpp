@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -19,9 +21,53 @@ constexpr unsigned kMaxThreads = 64;
 
 std::int64_t transfer_now(const Transfer& transfer) {
   const auto offset = static_cast<off_t>(transfer.offset);
-  const ssize_t result = transfer.kind == IoRequest::Kind::read ? ::pread(transfer.fd, transfer.data, transfer.bytes, offset)
-                                                                : ::pwrite(transfer.fd, transfer.data, transfer.bytes, offset);
+  const int fd = transfer.file->fd;
+  const ssize_t result = transfer.kind == IoRequest::Kind::read ? ::pread(fd, transfer.data, transfer.bytes, offset)
+                                                                : ::pwrite(fd, transfer.data, transfer.bytes, offset);
   return result >= 0 ? result : -errno;
+}
+
+// What the engine and its threads share. It outlives the engine where a thread hangs in the kernel.
+struct Pool {
+  std::mutex mutex;
+  std::condition_variable work;        // a queue was set, or stop
+  std::condition_variable done;        // the queue is finished and nobody uses it
+  std::optional<TransferQueue> queue;  // of the run() in progress
+  std::uint64_t round = 0;             // of run(); a thread takes part once in each
+  std::uint64_t completions = 0;       // so far
+  unsigned busy = 0;                   // threads that may use queue
+  bool stop = false;                   // no thread touches the queue any more
+};
+
+// Issues transfers until there is nothing left to issue. A transfer to be issued again is found by the thread that completed
+// it, so nobody needs to be woken for it.
+void transfer_all(Pool& pool, std::unique_lock<std::mutex>& lock) {
+  ++pool.busy;
+  while (Transfer* transfer = pool.queue->next()) {
+    const Transfer copy = *transfer;
+    lock.unlock();
+    const std::int64_t result = transfer_now(copy);
+    lock.lock();
+    if (pool.stop) return;
+    ++pool.completions;
+    if (!pool.queue->complete(transfer, result)) continue;
+    lock.unlock();
+    TransferQueue::pause();
+    lock.lock();
+    if (pool.stop) return;
+  }
+  if (--pool.busy == 0) pool.done.notify_all();
+}
+
+void serve(const std::shared_ptr<Pool>& pool) {
+  std::unique_lock lock(pool->mutex);
+  for (std::uint64_t seen = 0;;) {
+    pool->work.wait(lock, [&] { return pool->stop || (pool->queue && pool->round != seen); });
+    if (pool->stop) return;
+    seen = pool->round;
+    transfer_all(*pool, lock);
+    if (pool->stop) return;
+  }
 }
 
 class ThreadEngine final : public IoEngine {
@@ -31,82 +77,64 @@ class ThreadEngine final : public IoEngine {
   }
   ~ThreadEngine() override {
     {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
+      const std::lock_guard lock(pool_->mutex);
+      pool_->stop = true;
     }
-    work_.notify_all();
-    for (std::thread& helper : helpers_) helper.join();
+    pool_->work.notify_all();
+    // A thread that hangs in the kernel ends when the device answers, or with the process.
+    for (std::thread& thread : threads_) lost_.ok() ? thread.join() : thread.detach();
   }
 
   const char* name() const override { return "threads"; }
-  Status run(std::span<const IoRequest> requests, const std::string& path) override;
+  Status run(std::span<const IoRequest> requests) override;
 
  private:
-  void start_helpers(std::span<const IoRequest> requests);
-  void help();
-  void transfer_all(std::unique_lock<std::mutex>& lock);
+  void start_threads(std::span<const IoRequest> requests, unsigned most);
+  void wait(std::unique_lock<std::mutex>& lock);
 
   IoEngineOptions options_;
-  std::mutex mutex_;
-  std::condition_variable work_;  // queue_ was set, or stop_
-  std::condition_variable idle_;  // busy_ became 0
-  TransferQueue* queue_ = nullptr;
-  std::uint64_t round_ = 0;  // of run(); a helper takes part once in each
-  unsigned busy_ = 0;        // threads that may use queue_
-  bool stop_ = false;
-  std::vector<std::thread> helpers_;
+  std::shared_ptr<Pool> pool_ = std::make_shared<Pool>();
+  std::vector<std::thread> threads_;
+  Status lost_;
 };
 
-// Issues transfers until there is nothing left to issue. A transfer to be issued again is found by the thread that completed
-// it, so nobody needs to be woken for it.
-void ThreadEngine::transfer_all(std::unique_lock<std::mutex>& lock) {
-  ++busy_;
-  while (Transfer* transfer = queue_->next()) {
-    lock.unlock();
-    const std::int64_t result = transfer_now(*transfer);
-    lock.lock();
-    if (queue_->complete(transfer, result)) {
-      lock.unlock();
-      TransferQueue::pause();
-      lock.lock();
-    }
-  }
-  if (--busy_ == 0) idle_.notify_all();
-}
-
-void ThreadEngine::help() {
-  std::unique_lock lock(mutex_);
-  for (std::uint64_t seen = 0;;) {
-    work_.wait(lock, [&] { return stop_ || (queue_ != nullptr && round_ != seen); });
-    if (stop_) return;
-    seen = round_;
-    transfer_all(lock);
-  }
-}
-
-void ThreadEngine::start_helpers(std::span<const IoRequest> requests) {
+void ThreadEngine::start_threads(std::span<const IoRequest> requests, unsigned most) {
   std::size_t blocks = 0;
   for (const IoRequest& request : requests) blocks += (request.bytes + options_.block_bytes - 1) / options_.block_bytes;
-  const std::size_t wanted = std::min<std::size_t>(blocks, options_.queue_depth);
+  const std::size_t wanted = std::min<std::size_t>(blocks, std::min(most, kMaxThreads));
   try {
-    while (helpers_.size() + 1 < wanted) helpers_.emplace_back([this] { help(); });
+    while (threads_.size() < wanted) threads_.emplace_back([pool = pool_] { serve(pool); });
   } catch (const std::system_error&) {
     // No more threads to be had: fewer transfers are in flight, all are still done.
   }
 }
 
-Status ThreadEngine::run(std::span<const IoRequest> requests, const std::string& path) {
-  start_helpers(requests);
-  TransferQueue queue(requests, options_.block_bytes, options_.queue_depth, path);
-  std::unique_lock lock(mutex_);
-  queue_ = &queue;
-  ++round_;
-  work_.notify_all();
-  transfer_all(lock);
-  idle_.wait(lock, [&] { return busy_ == 0; });
-  queue_ = nullptr;
-  STRATA_CHECK(queue.finished(), "every transfer was issued and completed");
-  return queue.status();
+// The caller only waits, so that a call which never returns is not its own.
+void ThreadEngine::wait(std::unique_lock<std::mutex>& lock) {
+  const auto finished = [&] { return pool_->busy == 0 && pool_->queue->finished(); };
+  for (;;) {
+    const std::uint64_t before = pool_->completions;
+    if (pool_->done.wait_for(lock, options_.timeout, finished)) return;
+    if (pool_->completions > before || pool_->queue->in_flight() == 0) continue;
+    pool_->queue->fail_overdue(options_.timeout);
+    lost_ = pool_->queue->give_up_in_flight();
+    pool_->stop = true;
+    return;
+  }
+}
+
+Status ThreadEngine::run(std::span<const IoRequest> requests) {
+  if (!lost_.ok()) return lost_;
+  std::unique_lock lock(pool_->mutex);
+  TransferQueue& queue = pool_->queue.emplace(requests, options_.block_bytes, options_.queue_depth);
+  start_threads(requests, queue.capacity());
+  ++pool_->round;
+  pool_->work.notify_all();
+  if (threads_.empty()) transfer_all(*pool_, lock);
+  wait(lock);
+  Status status = lost_.ok() ? queue.status() : lost_;
+  pool_->queue.reset();
+  return status;
 }
 
 }  // namespace

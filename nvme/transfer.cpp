@@ -14,6 +14,7 @@ namespace {
 constexpr int kMaxIdleAttempts = 1000;
 // The end of a file in the middle of a sector shows as the same short read again and again.
 constexpr int kMaxStalls = 3;
+constexpr std::size_t kMaxInFlight = 4096;  // on all files together
 
 }  // namespace
 
@@ -24,33 +25,60 @@ std::string describe(IoRequest::Kind kind, std::size_t bytes, std::uint64_t offs
 
 void TransferQueue::pause() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
 
-TransferQueue::TransferQueue(std::span<const IoRequest> requests, std::size_t block_bytes, unsigned queue_depth,
-                             std::string path)
-    : requests_(requests), block_bytes_(block_bytes), path_(std::move(path)), slots_(queue_depth) {
+TransferQueue::TransferQueue(std::span<const IoRequest> requests, std::size_t block_bytes, unsigned queue_depth)
+    : block_bytes_(block_bytes), queue_depth_(queue_depth) {
+  for (const IoRequest& request : requests) {
+    if (request.bytes > 0) lane_of(request.file).requests.push_back(&request);
+  }
+  slots_.resize(std::min<std::size_t>(kMaxInFlight, lanes_.size() * queue_depth));
   for (Transfer& slot : slots_) free_.push_back(&slot);
 }
 
+TransferQueue::Lane& TransferQueue::lane_of(IoFile* file) {
+  for (Lane& lane : lanes_) {
+    if (lane.file == file) return lane;
+  }
+  return lanes_.emplace_back(Lane{.file = file});
+}
+
 Transfer* TransferQueue::next() {
-  if (!status_.ok() || (again_.empty() && free_.empty())) return nullptr;
+  if (!status_.ok()) return nullptr;
   Transfer* transfer = nullptr;
   if (!again_.empty()) {
     transfer = again_.back();
     again_.pop_back();
   } else {
-    while (request_ < requests_.size() && position_ == requests_[request_].bytes) {
-      ++request_;
-      position_ = 0;
+    Lane* idlest = nullptr;
+    for (Lane& lane : lanes_) {
+      if (lane.has_work() && lane.held < queue_depth_ && (idlest == nullptr || lane.held < idlest->held)) idlest = &lane;
     }
-    if (request_ == requests_.size()) return nullptr;
-    const IoRequest& request = requests_[request_];
+    if (idlest == nullptr || free_.empty()) return nullptr;
     transfer = free_.back();
     free_.pop_back();
-    const std::size_t bytes = std::min(block_bytes_, request.bytes - position_);
-    *transfer = {request.kind, request.fd, request.data + position_, bytes, request.offset + position_, 0};
-    position_ += bytes;
+    ++idlest->held;
+    const IoRequest& request = *idlest->requests[idlest->request];
+    const std::size_t at = idlest->position, bytes = std::min(block_bytes_, request.bytes - at);
+    *transfer = {.kind = request.kind,
+                 .file = request.file,
+                 .data = request.data + at,
+                 .bytes = bytes,
+                 .offset = request.offset + at,
+                 .lane = static_cast<std::size_t>(idlest - lanes_.data())};
+    idlest->position += bytes;
+    if (idlest->position == request.bytes) {
+      ++idlest->request;
+      idlest->position = 0;
+    }
   }
   ++in_flight_;
+  transfer->in_flight = true;
+  transfer->issued = std::chrono::steady_clock::now();
   return transfer;
+}
+
+void TransferQueue::release(Transfer* transfer) {
+  --lanes_[transfer->lane].held;
+  free_.push_back(transfer);
 }
 
 bool TransferQueue::retry(Transfer* transfer) {
@@ -60,16 +88,21 @@ bool TransferQueue::retry(Transfer* transfer) {
 
 bool TransferQueue::complete(Transfer* transfer, std::int64_t result) {
   --in_flight_;
+  transfer->in_flight = false;
+  if (result > 0) {
+    LatencyHistogram& histogram = transfer->kind == IoRequest::Kind::read ? transfer->file->reads : transfer->file->writes;
+    histogram.add(std::chrono::steady_clock::now() - transfer->issued, static_cast<std::size_t>(result));
+  }
   const std::string what = result == static_cast<std::int64_t>(transfer->bytes)
                                ? std::string()
                                : describe(transfer->kind, transfer->bytes, transfer->offset);
   if (what.empty()) {
-    free_.push_back(transfer);
+    release(transfer);
     return false;
   }
   if (result < 0) {
     const bool transient = result == -EINTR || result == -EAGAIN;
-    if (!transient || !retry(transfer)) fail(Status::from_errno(what, path_, static_cast<int>(-result)));
+    if (!transient || !retry(transfer)) fail(Status::from_errno(what, transfer->file->path, static_cast<int>(-result)));
     return result == -EAGAIN;
   }
   // Direct I/O must go on at a block boundary, so a part of a block is transferred again.
@@ -78,7 +111,7 @@ bool TransferQueue::complete(Transfer* transfer, std::int64_t result) {
   const std::size_t kept = reached > transfer->offset ? static_cast<std::size_t>(reached - transfer->offset) : 0;
   transfer->idle_attempts = kept > 0 ? 0 : transfer->idle_attempts + 1;
   if (moved == 0 || moved > transfer->bytes || transfer->idle_attempts > kMaxStalls) {
-    fail({Code::io_error, what + ": " + path_ + ": only " + std::to_string(moved) + " bytes were transferred" +
+    fail({Code::io_error, what + ": " + transfer->file->path + ": only " + std::to_string(moved) + " bytes were transferred" +
                               (transfer->kind == IoRequest::Kind::read ? "; the file ends there" : "")});
     return false;
   }
@@ -93,14 +126,34 @@ void TransferQueue::fail(Status status) {
   if (status_.ok()) status_ = std::move(status);
 }
 
+std::vector<Transfer*> TransferQueue::transfers_in_flight() {
+  std::vector<Transfer*> transfers;
+  for (Transfer& slot : slots_) {
+    if (slot.in_flight) transfers.push_back(&slot);
+  }
+  return transfers;
+}
+
+void TransferQueue::fail_overdue(std::chrono::milliseconds timeout) {
+  const std::vector<Transfer*> late = transfers_in_flight();
+  STRATA_CHECK(!late.empty(), "only what is in flight can be late");
+  const Transfer& first =
+      **std::min_element(late.begin(), late.end(), [](const Transfer* a, const Transfer* b) { return a->issued < b->issued; });
+  fail({Code::io_error, describe(first.kind, first.bytes, first.offset) + ": " + first.file->path + ": nothing was heard for " +
+                            std::to_string(timeout.count()) +
+                            " ms; the device hangs, or is slower than nvme.timeout allows: see the kernel's log"});
+}
+
+Status TransferQueue::give_up_in_flight() {
+  for (const Transfer* transfer : transfers_in_flight()) transfer->file->hangs = true;
+  return status_.with_context("transfers may still be in flight and their buffers must not be reused");
+}
+
 bool TransferQueue::finished() const {
   if (in_flight_ > 0) return false;
   if (!status_.ok()) return true;
   if (!again_.empty()) return false;
-  for (std::size_t r = request_; r < requests_.size(); ++r) {
-    if (requests_[r].bytes > (r == request_ ? position_ : 0)) return false;
-  }
-  return true;
+  return std::none_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.has_work(); });
 }
 
 }  // namespace strata

@@ -1,74 +1,22 @@
 #include "nvme/uring_engine.h"
 
-#include <liburing.h>
-
-#include <atomic>
+#include <algorithm>
 #include <cerrno>
-#include <system_error>
-#include <thread>
+#include <chrono>
+#include <vector>
 
+#include "nvme/ring.h"
 #include "nvme/transfer.h"
 
 namespace strata {
 namespace {
 
-constexpr int kMaxPauses = 10000;  // of 1 ms: then a busy kernel counts as a failed one
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
 
-std::string why_no_ring(int error) {
-  std::string why = "io_uring is not available (io_uring_setup: " + std::generic_category().message(error) + ")";
-  if (error == EPERM || error == EACCES)
-    why += ": sysctl kernel.io_uring_disabled or the container's seccomp profile forbids it";
-  if (error == ENOSYS) why += ": this kernel or sandbox does not have it";
-  if (error == ENOMEM) why += ": the limit of locked memory (ulimit -l) is too low";
-  return why;
-}
-
-// Threads are told apart by a number that, unlike a thread id, is never used twice.
-std::uint64_t this_thread_number() {
-  static std::atomic<std::uint64_t> last{0};
-  thread_local const std::uint64_t number = ++last;
-  return number;
-}
-
-class Ring {
- public:
-  Ring() = default;
-  Ring(const Ring&) = delete;
-  Ring& operator=(const Ring&) = delete;
-  ~Ring() { close(); }
-
-  // 0 or errno. Only the calling thread may submit from now on (SINGLE_ISSUER lets the kernel rely on that).
-  int open(unsigned entries) {
-    close();
-    int error = -EINVAL;
-#if defined(IORING_SETUP_SINGLE_ISSUER) && defined(IORING_SETUP_DEFER_TASKRUN)
-    // Completions run in this thread when it waits for them, instead of interrupting it (Linux 6.1).
-    error = ::io_uring_queue_init(entries, &ring_, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
-#endif
-    if (error == -EINVAL) error = ::io_uring_queue_init(entries, &ring_, 0);
-    open_ = error == 0;
-    owner_ = this_thread_number();
-    return -error;
-  }
-  void close() {
-    if (open_) ::io_uring_queue_exit(&ring_);
-    open_ = false;
-  }
-  bool usable_here() const { return open_ && owner_ == this_thread_number(); }
-  bool has_read_and_write() {
-    io_uring_probe* probe = ::io_uring_get_probe_ring(&ring_);
-    if (probe == nullptr) return false;
-    const bool has = io_uring_opcode_supported(probe, IORING_OP_READ) && io_uring_opcode_supported(probe, IORING_OP_WRITE);
-    ::io_uring_free_probe(probe);
-    return has;
-  }
-  io_uring* get() { return &ring_; }
-
- private:
-  io_uring ring_{};
-  bool open_ = false;
-  std::uint64_t owner_ = 0;
-};
+constexpr int kMaxPauses = 10000;               // of 1 ms: then a busy kernel counts as a failed one
+constexpr milliseconds kCancelWait{5000};       // for transfers that were cancelled, or that a failed ring has accepted
+constexpr std::size_t kBufferBytes = 1U << 30;  // the largest that the kernel registers
 
 class UringEngine final : public IoEngine {
  public:
@@ -76,84 +24,132 @@ class UringEngine final : public IoEngine {
 
   Status open() {
     if (const int error = ring_.open(options_.queue_depth); error != 0) return {Code::unsupported, why_no_ring(error)};
-    if (!ring_.has_read_and_write()) return {Code::unsupported, "io_uring of this kernel is too old (needs Linux 5.6)"};
+    if (!ring_.has_what_we_need()) return {Code::unsupported, "io_uring of this kernel is too old (needs Linux 5.11)"};
     return {};
   }
 
   const char* name() const override { return "io_uring"; }
-  Status run(std::span<const IoRequest> requests, const std::string& path) override;
+  void register_files(std::span<IoFile* const> files) override {
+    files_.assign(files.begin(), files.end());
+    ring_.close();
+  }
+  void register_buffers(std::span<const std::span<std::byte>> buffers) override;
+  Status run(std::span<const IoRequest> requests) override;
 
  private:
+  Status open_for(const TransferQueue& queue, const std::string& path);
+  int index_of(const IoFile* file) const;
+  int index_of(std::span<const std::byte> data) const;
   void prepare(TransferQueue& queue);
   bool reap(TransferQueue& queue);  // true: the device is busy
+  Status cancel(TransferQueue& queue);
   Status abandon(TransferQueue& queue, int error, const std::string& path);
+  Status drain(TransferQueue& queue, unsigned never_sent);
 
   IoEngineOptions options_;
   Ring ring_;
+  std::vector<IoFile*> files_;
+  std::vector<std::span<std::byte>> buffers_;  // none larger than kBufferBytes
+  bool fixed_files_ = false, fixed_buffers_ = false;
+  Status lost_;
 };
 
-void UringEngine::prepare(TransferQueue& queue) {
-  // There is always a free entry: the ring has queue_depth of them and the queue issues no more.
-  while (Transfer* transfer = queue.next()) {
-    io_uring_sqe* sqe = ::io_uring_get_sqe(ring_.get());
-    STRATA_CHECK(sqe != nullptr, "the submission queue holds queue_depth entries");
-    const auto bytes = static_cast<unsigned>(transfer->bytes);
-    if (transfer->kind == IoRequest::Kind::read) {
-      ::io_uring_prep_read(sqe, transfer->fd, transfer->data, bytes, transfer->offset);
-    } else {
-      ::io_uring_prep_write(sqe, transfer->fd, transfer->data, bytes, transfer->offset);
+void UringEngine::register_buffers(std::span<const std::span<std::byte>> buffers) {
+  buffers_.clear();
+  for (std::span<std::byte> rest : buffers) {
+    for (; !rest.empty(); rest = rest.subspan(buffers_.back().size())) {
+      buffers_.push_back(rest.first(std::min(rest.size(), kBufferBytes)));
     }
-    ::io_uring_sqe_set_data(sqe, transfer);
+  }
+  ring_.close();
+}
+
+// Registration belongs to a ring, and a ring to the thread that opened it.
+Status UringEngine::open_for(const TransferQueue& queue, const std::string& path) {
+  if (ring_.usable_here() && ring_.entries() >= queue.capacity()) return {};
+  if (const int error = ring_.open(std::max(options_.queue_depth, queue.capacity())); error != 0) {
+    return {Code::io_error, path + ": " + why_no_ring(error)};
+  }
+  fixed_files_ = ring_.register_files(files_);
+  fixed_buffers_ = ring_.register_buffers(buffers_);
+  return {};
+}
+
+// -1: not registered.
+int UringEngine::index_of(const IoFile* file) const {
+  const auto found = std::find(files_.begin(), files_.end(), file);
+  return fixed_files_ && found != files_.end() ? static_cast<int>(found - files_.begin()) : -1;
+}
+
+int UringEngine::index_of(std::span<const std::byte> data) const {
+  const auto found = std::find_if(buffers_.begin(), buffers_.end(), [&](std::span<const std::byte> buffer) {
+    return data.data() >= buffer.data() && data.data() + data.size() <= buffer.data() + buffer.size();
+  });
+  return fixed_buffers_ && found != buffers_.end() ? static_cast<int>(found - buffers_.begin()) : -1;
+}
+
+void UringEngine::prepare(TransferQueue& queue) {
+  // There is always a free entry: the ring has as many as the queue has transfers.
+  while (Transfer* transfer = queue.next()) {
+    ring_.prepare(*transfer, index_of(transfer->file), index_of({transfer->data, transfer->bytes}));
   }
 }
 
 bool UringEngine::reap(TransferQueue& queue) {
   bool busy = false;
-  io_uring_cqe* cqe = nullptr;
-  while (::io_uring_peek_cqe(ring_.get(), &cqe) == 0 && cqe != nullptr) {
-    auto* transfer = static_cast<Transfer*>(::io_uring_cqe_get_data(cqe));
-    const int result = cqe->res;
-    ::io_uring_cqe_seen(ring_.get(), cqe);
-    busy |= queue.complete(transfer, result);
+  Ring::Completion completion;
+  while (ring_.pop(&completion)) {
+    if (completion.transfer != nullptr) busy |= queue.complete(completion.transfer, completion.result);
   }
   return busy;
 }
 
-// The ring itself failed: waits for what the kernel has accepted, then drops the ring with what it has not.
-Status UringEngine::abandon(TransferQueue& queue, int error, const std::string& path) {
-  queue.fail(Status::from_errno("submission to io_uring", path, error));
-  int pauses = 0;
-  while (queue.in_flight() > ::io_uring_sq_ready(ring_.get()) && pauses <= kMaxPauses) {
-    io_uring_cqe* cqe = nullptr;
-    const int waited = ::io_uring_wait_cqe(ring_.get(), &cqe);
-    if (waited != 0 && waited != -EINTR) {  // then completions may still be seen to come
-      ++pauses;
-      TransferQueue::pause();
-    }
+// Waits for what the kernel has accepted, all but `never_sent` of what is in flight.
+Status UringEngine::drain(TransferQueue& queue, unsigned never_sent) {
+  const auto deadline = Clock::now() + std::min(kCancelWait, options_.timeout);
+  while (queue.in_flight() > never_sent && Clock::now() < deadline) {
+    if (const int error = ring_.wait(milliseconds(100)); error != 0 && error != ETIME && error != EINTR) TransferQueue::pause();
     (void)reap(queue);
   }
-  const bool lost = queue.in_flight() > ::io_uring_sq_ready(ring_.get());
+  if (queue.in_flight() <= never_sent) return queue.status();
   ring_.close();
-  return lost ? queue.status().with_context("transfers may still be in flight and their buffers must not be reused")
-              : queue.status();
+  return lost_ = queue.give_up_in_flight();
 }
 
-Status UringEngine::run(std::span<const IoRequest> requests, const std::string& path) {
-  if (!ring_.usable_here()) {
-    if (const int error = ring_.open(options_.queue_depth); error != 0)
-      return {Code::io_error, path + ": " + why_no_ring(error)};
-  }
-  TransferQueue queue(requests, options_.block_bytes, options_.queue_depth, path);
+// Nothing was heard for too long.
+Status UringEngine::cancel(TransferQueue& queue) {
+  queue.fail_overdue(options_.timeout);
+  for (const Transfer* transfer : queue.transfers_in_flight()) ring_.prepare_cancel(*transfer);
+  (void)ring_.submit_and_wait(milliseconds(100));
+  return drain(queue, 0);
+}
+
+// The ring itself failed. What it has not accepted is dropped with it.
+Status UringEngine::abandon(TransferQueue& queue, int error, const std::string& path) {
+  queue.fail(Status::from_errno("submission to io_uring", path, error));
+  Status status = drain(queue, ring_.unsubmitted());
+  ring_.close();
+  return status;
+}
+
+Status UringEngine::run(std::span<const IoRequest> requests) {
+  if (!lost_.ok()) return lost_;
+  TransferQueue queue(requests, options_.block_bytes, options_.queue_depth);
+  if (queue.finished()) return {};
+  const auto first = std::find_if(requests.begin(), requests.end(), [](const IoRequest& r) { return r.bytes > 0; });
+  const std::string& path = first->file->path;
+  STRATA_RETURN_IF_ERROR(open_for(queue, path));
   int pauses = 0;
   while (!queue.finished()) {
     prepare(queue);
-    const int submitted = ::io_uring_submit_and_wait(ring_.get(), 1);
-    const bool busy = submitted == -EAGAIN || submitted == -EBUSY;
+    const int error = ring_.submit_and_wait(options_.timeout);
+    const unsigned before = queue.in_flight();
+    bool busy = error == EAGAIN || error == EBUSY;
     pauses = busy ? pauses + 1 : 0;
-    if ((submitted < 0 && submitted != -EINTR && !busy) || pauses > kMaxPauses) {
-      return abandon(queue, -submitted, path);
-    }
-    if (reap(queue) || busy) TransferQueue::pause();
+    if ((error != 0 && error != EINTR && error != ETIME && !busy) || pauses > kMaxPauses) return abandon(queue, error, path);
+    busy |= reap(queue);
+    if (error == ETIME && queue.in_flight() == before) return cancel(queue);
+    if (busy) TransferQueue::pause();
   }
   return queue.status();
 }

@@ -114,13 +114,20 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
 }
 
 Status OptimizerStore::open_file(const std::vector<std::size_t>& payloads, std::vector<std::string>* notes) {
-  STRATA_ASSIGN_OR_RETURN(file_, RecordFile::create(options_.nvme_file, payloads));
+  const RecordFileOptions file_options{.weights = options_.nvme_weights, .probe_io = options_.io};
+  STRATA_ASSIGN_OR_RETURN(file_, RecordFile::create(options_.nvme_files, payloads, file_options));
   std::string why_read, why_write;
   STRATA_ASSIGN_OR_RETURN(read_engine_, options_.make_engine(options_.io, &why_read));
   STRATA_ASSIGN_OR_RETURN(write_engine_, options_.make_engine(options_.io, &why_write));
+  std::vector<std::span<std::byte>> buffers;
+  for (const Buffer& w : cpu_windows_) buffers.emplace_back(w.data(), w.size());
+  for (IoEngine* engine : {read_engine_.get(), write_engine_.get()}) {
+    engine->register_files(file_->io_files());
+    engine->register_buffers(buffers);
+  }
   if (notes == nullptr) return {};
-  const std::string path = options_.nvme_file + ": ";
-  if (!file_->why_buffered().empty()) notes->push_back(path + "goes through the page cache: " + file_->why_buffered());
+  const std::string path = options_.nvme_files.front() + ": ";
+  notes->insert(notes->end(), file_->notes().begin(), file_->notes().end());
   if (!why_read.empty()) notes->push_back(path + why_read);
   if (!why_write.empty() && why_write != why_read) notes->push_back(path + why_write);
   return {};

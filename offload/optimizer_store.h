@@ -36,7 +36,8 @@ struct OptimizerStoreOptions {
   ComputeShape compute_shape = {};
   std::int64_t record_size = std::int64_t{16} << 20;  // parameters; rounded up to kLayoutBlock
   DType compute = DType::f32;                         // of the parameter store: f32 or bf16
-  std::string nvme_file = {};                         // path of this rank's state file
+  std::vector<std::string> nvme_files = {};           // paths of this rank's state files
+  std::vector<double> nvme_weights = {};              // of each; empty: measured
   IoEngineOptions io = {};
   // Called twice: for reading, then for writing.
   std::function<Result<std::unique_ptr<IoEngine>>(const IoEngineOptions&, std::string* why_fallback)> make_engine =
@@ -91,6 +92,8 @@ class OptimizerStore {
   const std::vector<OptimizerRecord>& records() const { return plan_.schedule.shape.records; }
   const UpdatePlan& plan() const { return plan_; }
   std::size_t nvme_bytes() const { return nvme_bytes_; }
+  // Of each path, since the last call; empty where no state is on NVMe.
+  std::vector<PathTraffic> take_nvme_traffic() { return file_ ? file_->take_traffic() : std::vector<PathTraffic>(); }
   const char* io_engine() const { return read_engine_ ? read_engine_->name() : "none"; }
 
  private:

@@ -238,6 +238,33 @@ Key& ConfigSchema::add(const std::string& path, std::vector<std::string>& target
     for (const std::string& text : target) items.push_back(text_yaml(text));
     return fmt::format("[{}]", fmt::join(items, ", "));
   };
+  key.is_automatic_ = [&target] { return target.empty(); };
+  key.make_automatic_ = [&target] { target.clear(); };
+  return key;
+}
+
+Key& ConfigSchema::add(const std::string& path, std::vector<double>& target, const std::string& doc) {
+  Key& key = add_key(path, "a number or a list of numbers", doc);
+  key.takes_list_ = true;
+  key.takes_quotes_ = false;
+  key.set_ = [&target](const ConfigValue& value) {
+    target.clear();
+    const std::vector<ConfigValue> items = value.kind == Kind::scalar ? std::vector<ConfigValue>{value} : value.items;
+    for (const ConfigValue& item : items) {
+      const std::optional<double> number = item.quoted ? std::nullopt : parse_number(item.text);
+      if (!number) return false;
+      target.push_back(*number);
+    }
+    return !target.empty();
+  };
+  key.get_ = [&target] {
+    std::vector<std::string> items;
+    for (const double number : target) items.push_back(number_yaml(number));
+    return fmt::format("[{}]", fmt::join(items, ", "));
+  };
+  key.number_ = [&target] { return target.empty() ? 0.0 : *std::min_element(target.begin(), target.end()); };
+  key.is_automatic_ = [&target] { return target.empty(); };
+  key.make_automatic_ = [&target] { target.clear(); };
   return key;
 }
 

@@ -89,6 +89,7 @@ class ConfigSchema {
   Key& add(const std::string& path, std::optional<double>& target, const std::string& doc);
   Key& add(const std::string& path, std::string& target, const std::string& doc);
   Key& add(const std::string& path, std::vector<std::string>& target, const std::string& doc);
+  Key& add(const std::string& path, std::vector<double>& target, const std::string& doc);  // lower bounds hold for every item
   // "4GiB", "512MiB", "1.5GB" or a number of bytes.
   Key& add_bytes(const std::string& path, std::uint64_t& target, const std::string& doc);
   Key& add_bytes(const std::string& path, std::optional<std::uint64_t>& target, const std::string& doc);

@@ -44,7 +44,7 @@ class Resolver {
     require(!c_.run.name.empty() && c_.run.name.find('/') == std::string::npos && c_.run.name != "." && c_.run.name != "..",
             "run.name: must be a plain file name, found \"{}\"", c_.run.name);
     if (c_.run.folder.empty()) c_.run.folder = "runs/" + c_.run.name;
-    if (c_.nvme.path.empty()) c_.nvme.path = c_.run.folder + "/nvme";
+    if (c_.nvme.path.empty()) c_.nvme.path = {c_.run.folder + "/nvme"};
   }
 
   void length() {
@@ -173,7 +173,19 @@ class Resolver {
     if (c_.device.emulate.any()) c_.device.backend = Config::Device::Choice::host;
     require(c_.offload.optimizer.stride == 0 || !c_.offload.optimizer.gpu_fraction,
             "offload.optimizer: stride and gpu_fraction both say who updates; remove one");
+    nvme();
     require(!c_.checkpoint.resume.empty(), "checkpoint.resume: must be auto, never or a checkpoint folder");
+  }
+
+  // Different names of one folder are found when the folders are there.
+  void nvme() {
+    const std::vector<std::string>& paths = c_.nvme.path;
+    for (auto path = paths.begin(); path != paths.end(); ++path) {
+      require(!path->empty(), "nvme.path: a folder must have a name");
+      require(std::find(paths.begin(), path, *path) == path, "nvme.path: names {} twice; name each folder once", *path);
+    }
+    require(c_.nvme.weights.empty() || c_.nvme.weights.size() == paths.size(),
+            "nvme.weights: must be as many as the folders of nvme.path: {} != {}", c_.nvme.weights.size(), paths.size());
   }
 
   Config c_;

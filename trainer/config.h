@@ -125,10 +125,12 @@ struct Config {
   } memory;
 
   struct Nvme {
-    std::string path;  // folder for the state files; derived: <run.folder>/nvme
+    std::vector<std::string> path;  // folders for the state files; derived: <run.folder>/nvme
+    std::vector<double> weights;    // share of the bytes that each gets; empty: measured
     IoEngineOptions::Kind engine = IoEngineOptions::Kind::automatic;
     std::int64_t queue_depth = 16;
     std::uint64_t block_size = std::uint64_t{1} << 20;  // bytes per request
+    double timeout = 60.0;                              // seconds without an answer, then a drive counts as hanging
   } nvme;
 
   struct Device {

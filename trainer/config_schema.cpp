@@ -292,18 +292,34 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   s.add_bytes("memory.nvme", c.memory.nvme, "Space under nvme.path.")
       .automatic("no budget of its own: the files are allocated before training, or refused");
 
-  s.section("nvme", "The drive tier.");
-  s.add("nvme.path", c.nvme.path, "Folder of the state files.")
+  s.section("nvme",
+            "The drive tier. For every step `metrics.jsonl` has, by file, how many requests of rank 0 went each way, and how "
+            "long they took.");
+  s.add("nvme.path", c.nvme.path,
+        "Folder of the state files, or several on different drives: every record is then spread over all of them, in pieces of "
+        "2 MiB. Which folders these are changes no bit of the result.")
       .automatic("`nvme` in the run folder")
       .alias("nvme_path")
       .alias("offload_optimizer.nvme_path")
       .alias("zero_optimization.offload_optimizer.nvme_path");
+  s.add("nvme.weights", c.nvme.weights,
+        "Of each folder, its share of the bytes. Only ratios matter; for a folder that reads r and writes w bytes a second, "
+        "1 / (1/r + 1/w) keeps all equally long busy.")
+      .greater_than(0)
+      .automatic("measured when training starts, about a second a folder; one folder needs none");
   using Engine = IoEngineOptions::Kind;
   s.add_choice<Engine>("nvme.engine", c.nvme.engine,
                        {{"auto", Engine::automatic}, {"io_uring", Engine::io_uring}, {"threads", Engine::threads}},
                        "How the drive is driven; auto: io_uring where the kernel allows it.");
-  s.add("nvme.queue_depth", c.nvme.queue_depth, "Requests in flight.").at_least(1).at_most(4096).alias("aio.queue_depth");
+  s.add("nvme.queue_depth", c.nvme.queue_depth, "Requests in flight, of each folder and direction.")
+      .at_least(1)
+      .at_most(4096)
+      .alias("aio.queue_depth");
   s.add_bytes("nvme.block_size", c.nvme.block_size, "Largest request.").at_least(4096).at_most(1 << 30).alias("aio.block_size");
+  s.add_duration("nvme.timeout", c.nvme.timeout,
+                 "How long a drive may answer no request at all before training stops with an error.")
+      .at_least(0.001)
+      .at_most(1e6);
 }
 
 void describe_speeds(ConfigSchema& s, const std::string& section, Config::Device::Speeds& c, const std::string& unset) {

@@ -40,6 +40,10 @@ nlohmann::ordered_json to_json(const GpuReadings& r) {
   return j;
 }
 
+nlohmann::ordered_json to_json(const LatencySummary& s) {
+  return {{"transfers", s.count}, {"bytes", s.bytes}, {"p50_seconds", s.p50}, {"p99_seconds", s.p99}, {"max_seconds", s.max}};
+}
+
 }  // namespace
 
 std::string to_json(const StepMetrics& m) {
@@ -53,6 +57,7 @@ std::string to_json(const StepMetrics& m) {
                        {"gpu_to_cpu", m.busy.gpu_to_cpu}, {"cpu_to_gpu", m.busy.cpu_to_gpu}};
   j["bound"] = {{"resource", m.bound().resource}, {"seconds", m.bound().seconds}};
   j["peak_bytes"] = {{"gpu", m.gpu_peak}, {"cpu", m.cpu_peak}, {"nvme", m.nvme_bytes}};
+  for (const PathTraffic& t : m.nvme) j["nvme"][t.path] = {{"read", to_json(t.read)}, {"write", to_json(t.write)}};
   if (m.gpu) j["gpu"] = to_json(*m.gpu);
   return j.dump();
 }

@@ -6,7 +6,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "nvme/record_file.h"
 #include "runtime/gpu/readings.h"
 #include "runtime/status.h"
 #include "trainer/engine.h"
@@ -26,6 +28,7 @@ struct StepMetrics {
   BusySeconds busy;  // of this step and rank; of a GPU's streams, what was finished by its end
   std::size_t gpu_peak = 0, cpu_peak = 0, nvme_bytes = 0;  // of this rank, so far
   std::optional<GpuReadings> gpu;                          // of rank 0's GPU, about once a second
+  std::vector<PathTraffic> nvme;                           // of this step and rank; empty: no state on NVMe
 
   // The resource that worked longest in this step, and its seconds: no step can be shorter.
   struct Bound {

@@ -1,5 +1,7 @@
 #include "trainer/model_setup.h"
 
+#include <cmath>
+
 #include "model/hf.h"
 #include "nvme/state_files.h"
 
@@ -52,10 +54,12 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   for (std::size_t r = 0; r < kResources; ++r)
     if (double& rate = options.optimizer.rates.per_second[r]; rate == 0.0) rate = rates_of(c.device.emulate).per_second[r];
   if (c.device.emulate.any()) options.emulate = rates_of(c.device.emulate);
-  options.optimizer.nvme_file = state_file_path(c.nvme.path, rank.v);
+  for (const std::string& folder : c.nvme.path) options.optimizer.nvme_files.push_back(state_file_path(folder, rank.v));
+  options.optimizer.nvme_weights = c.nvme.weights;
   options.optimizer.io.kind = c.nvme.engine;
   options.optimizer.io.queue_depth = static_cast<unsigned>(c.nvme.queue_depth);
   options.optimizer.io.block_bytes = static_cast<std::size_t>(c.nvme.block_size);
+  options.optimizer.io.timeout = std::chrono::milliseconds(std::llround(c.nvme.timeout * 1e3));
   return options;
 }
 

@@ -224,9 +224,12 @@ Status Trainer::Impl::prepare_run_folder() {
 // On every rank: nvme.path is a local disk of each machine.
 Status Trainer::Impl::prepare_nvme_folder() const {
   if (plan_.nvme_bytes == 0) return {};
-  std::error_code error;
-  fs::create_directories(config_.nvme.path, error);
-  return error ? Status::from_errno("create nvme.path", config_.nvme.path, error.value()) : Status();
+  for (const std::string& folder : config_.nvme.path) {
+    std::error_code error;
+    fs::create_directories(folder, error);
+    if (error) return Status::from_errno("create nvme.path", folder, error.value());
+  }
+  return {};
 }
 
 Status Trainer::Impl::start_engine() {
@@ -238,10 +241,12 @@ Status Trainer::Impl::start_engine() {
   std::vector<std::string> notes;
   Result<std::unique_ptr<Engine>> engine = Engine::create(*device_, *extras_.model, options, environment_.world(), &notes);
   if (engine.ok() && plan_.nvme_bytes > 0) {
-    const Result<std::uint64_t> freed = remove_stale_state_files(config_.nvme.path, world());
-    if (!freed.ok()) notes.push_back("state files of an earlier run could not be removed: " + freed.status().message());
-    if (freed.ok() && *freed > 0)
-      notes.push_back("removed " + format_bytes(*freed) + " of state files that a larger run left in " + config_.nvme.path);
+    for (const std::string& folder : config_.nvme.path) {
+      const Result<std::uint64_t> freed = remove_stale_state_files(folder, world());
+      if (!freed.ok()) notes.push_back("state files of an earlier run could not be removed: " + freed.status().message());
+      if (freed.ok() && *freed > 0)
+        notes.push_back("removed " + format_bytes(*freed) + " of state files that a larger run left in " + folder);
+    }
   }
   std::string mine;
   for (const std::string& text : notes) mine += text + "\n";
@@ -385,6 +390,7 @@ Result<StepMetrics> Trainer::Impl::step() {
   metrics.gpu_peak = engine_->memory(Tier::gpu).high_water;
   metrics.cpu_peak = engine_->memory(Tier::cpu).high_water;
   metrics.nvme_bytes = engine_->optimizer().nvme_bytes();
+  metrics.nvme = engine_->optimizer().take_nvme_traffic();
   metrics.gpu = read_sensors_if_due(end);
   return metrics;
 }

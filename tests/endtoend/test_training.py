@@ -23,6 +23,13 @@ class Digests(EndToEnd):
         metrics = self.metrics()
         self.assertEqual([m["step"] for m in metrics], list(range(1, 21)))
         self.assertIn("validation_loss", metrics[-1])
+        for step in metrics:
+            (path, traffic), = step["nvme"].items()
+            self.assertTrue(path.endswith("/state_rank_00000.bin"), path)
+            for way in ("read", "write"):
+                self.assertGreater(traffic[way]["bytes"], 0)
+                self.assertLessEqual(traffic[way]["p50_seconds"], traffic[way]["p99_seconds"])
+                self.assertLessEqual(traffic[way]["p99_seconds"], traffic[way]["max_seconds"])
         for name in ("config.resolved.yaml", "plan.json"):
             self.assertTrue(os.path.exists(f"{self.folder}/run/{name}"), name)
 

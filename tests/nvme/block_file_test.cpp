@@ -194,8 +194,8 @@ TEST(BlockFile, FullDeviceUnderTheEngineIsAnErrorWithItsPlace) {
   Blocks out(2 * kMiB);
   for (const auto kind : {IoEngineOptions::Kind::automatic, IoEngineOptions::Kind::threads}) {
     const auto engine = make_io_engine(options_of(kind), nullptr).value();
-    const IoRequest request{IoRequest::Kind::write, file->fd(), out.data(), 2 * kMiB, 0};
-    const Status status = engine->run({&request, 1}, file->path());
+    const IoRequest request{IoRequest::Kind::write, &file->io(), out.data(), 2 * kMiB, 0};
+    const Status status = engine->run({&request, 1});
     EXPECT_THAT(status.message(), AllOf(HasSubstr("at offset "), HasSubstr(small.file("f") + ": No space left on device")));
   }
 }
@@ -218,17 +218,27 @@ TEST(BlockFile, FileSizeLimitIsAnErrorAndNotASignal) {
 
 TEST(MeasureNvme, GivesOneSampleARepeatAndRemovesItsFile) {
   TempFolder folder;
-  const auto rates = measure_nvme(folder.path(), kMiB + 1, options_of(IoEngineOptions::Kind::automatic), 0.03, 3);
-  ASSERT_TRUE(rates.ok()) << rates.status().message();
-  for (const NvmeRate& rate : {rates->read, rates->write, rates->mixed}) {
-    EXPECT_EQ(rate.samples.size(), 3U);
-    EXPECT_GT(rate.median, 0);
-    EXPECT_THAT(rate.samples, ::testing::Contains(rate.median));
+  // The last has blocks larger than the file, the one before blocks that do not divide it.
+  const std::vector<IoEngineOptions> settings = {options_of(IoEngineOptions::Kind::automatic),
+                                                 options_of(IoEngineOptions::Kind::threads, 2, 12 << 10),
+                                                 options_of(IoEngineOptions::Kind::automatic, 4, 4 << 20)};
+  const auto measured = measure_nvme(folder.path(), kMiB + 1, settings, 0.03, 3);
+  ASSERT_TRUE(measured.ok()) << measured.status().message();
+  ASSERT_EQ(measured->size(), settings.size());
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    const NvmeRates& rates = (*measured)[i];
+    EXPECT_EQ(rates.options.block_bytes, settings[i].block_bytes);
+    for (const NvmeRate& rate : {rates.read, rates.write, rates.mixed}) {
+      EXPECT_EQ(rate.samples.size(), 3U);
+      EXPECT_GT(rate.median, 0);
+      EXPECT_THAT(rate.samples, ::testing::Contains(rate.median));
+      EXPECT_GT(rate.latency.count, 0U);
+    }
   }
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
-  EXPECT_FALSE(measure_nvme(folder.path(), kMiB - 1, {}, 1, 1).ok());
-  EXPECT_FALSE(measure_nvme(folder.path(), kMiB, {}, 1, 0).ok());
-  EXPECT_FALSE(measure_nvme(folder.file("absent"), kMiB, {}, 0, 1).ok());
+  EXPECT_FALSE(measure_nvme(folder.path(), kMiB - 1, settings, 1, 1).ok());
+  EXPECT_FALSE(measure_nvme(folder.path(), kMiB, settings, 1, 0).ok());
+  EXPECT_FALSE(measure_nvme(folder.file("absent"), kMiB, settings, 0, 1).ok());
 }
 
 }  // namespace

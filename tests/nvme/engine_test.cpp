@@ -25,15 +25,15 @@ class IoEngineContract : public EachEngine {
   }
   static Status run_one(IoEngine& engine, const BlockFile& file, IoRequest::Kind kind, std::span<std::byte> data,
                         std::uint64_t at) {
-    const IoRequest request{kind, file.fd(), data.data(), data.size(), at};
-    return engine.run({&request, 1}, file.path());
+    const IoRequest request{kind, &file.io(), data.data(), data.size(), at};
+    return engine.run({&request, 1});
   }
 };
 
 TEST_P(IoEngineContract, NothingToDoIsOk) {
-  EXPECT_TRUE(engine_->run({}, "nowhere").ok());
-  const IoRequest empty{IoRequest::Kind::read, -1, nullptr, 0, 0};
-  EXPECT_TRUE(engine_->run({&empty, 1}, "nowhere").ok());
+  EXPECT_TRUE(engine_->run({}).ok());
+  const IoRequest empty{IoRequest::Kind::read, nullptr, nullptr, 0, 0};
+  EXPECT_TRUE(engine_->run({&empty, 1}).ok());
 }
 
 TEST_P(IoEngineContract, ReadsBackWhatItWrote) {
@@ -57,10 +57,10 @@ TEST_P(IoEngineContract, MixedRequestsMoreThanTheQueueDepth) {
   ASSERT_TRUE(run_one(*engine_, f, IoRequest::Kind::write, out.span(), 0).ok());
   std::vector<IoRequest> requests;
   for (std::size_t i = 0; i < kParts; ++i) {
-    requests.push_back({IoRequest::Kind::read, f.fd(), in.data() + i * kPart, kPart, i * kPart});
-    requests.push_back({IoRequest::Kind::write, f.fd(), out.data() + i * kPart, kPart, (kParts + i) * kPart});
+    requests.push_back({IoRequest::Kind::read, &f.io(), in.data() + i * kPart, kPart, i * kPart});
+    requests.push_back({IoRequest::Kind::write, &f.io(), out.data() + i * kPart, kPart, (kParts + i) * kPart});
   }
-  ASSERT_TRUE(engine_->run(requests, f.path()).ok());
+  ASSERT_TRUE(engine_->run(requests).ok());
   EXPECT_EQ(in.first_difference(1, kParts * kPart), kParts * kPart);
   ASSERT_TRUE(run_one(*engine_, f, IoRequest::Kind::read, in.span(), kParts * kPart).ok());
   EXPECT_EQ(in.first_difference(1, kParts * kPart), kParts * kPart);
@@ -101,24 +101,27 @@ TEST_P(IoEngineContract, ReadBeyondTheEndSaysWhereTheFileEnds) {
 
 TEST_P(IoEngineContract, ErrorsNamePathOffsetSizeAndErrno) {
   BlockFile f = file(1 << 20);
-  const int read_only = ::open(f.path().c_str(), O_RDONLY | O_CLOEXEC);
+  IoFile read_only;
+  read_only.path = f.path();
+  read_only.fd = ::open(f.path().c_str(), O_RDONLY | O_CLOEXEC);
   Blocks out(65536);
-  const IoRequest request{IoRequest::Kind::write, read_only, out.data(), 65536, 131072};
-  const Status status = engine_->run({&request, 1}, f.path());
+  const IoRequest request{IoRequest::Kind::write, &read_only, out.data(), 65536, 131072};
+  const Status status = engine_->run({&request, 1});
   EXPECT_EQ(status.code(), Code::io_error);
   EXPECT_EQ(status.message(), "write of 65536 bytes at offset 131072: " + f.path() + ": Bad file descriptor");
-  ::close(read_only);
+  ::close(read_only.fd);
 }
 
 TEST_P(IoEngineContract, WorksAgainAfterAFailureAndTheOthersHadLanded) {
   BlockFile f = file(1 << 20);
   Blocks out(1 << 20), in(1 << 20);
   out.fill(3);
+  IoFile closed;
   std::vector<IoRequest> requests;
   for (std::size_t at = 0; at < (1 << 20); at += 65536) {
-    requests.push_back({IoRequest::Kind::write, at == 3 * 65536 ? -1 : f.fd(), out.data() + at, 65536, at});
+    requests.push_back({IoRequest::Kind::write, at == 3 * 65536 ? &closed : &f.io(), out.data() + at, 65536, at});
   }
-  EXPECT_FALSE(engine_->run(requests, f.path()).ok());
+  EXPECT_FALSE(engine_->run(requests).ok());
   ASSERT_TRUE(run_one(*engine_, f, IoRequest::Kind::write, out.span(), 0).ok());
   ASSERT_TRUE(run_one(*engine_, f, IoRequest::Kind::read, in.span(), 0).ok());
   EXPECT_EQ(in.first_difference(3, 1 << 20), std::size_t{1} << 20);

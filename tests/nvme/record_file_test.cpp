@@ -27,7 +27,7 @@ class RecordFileTest : public EachEngine {
  protected:
   std::unique_ptr<RecordFile> create(std::vector<std::size_t> payloads, const RecordFileOptions& options = {}) {
     payloads_ = payloads;
-    return RecordFile::create(path(), std::move(payloads), options).value();
+    return RecordFile::create({path()}, std::move(payloads), options).value();
   }
   std::string path() const { return folder_.file("state"); }
   // Writes fill(version) as that version; 0 <= offset of its bytes is checked by read().
@@ -52,7 +52,7 @@ class RecordFileTest : public EachEngine {
     const RecordExtent extent = RecordLayout(payloads_).extent(0, version);
     Blocks bytes(extent.bytes());
     std::ifstream in(path(), std::ios::binary);
-    in.seekg(static_cast<std::streamoff>(extent.offset));
+    in.seekg(static_cast<std::streamoff>(extent.payload[0].offset));
     in.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(extent.bytes()));
     if (!in) return "the file is too short";
     std::uint64_t stored = 0;
@@ -68,7 +68,7 @@ class RecordFileTest : public EachEngine {
 
 TEST_P(RecordFileTest, RoundTripOfEverySizeAndVersion) {
   const std::vector<std::size_t> payloads = {0, 1, 511, 512, 513, 4095, 4096, 4097, kMiB + 1, 5 * kMiB + 3};
-  for (const RecordFileOptions& options : {RecordFileOptions{}, {true, false}, {false, true}}) {
+  for (const RecordFileOptions& options : {RecordFileOptions{}, {.prewrite = false}, {.direct = false}}) {
     const auto file = create(payloads, options);
     const auto records = static_cast<std::int64_t>(payloads.size());
     for (std::uint64_t version = 1; version <= 3; ++version) {
@@ -215,7 +215,7 @@ TEST_P(RecordFileTest, KilledWriterLeavesAVersion) {
     const pid_t child = ::fork();
     if (child == 0) {
       auto engine = make_io_engine(options_of(GetParam(), 1), nullptr);
-      auto file = RecordFile::create(path(), payloads);
+      auto file = RecordFile::create({path()}, payloads);
       Blocks buffer(RecordFile::buffer_bytes_for(payloads[0]));
       for (std::uint64_t version = 1;; ++version) {
         buffer.fill(seed(0, version));

@@ -49,7 +49,7 @@ TEST(StateFiles, OnlyThoseOfRanksBeyondTheWorldAreRemoved) {
 TEST(StateFiles, OneInUseStays) {
   TempFolder folder;
   const std::string path = state_file_path(folder.path(), 3);
-  auto running = RecordFile::create(path, {1000});
+  auto running = RecordFile::create({path}, {1000});
   ASSERT_TRUE(running.ok()) << running.status().message();
   auto freed = remove_stale_state_files(folder.path(), 2);
   ASSERT_TRUE(freed.ok()) << freed.status().message();

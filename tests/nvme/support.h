@@ -67,7 +67,7 @@ class Blocks {
 };
 
 inline IoEngineOptions options_of(IoEngineOptions::Kind kind, unsigned queue_depth = 4, std::size_t block_bytes = 64 << 10) {
-  return {kind, queue_depth, block_bytes};
+  return {.kind = kind, .queue_depth = queue_depth, .block_bytes = block_bytes};
 }
 
 // Tests that run on every engine; `engine_` is made from small blocks, so that little data is many requests.
@@ -85,14 +85,15 @@ class EachEngine : public ::testing::TestWithParam<IoEngineOptions::Kind> {
   std::unique_ptr<IoEngine> engine_;
 };
 
-inline std::string engine_name(const ::testing::TestParamInfo<IoEngineOptions::Kind>& info) {
-  return info.param == IoEngineOptions::Kind::io_uring ? "io_uring" : "threads";
+inline std::string engine_name(IoEngineOptions::Kind kind) {
+  return kind == IoEngineOptions::Kind::io_uring ? "io_uring" : "threads";
 }
+inline std::string engine_of(const ::testing::TestParamInfo<IoEngineOptions::Kind>& info) { return engine_name(info.param); }
 
 #define STRATA_FOR_EACH_ENGINE(suite)                                                                                         \
   INSTANTIATE_TEST_SUITE_P(                                                                                                   \
       Engines, suite, ::testing::Values(::strata::IoEngineOptions::Kind::io_uring, ::strata::IoEngineOptions::Kind::threads), \
-      ::strata::engine_name)
+      ::strata::engine_of)
 
 // Flips one bit of a file behind everybody's back.
 inline void flip_bit(const std::string& path, std::uint64_t offset) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <vector>
 
 namespace strata {
 namespace {
@@ -11,24 +12,29 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr std::size_t kBlock = 8192;
-const std::string kPath = "/some/file";
+
+IoFile& some_file() {
+  static IoFile file;
+  file.path = "/some/file";
+  return file;
+}
 
 IoRequest request(std::size_t bytes, std::uint64_t offset, IoRequest::Kind kind = IoRequest::Kind::read) {
   static std::byte memory[1 << 16];
-  return {kind, 3, memory, bytes, offset};
+  return {kind, &some_file(), memory, bytes, offset};
 }
 
 TEST(TransferQueue, EmptyRequestsAreFinishedAtOnce) {
   const IoRequest requests[] = {request(0, 0), request(0, 4096)};
-  TransferQueue queue(requests, kBlock, 2, kPath);
+  TransferQueue queue(requests, kBlock, 2);
   EXPECT_TRUE(queue.finished());
   EXPECT_EQ(queue.next(), nullptr);
-  EXPECT_TRUE(TransferQueue({}, kBlock, 2, kPath).finished());
+  EXPECT_TRUE(TransferQueue({}, kBlock, 2).finished());
 }
 
 TEST(TransferQueue, CutsIntoBlocksWithTheRestLast) {
   const IoRequest requests[] = {request(2 * kBlock + 1, 4096), request(0, 0), request(kBlock, 1 << 20)};
-  TransferQueue queue(requests, kBlock, 16, kPath);
+  TransferQueue queue(requests, kBlock, 16);
   const std::size_t sizes[] = {kBlock, kBlock, 1, kBlock};
   const std::uint64_t offsets[] = {4096, 4096 + kBlock, 4096 + 2 * kBlock, 1 << 20};
   for (int i = 0; i < 4; ++i) {
@@ -46,7 +52,7 @@ TEST(TransferQueue, CutsIntoBlocksWithTheRestLast) {
 
 TEST(TransferQueue, KeepsToTheQueueDepth) {
   const IoRequest requests[] = {request(4 * kBlock, 0)};
-  TransferQueue queue(requests, kBlock, 2, kPath);
+  TransferQueue queue(requests, kBlock, 2);
   Transfer* first = queue.next();
   ASSERT_NE(first, nullptr);
   ASSERT_NE(queue.next(), nullptr);
@@ -56,9 +62,50 @@ TEST(TransferQueue, KeepsToTheQueueDepth) {
   EXPECT_NE(queue.next(), nullptr);
 }
 
+// A slow file must not take the places that a fast one could use.
+TEST(TransferQueue, EveryFileHasAQueueOfItsOwn) {
+  IoFile slow, fast;
+  static std::byte memory[8 * kBlock];
+  const IoRequest requests[] = {{IoRequest::Kind::read, &slow, memory, 8 * kBlock, 0},
+                                {IoRequest::Kind::read, &fast, memory, 3 * kBlock, 0},
+                                {IoRequest::Kind::read, &fast, memory, kBlock, 4 * kBlock}};
+  TransferQueue queue(requests, kBlock, 2);
+  EXPECT_EQ(queue.capacity(), 4U);
+  std::vector<IoFile*> order;
+  std::vector<Transfer*> of_fast;
+  while (Transfer* t = queue.next()) {
+    order.push_back(t->file);
+    if (t->file == &fast) of_fast.push_back(t);
+  }
+  EXPECT_EQ(order, (std::vector<IoFile*>{&slow, &fast, &slow, &fast})) << "in turns";
+  queue.complete(of_fast[0], kBlock);
+  queue.complete(of_fast[1], kBlock);
+  for (const std::uint64_t offset : {2 * kBlock, 4 * kBlock}) {
+    Transfer* t = queue.next();
+    ASSERT_NE(t, nullptr);
+    EXPECT_EQ(t->file, &fast);
+    EXPECT_EQ(t->offset, offset);
+  }
+  EXPECT_EQ(queue.next(), nullptr) << "the slow file's queue is full";
+  EXPECT_EQ(queue.in_flight(), 4U);
+}
+
+TEST(TransferQueue, OnlyWhatMovedSomethingIsTimed) {
+  IoFile file;
+  static std::byte memory[2 * kBlock];
+  const IoRequest requests[] = {{IoRequest::Kind::write, &file, memory, 2 * kBlock, 0}};
+  TransferQueue queue(requests, kBlock, 2);
+  queue.complete(queue.next(), kBlock);
+  queue.complete(queue.next(), -EIO);
+  EXPECT_EQ(file.reads.take().count, 0U);
+  const LatencySummary writes = file.writes.take();
+  EXPECT_EQ(writes.count, 1U);
+  EXPECT_EQ(writes.bytes, kBlock);
+}
+
 TEST(TransferQueue, ShortTransferGoesOnAtTheLastWholeBlock) {
   const IoRequest requests[] = {request(kBlock, 4096)};
-  TransferQueue queue(requests, kBlock, 1, kPath);
+  TransferQueue queue(requests, kBlock, 1);
   Transfer* t = queue.next();
   queue.complete(t, 4096 + 512);
   EXPECT_FALSE(queue.finished());
@@ -75,7 +122,7 @@ TEST(TransferQueue, ShortTransferGoesOnAtTheLastWholeBlock) {
 TEST(TransferQueue, EndOfFileIsAnErrorAndNotALoop) {
   for (const std::int64_t moved : {0, 512}) {
     const IoRequest requests[] = {request(4096, 8192)};
-    TransferQueue queue(requests, kBlock, 1, kPath);
+    TransferQueue queue(requests, kBlock, 1);
     int attempts = 0;
     while (Transfer* t = queue.next()) {
       queue.complete(t, moved);
@@ -90,7 +137,7 @@ TEST(TransferQueue, EndOfFileIsAnErrorAndNotALoop) {
 
 TEST(TransferQueue, InterruptedTransfersAreRepeated) {
   const IoRequest requests[] = {request(4096, 0)};
-  TransferQueue queue(requests, kBlock, 1, kPath);
+  TransferQueue queue(requests, kBlock, 1);
   EXPECT_FALSE(queue.complete(queue.next(), -EINTR));
   EXPECT_TRUE(queue.complete(queue.next(), -EAGAIN)) << "a busy device deserves a pause";
   EXPECT_FALSE(queue.complete(queue.next(), 4096));
@@ -100,7 +147,7 @@ TEST(TransferQueue, InterruptedTransfersAreRepeated) {
 
 TEST(TransferQueue, ADeviceThatIsBusyForeverFails) {
   const IoRequest requests[] = {request(4096, 0)};
-  TransferQueue queue(requests, kBlock, 1, kPath);
+  TransferQueue queue(requests, kBlock, 1);
   int attempts = 0;
   while (Transfer* t = queue.next()) {
     queue.complete(t, -EAGAIN);
@@ -111,7 +158,7 @@ TEST(TransferQueue, ADeviceThatIsBusyForeverFails) {
 
 TEST(TransferQueue, FirstFailureIsReportedAfterTheRestHasLanded) {
   const IoRequest requests[] = {request(4 * kBlock, 0, IoRequest::Kind::write)};
-  TransferQueue queue(requests, kBlock, 3, kPath);
+  TransferQueue queue(requests, kBlock, 3);
   Transfer* a = queue.next();
   Transfer* b = queue.next();
   Transfer* c = queue.next();

@@ -32,7 +32,7 @@ struct FaultyRank {
     OptimizerStoreOptions o;
     o.home = Tier::nvme;
     o.compute = master ? DType::bf16 : DType::f32;
-    o.nvme_file = state_file();
+    o.nvme_files = {state_file()};
     o.io.kind = IoEngineOptions::Kind::threads;
     o.make_engine = [self](const IoEngineOptions& io, std::string* why) -> Result<std::unique_ptr<IoEngine>> {
       STRATA_ASSIGN_OR_RETURN(auto inner, make_io_engine(io, why));
@@ -120,7 +120,7 @@ TEST_P(OptimizerFaults, ARecordDamagedInTheFileStopsTheNextStep) {
     const RecordExtent extent = RecordLayout(payloads).extent(r, 2);
     {
       std::fstream file(state_file(), std::ios::in | std::ios::out | std::ios::binary);
-      file.seekp(static_cast<std::streamoff>(extent.offset));
+      file.seekp(static_cast<std::streamoff>(extent.payload[0].offset));
       file.write("damaged!", 8);
       ASSERT_TRUE(file.flush());
     }
@@ -128,7 +128,7 @@ TEST_P(OptimizerFaults, ARecordDamagedInTheFileStopsTheNextStep) {
     const Status status = faulty.rank.update.ref().synchronize();
     EXPECT_EQ(status.code(), Code::corrupt) << r;
     EXPECT_THAT(status.message(), HasSubstr(state_file() + ": record " + std::to_string(r) + ", version 2, at offset " +
-                                            std::to_string(extent.offset) + ": its payload has checksum "));
+                                            std::to_string(extent.payload[0].offset) + ": its payload has checksum "));
   }
 }
 
@@ -186,7 +186,7 @@ TEST(OptimizerStoreNotes, SayWhichFileAnEngineFellBackFor) {
     int made = 0;
     OptimizerStoreOptions options;
     options.home = Tier::nvme;
-    options.nvme_file = state_file();
+    options.nvme_files = {state_file()};
     options.make_engine = [&](const IoEngineOptions& io, std::string* why) {
       *why = ++made == 1 || alike ? "no ring" : "no second ring";
       return make_io_engine(io, nullptr);

@@ -183,7 +183,7 @@ TEST(ParamStore, AGatheredUnitReturnsItsMemory) {
 TEST(OptimizerStore, BothHomesGiveWhatWasStored) {
   const std::string file = (std::filesystem::temp_directory_path() / ("strata_store_" + std::to_string(getpid()))).string();
   for (const Tier home : {Tier::cpu, Tier::nvme}) {
-    OneRank one({.home = home, .nvme_file = file});
+    OneRank one({.home = home, .nvme_files = {file}});
     ASSERT_TRUE(one.created.ok()) << one.created.message();
     EXPECT_EQ(one.store->records().size(), 4u + 2u);
     for (int round = 0; round < 3; ++round) {
@@ -216,14 +216,14 @@ TEST(OptimizerStore, BothHomesGiveWhatWasStored) {
 }
 
 TEST(OptimizerStore, AFileThatCannotBeMadeIsAnErrorThatNamesIt) {
-  OneRank one({.home = Tier::nvme, .nvme_file = "/nonexistent/folder/state"});
+  OneRank one({.home = Tier::nvme, .nvme_files = {"/nonexistent/folder/state"}});
   EXPECT_FALSE(one.created.ok());
   EXPECT_NE(one.created.message().find("/nonexistent/folder/state"), std::string::npos) << one.created.message();
 }
 
 TEST(OptimizerStore, ADamagedFileStopsAVisitWithItsName) {
   const std::string file = (std::filesystem::temp_directory_path() / ("strata_damaged_" + std::to_string(getpid()))).string();
-  OneRank one({.home = Tier::nvme, .nvme_file = file});
+  OneRank one({.home = Tier::nvme, .nvme_files = {file}});
   ASSERT_TRUE(one.created.ok()) << one.created.message();
   const auto zero = [](const OptimizerRecord& r, RecordState s) {
     for (float* values : {s.p, s.m, s.v}) std::fill(values, values + r.range.count, 0.0f);

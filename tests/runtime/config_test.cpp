@@ -27,6 +27,7 @@ struct Options {
   std::optional<bool> maybe;
   std::string name = "plain";
   std::vector<std::string> paths;
+  std::vector<double> weights;
   std::uint64_t size = 4096;
   std::optional<std::uint64_t> budget;
   double timeout = 60.0;
@@ -47,6 +48,7 @@ struct Bound {
     schema.add("part.maybe", o.maybe, "A flag or not.").automatic("decided later");
     schema.add("part.deep.name", o.name, "A name.").automatic("none");
     schema.add("part.paths", o.paths, "Paths.");
+    schema.add("part.weights", o.weights, "Weights.").greater_than(0).automatic("measured");
     schema.add_bytes("other.size", o.size, "A size.").at_least(512);
     schema.add_bytes("other.budget", o.budget, "A budget.").automatic("all");
     schema.add_duration("other.timeout", o.timeout, "A time.").greater_than(0);
@@ -131,6 +133,20 @@ TEST(Config, WrongTypeSaysWhatWasFoundAndWhatIsExpected) {
               HasSubstr("part.count: expected an integer, found a section with the key part.count.a"));
   EXPECT_THAT(problems_of("part: 3"), HasSubstr("part: is a section; expected keys below it, found \"3\""));
   EXPECT_THAT(problems_of("part: {paths: [[a]]}"), HasSubstr("every item of the list must be a single value, found a list"));
+}
+
+TEST(Config, NumbersMayBeOneOrAList) {
+  Bound b;
+  EXPECT_EQ(b.parse("part: {weights: [1, 2.5, 1e3]}").message(), "");
+  EXPECT_EQ(b.o.weights, (std::vector<double>{1, 2.5, 1000}));
+  EXPECT_EQ(b.parse("part: {weights: 3}").message(), "");
+  EXPECT_EQ(b.o.weights, std::vector<double>{3});
+  EXPECT_EQ(b.parse("part: {weights: auto}").message(), "");
+  EXPECT_TRUE(b.o.weights.empty());
+  EXPECT_EQ(problems_of("part: {weights: [1, two]}"),
+            "t.yaml:1: part.weights: expected a number or a list of numbers or auto, found a list of 2");
+  EXPECT_THAT(problems_of("part: {weights: [1, 0]}"), HasSubstr("greater than 0"));
+  EXPECT_THAT(problems_of("part: {weights: []}"), HasSubstr("expected a number or a list of numbers"));
 }
 
 TEST(Config, RangesAreCheckedAtTheirEdges) {
@@ -268,6 +284,7 @@ TEST(Config, DumpParsesBackToTheSame) {
          std::nullopt,
          "auto",
          {"a b", "", "null", "it's \"q\" \\ \n\x01", "~", "-x", "3", "#c", "é"},
+         {1.0 / 3.0, 2},
          3u << 20,
          5,
          0.1,
@@ -280,6 +297,7 @@ TEST(Config, DumpParsesBackToTheSame) {
   EXPECT_EQ(b.o.rate, a.o.rate);
   EXPECT_EQ(b.o.timeout, a.o.timeout);
   EXPECT_EQ(b.o.paths, a.o.paths);
+  EXPECT_EQ(b.o.weights, a.o.weights);
   EXPECT_EQ(b.o.name, "auto");
   EXPECT_EQ(b.o.derived, 0);
   EXPECT_THAT(yaml, AllOf(HasSubstr("part:\n  count: 42\n  derived: auto\n"),
@@ -290,7 +308,7 @@ TEST(Config, ReferenceListsKeysWithTypeDefaultRangeAndSpellings) {
   Bound b;
   EXPECT_THAT(b.schema.keys(),
               ElementsAre("part.count", "part.derived", "part.rate", "part.flag", "part.maybe", "part.deep.name", "part.paths",
-                          "other.size", "other.budget", "other.timeout", "other.colour"));
+                          "part.weights", "other.size", "other.budget", "other.timeout", "other.colour"));
   const std::string text = b.schema.reference();
   EXPECT_THAT(text, HasSubstr("## part\n\nA part.\n"));
   EXPECT_THAT(text, HasSubstr("| `part.count` | an integer | `3` | How many. Must be at least 1 and at most 100. Also: "

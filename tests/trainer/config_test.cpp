@@ -56,7 +56,7 @@ TEST(TrainingConfig, CudnnsAttentionIsForBf16) {
 TEST(TrainingConfig, DerivesWhatFollows) {
   const Config c = resolved({"run.name=first", "offload.optimizer.record_size=5000"}, 2);
   EXPECT_EQ(c.run.folder, "runs/first");
-  EXPECT_EQ(c.nvme.path, "runs/first/nvme");
+  EXPECT_EQ(c.nvme.path, std::vector<std::string>{"runs/first/nvme"});
   EXPECT_EQ(c.model.head_dim, 16);
   EXPECT_EQ(c.model.ffn_size, 256);
   EXPECT_EQ(c.model.max_positions, 64);
@@ -65,6 +65,16 @@ TEST(TrainingConfig, DerivesWhatFollows) {
   EXPECT_EQ(c.training.global_batch_size, 8);
   EXPECT_EQ(c.parallel.data, 2);
   EXPECT_EQ(c.offload.optimizer.record_size, 8192);
+}
+
+TEST(TrainingConfig, NvmePathsMayBeSeveralWithAWeightEach) {
+  const Config c = resolved({"nvme.path=[/a, /b]", "nvme.weights=[1, 2.5]", "nvme.timeout=2min"});
+  EXPECT_EQ(c.nvme.path, (std::vector<std::string>{"/a", "/b"}));
+  EXPECT_EQ(c.nvme.weights, (std::vector<double>{1, 2.5}));
+  EXPECT_EQ(c.nvme.timeout, 120.0);
+  EXPECT_THAT(problem({"nvme.path=[/a, /b, /a]"}), HasSubstr("nvme.path: names /a twice"));
+  EXPECT_THAT(problem({"nvme.path=[/a, \"\"]"}), HasSubstr("nvme.path: a folder must have a name"));
+  EXPECT_THAT(problem({"nvme.path=[/a, /b]", "nvme.weights=[1]"}), HasSubstr("as many as the folders of nvme.path: 1 != 2"));
 }
 
 TEST(TrainingConfig, RecordSizeIsRoundedAtItsEdges) {
@@ -190,7 +200,7 @@ TEST(TrainingConfig, NamesOfOtherProgramsAreAccepted) {
   EXPECT_EQ(c->optimizer.lr, 0.01);
   EXPECT_EQ(c->zero.stage, 3);
   EXPECT_EQ(c->offload.optimizer.device, Tier::nvme);
-  EXPECT_EQ(c->nvme.path, "/x");
+  EXPECT_EQ(c->nvme.path, std::vector<std::string>{"/x"});
   EXPECT_EQ(c->nvme.queue_depth, 4);
   EXPECT_EQ(c->model.num_kv_heads, 4);
   EXPECT_EQ(c->model.tie_embeddings, true);

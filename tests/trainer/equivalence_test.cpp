@@ -60,6 +60,33 @@ INSTANTIATE_TEST_SUITE_P(WorldSizes, Equivalence,
                            return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
                          });
 
+// Records are dealt over the folders in these proportions.
+TEST(EquivalenceOfPaths, NumberAndWeightsOfFoldersChangeNoBit) {
+  const auto data = std::make_shared<FormulaSource>(61);
+  const auto digest_of = [&](int folders, const std::vector<double>& weights) {
+    const TemporaryFolder folder;
+    Config c = config_of({3, Tier::nvme, 4096, false}, folder.path(), DType::bf16);
+    c.nvme.path.clear();
+    for (int i = 0; i < folders; ++i) c.nvme.path.push_back(folder.path() + "/drive" + std::to_string(i));
+    c.nvme.weights = weights;
+    const RunResult run = run_training(c, 2, data);
+    EXPECT_TRUE(run.status.ok()) << run.status.message();
+    // Transfers of one step may end in the next, so only their sum is certain.
+    std::map<std::string, std::uint64_t> read;
+    for (const StepMetrics& m : run.metrics) {
+      EXPECT_EQ(m.nvme.size(), static_cast<std::size_t>(folders));
+      for (const PathTraffic& path : m.nvme) read[path.path] += path.read.bytes;
+    }
+    for (const auto& [path, bytes] : read) EXPECT_GT(bytes, 0u) << path;
+    return run.digest;
+  };
+  const std::string reference = digest_of(1, {});
+  ASSERT_FALSE(reference.empty());
+  EXPECT_EQ(digest_of(2, {1, 1}), reference);
+  EXPECT_EQ(digest_of(2, {}), reference) << "measured weights";
+  EXPECT_EQ(digest_of(3, {1, 2, 4}), reference);
+}
+
 // The gpu tier as a memory of its own: states, gradients and parameters are copied, and either processor updates.
 class EquivalenceOfProcessors : public ::testing::TestWithParam<std::tuple<int, DType>> {};
 
