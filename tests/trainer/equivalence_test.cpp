@@ -3,6 +3,7 @@
 // Mutations that must fail: reduce in another order; skip a record's write; update before the norm; drop a prefetch's wait.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 
 #include "tests/trainer/placement.h"
