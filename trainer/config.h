@@ -115,6 +115,11 @@ struct Config {
       std::optional<double> gpu_fraction;  // of the records away from the GPU, those that it updates; absent: planned
       std::int64_t stride = 0;             // every stride-th of them; 0: gpu_fraction
     } optimizer;
+    struct Unit {
+      std::optional<Tier> device = Tier::gpu;  // or cpu; absent: as memory.gpu allows
+    };
+    Unit param;     // the compute copy of the parameters
+    Unit gradient;  // gradient sums
   } offload;
 
   // Budgets per rank, in bytes; absent: what the machine has, divided by the ranks on it.

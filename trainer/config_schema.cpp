@@ -256,7 +256,8 @@ void describe_parallel(ConfigSchema& s, Config& c) {
       .alias("zero_stage")
       .alias("zero_optimization.stage");
   s.add("zero.prefetch_units", c.zero.prefetch_units,
-        "Stage 3: units whose parameters are gathered ahead of the one that computes.")
+        "Units whose parameters are fetched ahead of the one that computes: gathered in stage 3, copied up with "
+        "offload.param.device: cpu.")
       .at_least(0)
       .at_most(1000);
 }
@@ -284,6 +285,17 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   s.add("offload.optimizer.stride", c.offload.optimizer.stride,
         "The GPU updates every stride-th of those records, as Deep Optimizer States does; 0: gpu_fraction.")
       .at_least(0);
+
+  const std::vector<std::pair<std::string, Tier>> unit_homes = {{"none", Tier::gpu}, {"cpu", Tier::cpu}};
+  s.add_choice<Tier>("offload.param.device", c.offload.param.device, unit_homes,
+                     "Home of the parameters that are computed with; none: the gpu tier. From cpu a unit is copied up for every "
+                     "use, zero.prefetch_units ahead.")
+      .automatic("the gpu tier for as many units as memory.gpu holds")
+      .alias("offload_param.device")
+      .alias("zero_optimization.offload_param.device");
+  s.add_choice<Tier>("offload.gradient.device", c.offload.gradient.device, unit_homes,
+                     "Home of gradient sums; none: the gpu tier. To cpu a unit's leave as soon as its backward is done.")
+      .automatic("the gpu tier if memory.gpu holds them");
 
   s.section("memory", "Budgets of one rank. A plan that does not fit is refused before training.");
   s.add_bytes("memory.gpu", c.memory.gpu, "Compute tier; on the host backend a budget within host memory.")

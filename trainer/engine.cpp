@@ -80,17 +80,21 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   host_ = std::make_unique<Stream>(device_, "host", StreamKind::host);
   emulate_rates();
   STRATA_RETURN_IF_ERROR(allocate_scratch());
+  const auto units = static_cast<std::size_t>(model_.unit_count());
   params_ = std::make_unique<ParamStore>(layout_, make_shapes(model_),
-                                         ParamStoreOptions{.zero_stage = options_.zero_stage, .dtype = options_.compute},
-                                         *data_comm_, gpu_, *compute_, *comm_stream_);
-  grads_ =
-      std::make_unique<GradStore>(layout_, make_shapes(model_),
-                                  GradStoreOptions{.zero_stage = options_.zero_stage, .micro_batches = options_.micro_batches},
-                                  *data_comm_, gpu_, cpu_, *compute_, *comm_stream_);
+                                         ParamStoreOptions{.zero_stage = options_.zero_stage,
+                                                           .dtype = options_.compute,
+                                                           .homes = options_.params.of(units)},
+                                         *data_comm_, gpu_, cpu_, ParamStoreStreams{*compute_, *comm_stream_, *cpu_to_gpu_});
+  grads_ = std::make_unique<GradStore>(layout_, make_shapes(model_),
+                                       GradStoreOptions{.zero_stage = options_.zero_stage,
+                                                        .micro_batches = options_.micro_batches,
+                                                        .homes = options_.grads.of(units)},
+                                       *data_comm_, gpu_, cpu_,
+                                       GradStoreStreams{*compute_, *comm_stream_, *gpu_to_cpu_, *cpu_to_gpu_});
   options_.optimizer.zero_stage = options_.zero_stage;
   options_.optimizer.compute = options_.compute;
-  options_.optimizer.compute_shape = {
-      .units = model_.unit_count(), .micro_batches = options_.micro_batches, .recompute = options_.recompute};
+  options_.optimizer.compute_shape = compute_shape();
   STRATA_ASSIGN_OR_RETURN(
       optimizer_, OptimizerStore::create(layout_, comm.rank(), options_.optimizer, gpu_, cpu_, *params_, *grads_,
                                          UpdateStreams{*cpu_update_, gpu_update_ ? *gpu_update_ : *cpu_update_, *nvme_read_,
@@ -105,6 +109,20 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   for (int u = 0; u <= head; ++u) forward_order_.push_back(u);
   for (int u = head - 1; u >= 0; --u) forward_order_.push_back(u);
   return {};
+}
+
+ComputeShape Engine::compute_shape() const {
+  ComputeShape shape{.units = model_.unit_count(),
+                     .micro_batches = options_.micro_batches,
+                     .recompute = options_.recompute,
+                     .prefetch_units = options_.prefetch_units};
+  for (int u = 0; u < shape.units; ++u) {
+    shape.params_up.push_back(static_cast<double>(params_->bytes_up(u)));
+    shape.grads_down.push_back(static_cast<double>(grads_->bytes_down(u)));
+    shape.shared.emplace_back();
+    for (const SharedParam& shared : model_.unit(u).shared()) shape.shared.back().push_back(shared.unit);
+  }
+  return shape;
 }
 
 Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu) {

@@ -37,6 +37,13 @@ using GpuCommunicatorMaker =
 // NCCL (parallel/nccl_communicator.h), which one rank alone does not need.
 Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu);
 
+// Homes of what units have, each gpu or cpu.
+struct UnitHomes {
+  std::optional<Tier> home = Tier::gpu;  // of every unit; absent: `homes` tells each
+  std::vector<Tier> homes = {};
+  std::vector<Tier> of(std::size_t units) const { return home ? std::vector<Tier>(units, *home) : homes; }
+};
+
 struct EngineOptions {
   DType compute = DType::f32;  // f32 or bf16
   int zero_stage = 0;
@@ -46,6 +53,8 @@ struct EngineOptions {
   int micro_batches = 1;         // a step and rank
   std::int64_t seq_length = 1;   // tokens
   double clip_norm = 1.0;        // 0: off
+  UnitHomes params;  // of the compute copy
+  UnitHomes grads;   // of gradient sums
   AdamWConfig adamw;
   OptimizerStoreOptions optimizer;  // homes, shares, rates, file; zero_stage, compute and its shape are set by the engine
   // Host backend: its operations take at least as long as at these rates, with a gpu tier that is a memory of its own.
@@ -115,10 +124,11 @@ class Engine {
   Result<StepResult> exchange(const StopWish& wishes_to_stop);
   Status diagnose(std::int64_t step, const StepResult& result);
   Status allocate_scratch();
+  ComputeShape compute_shape() const;
   void emulate_rates();
   void pace_compute(double forwards);
-  // Index of the first element that is not finite, or -1. The compute stream is synchronized.
-  Result<std::int64_t> nonfinite_in(const ConstTensorRef& values);
+  // Index of the first element that is not finite, or -1. What writes them is complete.
+  Result<std::int64_t> nonfinite_in(const ConstTensorRef& values, Tier tier = Tier::gpu);
   Status first_bad_parameter(std::string* found);
   Status first_bad_activation(std::string* found);
   Status first_bad_gradient(std::string* found);

@@ -47,6 +47,8 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.clip_norm = c.training.clip_grad;
   options.adamw = {
       .beta1 = c.optimizer.beta1, .beta2 = c.optimizer.beta2, .eps = c.optimizer.eps, .weight_decay = c.optimizer.weight_decay};
+  options.params.home = c.offload.param.device;
+  options.grads.home = c.offload.gradient.device;
   options.optimizer.home = c.offload.optimizer.device;  // absent: see make_plan()
   options.optimizer.record_size = c.offload.optimizer.record_size;
   options.optimizer.share = {.gpu_fraction = c.offload.optimizer.gpu_fraction, .stride = c.offload.optimizer.stride};

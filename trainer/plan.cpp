@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -33,6 +34,14 @@ std::string advice(const Plan& plan, const std::string& last) {
   if (!plan.options.recompute) text += "set training.recompute: full, ";
   if (plan.options.micro_batch > 1) text += "lower training.micro_batch_size, ";
   if (plan.world.v > 1 && plan.options.zero_stage < 3) text += "raise zero.stage, ";
+  if (const std::size_t units = static_cast<std::size_t>(plan.units); plan.backend == Backend::cuda) {
+    const auto in_gpu = [units](const UnitHomes& homes) {
+      const std::vector<Tier> all = homes.of(units);
+      return std::count(all.begin(), all.end(), Tier::gpu) > 0;
+    };
+    if (in_gpu(plan.options.grads)) text += "set offload.gradient.device: cpu, ";
+    if (in_gpu(plan.options.params)) text += "set offload.param.device: cpu, ";
+  }
   return text.empty() ? last : text + "or " + last;
 }
 
@@ -52,11 +61,19 @@ PlacementCounts count(const UpdatePlan& update) {
   return counts;
 }
 
+std::int64_t units_in_cpu(const UpdatePlan& update, Tier UnitPlacement::* what) {
+  const std::vector<UnitPlacement>& all = update.schedule.shape.unit_placements;
+  return std::count_if(all.begin(), all.end(), [what](const UnitPlacement& unit) { return unit.*what == Tier::cpu; });
+}
+
 // What each resource works in a step, and the step, by the rates the plan knows.
 std::string format_update(const UpdatePlan& update) {
   const PlacementCounts counts = count(update);
-  std::string text =
-      fmt::format("update: {} records at home in gpu, {} in cpu, {} on nvme", counts.gpu, counts.cpu, counts.nvme);
+  std::string text;
+  const std::int64_t params = units_in_cpu(update, &UnitPlacement::params), grads = units_in_cpu(update, &UnitPlacement::grads);
+  if (params + grads > 0)
+    text += fmt::format("in cpu: parameters of {} and gradients of {} of {} units\n", params, grads, update.schedule.shape.units);
+  text += fmt::format("update: {} records at home in gpu, {} in cpu, {} on nvme", counts.gpu, counts.cpu, counts.nvme);
   if (update.schedule.shape.separate_memory)
     text += fmt::format("; the GPU updates {} of those away from it ({:.0f} %)", counts.on_gpu, 100.0 * update.gpu_fraction);
   text += "\n";
@@ -77,10 +94,14 @@ nlohmann::json update_to_json(const UpdatePlan& update) {
   nlohmann::json j = {{"homes", {{"gpu", counts.gpu}, {"cpu", counts.cpu}, {"nvme", counts.nvme}}},
                       {"on_gpu_away_from_it", counts.on_gpu},
                       {"gpu_fraction", update.gpu_fraction},
+                      {"units_in_cpu",
+                       {{"params", units_in_cpu(update, &UnitPlacement::params)},
+                        {"grads", units_in_cpu(update, &UnitPlacement::grads)}}},
                       {"windows",
                        {{"cpu", update.schedule.windows.cpu},
                         {"gpu", update.schedule.windows.gpu},
-                        {"staging", update.schedule.windows.staging}}},
+                        {"staging", update.schedule.windows.staging},
+                        {"gpu_staging", update.schedule.windows.gpu_staging}}},
                       {"instructions", update.schedule.instructions.size()}};
   if (!update.forecast) return j;
   j["forecast"] = {{"step_seconds", update.forecast->step_seconds}, {"bound", to_string(update.forecast->bound())}};
@@ -129,6 +150,58 @@ Result<Plan> rehearse(const Model& model, const EngineOptions& wanted, WorldSize
   plan.update = engine->optimizer().plan();
   return plan;
 }
+
+// Chooses the unit homes that are left to the plan, with optimizer state at its farthest: gradient sums leave the gpu tier if
+// they must (what the CPU updates they would anyway), then parameters of as few units as will do, evenly spread so that copying
+// one overlaps the compute of several.
+class UnitPlacer {
+ public:
+  using Rehearsal = std::function<Result<Plan>(const EngineOptions&)>;
+  UnitPlacer(EngineOptions options, std::size_t units, Rehearsal rehearse, const Budgets& budgets)
+      : options_(std::move(options)), units_(units), rehearse_(std::move(rehearse)), budgets_(budgets) {}
+
+  Result<EngineOptions> run() {
+    const bool grads = !options_.grads.home, params = !options_.params.home;
+    if (grads) options_.grads.homes.assign(units_, Tier::gpu);
+    if (params) options_.params.homes = streamed(0);
+    if (grads) {
+      STRATA_ASSIGN_OR_RETURN(const bool fits, this->fits());
+      if (!fits) options_.grads.homes.assign(units_, Tier::cpu);
+    }
+    if (!params) return options_;
+    std::size_t fewest = 0, enough = units_;
+    while (fewest < enough) {
+      const std::size_t middle = (fewest + enough) / 2;
+      options_.params.homes = streamed(middle);
+      STRATA_ASSIGN_OR_RETURN(const bool fits, this->fits());
+      if (fits) {
+        enough = middle;
+      } else {
+        fewest = middle + 1;
+      }
+    }
+    options_.params.homes = streamed(enough);
+    return options_;
+  }
+
+ private:
+  std::vector<Tier> streamed(std::size_t count) const {
+    std::vector<Tier> homes;
+    for (std::size_t u = 0; u < units_; ++u)
+      homes.push_back((u + 1) * count / units_ > u * count / units_ ? Tier::cpu : Tier::gpu);
+    return homes;
+  }
+  Result<bool> fits() {
+    if (!budgets_.gpu) return true;
+    STRATA_ASSIGN_OR_RETURN(const Plan plan, rehearse_(options_));
+    return plan.gpu.high_water <= *budgets_.gpu;
+  }
+
+  EngineOptions options_;
+  const std::size_t units_;
+  const Rehearsal rehearse_;
+  const Budgets& budgets_;
+};
 
 // Fills the tiers. The rehearsal counts what the records' sizes alone do not tell (holes, windows that a home asks for); where
 // it shows that a tier overflows, the tier gets that much less and the homes are dealt again.
@@ -206,8 +279,18 @@ class GradualPlacement {
 
 Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                        Backend backend, const Budgets& budgets) {
-  if (options.optimizer.home) return rehearse(model, options, world, rank, threads, backend);
-  return GradualPlacement(model, options, world, rank, threads, backend, budgets).run();
+  EngineOptions chosen = options;
+  if (!options.params.home || !options.grads.home) {
+    const auto at_its_farthest = [&](const EngineOptions& tried) {
+      EngineOptions with_home = tried;
+      with_home.optimizer.home = options.optimizer.home.value_or(Tier::nvme);
+      return rehearse(model, with_home, world, rank, threads, backend);
+    };
+    STRATA_ASSIGN_OR_RETURN(
+        chosen, UnitPlacer(options, static_cast<std::size_t>(model.unit_count()), at_its_farthest, budgets).run());
+  }
+  if (chosen.optimizer.home) return rehearse(model, chosen, world, rank, threads, backend);
+  return GradualPlacement(model, chosen, world, rank, threads, backend, budgets).run();
 }
 
 Rank largest_rank(const Model& model, WorldSize world) {

@@ -234,6 +234,8 @@ Status Trainer::Impl::prepare_nvme_folder() const {
 
 Status Trainer::Impl::start_engine() {
   EngineOptions options = engine_options(config_, environment_.world().rank());
+  options.params = plan_.options.params;
+  options.grads = plan_.options.grads;
   options.optimizer.homes = plan_.options.optimizer.homes;
   options.gpu_budget = plan_.gpu.high_water;
   options.cpu_budget = plan_.cpu.high_water;

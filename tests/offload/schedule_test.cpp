@@ -152,7 +152,7 @@ TEST(Simulator, AddsUpAPipelineAsByHand) {
   // Repeating: the next step's first reads run under this one's updates; compute takes no time.
   EXPECT_NEAR(forecast.step_seconds, 6.0, 1.01);
   std::map<std::pair<int, Action>, double> begin;
-  for (const TimedInstruction& t : forecast.timeline)
+  for (const TimedOperation& t : forecast.timeline)
     if (t.instruction >= 0) {
       const Instruction& i = schedule.instructions[static_cast<std::size_t>(t.instruction)];
       begin[{i.record, i.action}] = t.begin;

@@ -126,6 +126,45 @@ INSTANTIATE_TEST_SUITE_P(WorldSizes, EquivalenceOfProcessors,
                            return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
                          });
 
+// Parameters and gradient sums in CPU memory: with the tiers in one memory, and with the gpu tier as another one.
+class EquivalenceOfUnitHomes : public ::testing::TestWithParam<std::tuple<int, DType>> {};
+
+TEST_P(EquivalenceOfUnitHomes, DigestIsThatOfUnitsInTheGpuTier) {
+  const auto [world, compute] = GetParam();
+  const auto data = std::make_shared<FormulaSource>(61);
+  const auto digest_of = [&, world = world, compute = compute](const Placement& placement, bool emulated) {
+    const TemporaryFolder folder;
+    Config c = config_of(placement, folder.path(), compute);
+    if (emulated) c.device.emulate.h2d = c.device.emulate.d2h = std::uint64_t{1} << 40;
+    const RunResult run = run_training(c, world, data);
+    EXPECT_TRUE(run.status.ok()) << describe(placement) << ": " << run.status.message();
+    EXPECT_EQ(run.measured_gpu, run.planned_gpu) << describe(placement);
+    EXPECT_EQ(run.measured_cpu, run.planned_cpu) << describe(placement);
+    return run.digest;
+  };
+  const std::string reference = digest_of({0, Tier::cpu, 8192, false}, false);
+  ASSERT_FALSE(reference.empty());
+  std::vector<Placement> placements;
+  for (int stage = 0; stage <= 3; ++stage) {
+    placements.push_back({stage, Tier::cpu, 4096, false, 0.0, 0, Tier::cpu, Tier::gpu});
+    placements.push_back({stage, Tier::cpu, 4096, true, 0.4, 0, Tier::gpu, Tier::cpu});
+    placements.push_back({stage, Tier::nvme, 8192, false, 0.4, 0, Tier::cpu, Tier::cpu});
+    placements.push_back({stage, Tier::gpu, 4096, true, 0.0, 0, Tier::cpu, Tier::cpu});
+  }
+  for (std::size_t i = 0; i<placements.size(); i += kEvery> 1 ? 3 : 1) {
+    EXPECT_EQ(digest_of(placements[i], true), reference) << describe(placements[i]) << ", emulated";
+    if (placements[i].gpu_fraction > 0.0) continue;
+    EXPECT_EQ(digest_of(placements[i], false), reference) << describe(placements[i]);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(WorldSizes, EquivalenceOfUnitHomes,
+                         ::testing::Values(std::tuple(1, DType::f32), std::tuple(1, DType::bf16), std::tuple(2, DType::bf16),
+                                           std::tuple(3, DType::f32)),
+                         [](const auto& test) {
+                           return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
+                         });
+
 // Budgets that leave room for some records in each tier, and the same digest with states in all three.
 TEST(EquivalenceOfHomes, StatesSplitOverTheTiersGiveTheSameDigest) {
   const auto data = std::make_shared<FormulaSource>(61);
