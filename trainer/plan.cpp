@@ -151,6 +151,19 @@ Result<Plan> rehearse(const Model& model, const EngineOptions& wanted, WorldSize
   return plan;
 }
 
+// The same; where what the GPU updates would not fit there and the plan may choose, the CPU updates everything that is not at
+// home on the GPU.
+Result<Plan> rehearse_within(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
+                             Backend backend, const Budgets& budgets) {
+  STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse(model, options, world, rank, threads, backend));
+  const UpdateShare& share = options.optimizer.share;
+  const bool may_choose = share.stride == 0 && !share.gpu_fraction && plan.update.gpu_fraction > 0.0;
+  if (!budgets.gpu || plan.gpu.high_water <= *budgets.gpu || !may_choose) return plan;
+  EngineOptions by_cpu = options;
+  by_cpu.optimizer.share.gpu_fraction = 0.0;
+  return rehearse(model, by_cpu, world, rank, threads, backend);
+}
+
 // Chooses the unit homes that are left to the plan, with optimizer state at its farthest: gradient sums leave the gpu tier if
 // they must (what the CPU updates they would anyway), then parameters of as few units as will do, evenly spread so that copying
 // one overlaps the compute of several.
@@ -212,7 +225,7 @@ class GradualPlacement {
       : rehearse_([&, world, rank, threads, backend](const std::vector<Tier>& homes) {
           EngineOptions with_homes = options;
           with_homes.optimizer.homes = homes;
-          return rehearse(model, with_homes, world, rank, threads, backend);
+          return rehearse_within(model, with_homes, world, rank, threads, backend, budgets);
         }),
         fills_gpu_((backend == Backend::cuda || options.emulate) && budgets.gpu),
         budgets_(budgets) {
@@ -284,12 +297,12 @@ Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSi
     const auto at_its_farthest = [&](const EngineOptions& tried) {
       EngineOptions with_home = tried;
       with_home.optimizer.home = options.optimizer.home.value_or(Tier::nvme);
-      return rehearse(model, with_home, world, rank, threads, backend);
+      return rehearse_within(model, with_home, world, rank, threads, backend, budgets);
     };
     STRATA_ASSIGN_OR_RETURN(
         chosen, UnitPlacer(options, static_cast<std::size_t>(model.unit_count()), at_its_farthest, budgets).run());
   }
-  if (chosen.optimizer.home) return rehearse(model, chosen, world, rank, threads, backend);
+  if (chosen.optimizer.home) return rehearse_within(model, chosen, world, rank, threads, backend, budgets);
   return GradualPlacement(model, chosen, world, rank, threads, backend, budgets).run();
 }
 

@@ -237,6 +237,7 @@ Status Trainer::Impl::start_engine() {
   options.params = plan_.options.params;
   options.grads = plan_.options.grads;
   options.optimizer.homes = plan_.options.optimizer.homes;
+  options.optimizer.share = plan_.options.optimizer.share;
   options.gpu_budget = plan_.gpu.high_water;
   options.cpu_budget = plan_.cpu.high_water;
   if (extras_.make_gpu_communicator) options.make_gpu_communicator = extras_.make_gpu_communicator;
