@@ -52,7 +52,8 @@ CLI::Option* add_models(const Command& command, std::vector<std::string> standar
 }
 
 void add_adam(CLI::App& bench, std::function<int()>& action) {
-  const Command adam = add(bench, "adam", "AdamW update against the copy bandwidth of memory", run_bench_adam, action);
+  const Command adam =
+      add(bench, "adam", "AdamW update against the same reads and writes without arithmetic", run_bench_adam, action);
   add_device_options(*adam.app, adam.options->device);
   add_precision(adam);
   adam.app->add_option("--parameters", adam.options->parameters, "Parameters updated at once")

@@ -59,18 +59,7 @@ std::vector<Measurement> CopyMeter::measurements() const {
   return all;
 }
 
-Measurement CopyMeter::best() const {
-  const std::vector<Measurement> all = measurements();
-  return *std::max_element(all.begin(), all.end(), [](const Measurement& a, const Measurement& b) {
-    return statistics(a.samples).median < statistics(b.samples).median;
-  });
-}
-
-void CopyMeter::bound(Measurement& m) const {
-  const Measurement fastest = best();
-  m.bound = statistics(fastest.samples).median;
-  m.bound_name = fastest.name;
-}
+void CopyMeter::bound(Measurement& m) const { bound_by_best(m, measurements()); }
 
 namespace {
 

@@ -27,9 +27,7 @@ class CopyMeter {
 
   // Bytes read plus bytes written per second, one measurement a kind, without bounds.
   std::vector<Measurement> measurements() const;
-  // The kind with the largest median: the copy bandwidth of this memory.
-  Measurement best() const;
-  // Makes it the bound of `m`.
+  // Makes the kind with the largest median, the copy bandwidth of this memory, the bound of `m`.
   void bound(Measurement& m) const;
 
  private:

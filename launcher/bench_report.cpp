@@ -88,6 +88,16 @@ Statistics statistics(std::vector<double> samples) {
   return s;
 }
 
+void bound_by_best(Measurement& m, const std::vector<Measurement>& candidates) {
+  STRATA_CHECK(!candidates.empty(), "a bound is one of the candidates");
+  for (const Measurement& candidate : candidates) {
+    const double median = statistics(candidate.samples).median;
+    if (median <= m.bound) continue;
+    m.bound = median;
+    m.bound_name = candidate.name;
+  }
+}
+
 void print_report(const BenchReport& report, const Machine& machine, bool json) {
   json ? print_json(report, machine) : print_text(report, machine);
 }

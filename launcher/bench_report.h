@@ -25,6 +25,9 @@ struct Measurement {
   std::string bound_name{};  // "copy, streaming stores"
 };
 
+// Makes the one with the largest median of `candidates` (at least one) the bound of `m`.
+void bound_by_best(Measurement& m, const std::vector<Measurement>& candidates);
+
 struct BenchReport {
   std::string benchmark{};                                        // "adam"
   std::vector<std::pair<std::string, std::string>> parameters{};  // what was run: {"precision", "bf16"}
