@@ -20,11 +20,11 @@ GradStore::GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> 
     const int u = static_cast<int>(i);
     const UnitLayout& unit = layout_.units[i];
     UnitState& state = units_[i];
-    const bool in_gpu = home(u) == Tier::gpu;
     if (keeps_gradient(u)) make_gradient(state, u);
-    if (!in_gpu || !direct_) {
-      const std::int64_t n = !in_gpu && gathers() ? unit.numel : slice(u).count;
-      state.sums = Tensor(in_gpu ? gpu : cpu, Category::gradients, DType::f32, {n}, unit.name.c_str());
+    if (!made_at_home(u) || !direct_) {
+      const std::int64_t n = !made_at_home(u) && gathers() ? unit.numel : slice(u).count;
+      const DType dtype = options.micro_batches > 1 && !options.vertical ? DType::f32 : options.dtype;
+      state.sums = Tensor(home(u) == Tier::gpu ? gpu : cpu, Category::gradients, dtype, {n}, unit.name.c_str());
     }
     const std::size_t bytes = static_cast<std::size_t>((slice(u).count + kLayoutBlock - 1) / kLayoutBlock) * sizeof(double);
     const auto take = [bytes](TierArena& from) {
@@ -50,9 +50,15 @@ GradStore::~GradStore() {
 
 TensorRef GradStore::owned(int u) const {
   const UnitState& unit = units_[static_cast<std::size_t>(u)];
-  if (direct_ && home(u) == Tier::gpu) return *unit.gradient;
+  if (direct_ && made_at_home(u)) return *unit.gradient;
   const std::int64_t skip = unit.sums.numel() == slice(u).count ? 0 : slice(u).first;
-  return {unit.sums.ref().data + static_cast<std::size_t>(skip) * sizeof(float), DType::f32, {slice(u).count}};
+  return {unit.sums.ref().data + static_cast<std::size_t>(skip) * size_of(options_.dtype), options_.dtype, {slice(u).count}};
+}
+
+TensorRef GradStore::running(int u) const {
+  const TensorRef sums = units_[static_cast<std::size_t>(u)].sums;
+  const std::int64_t skip = sums.numel() == slice(u).count ? 0 : slice(u).first;
+  return {sums.data + static_cast<std::size_t>(skip) * sizeof(float), DType::f32, {slice(u).count}};
 }
 
 void GradStore::make_gradient(UnitState& unit, int u) {
@@ -100,7 +106,7 @@ void GradStore::reduce(int u, int index) {
   STRATA_CHECK(!unit.fresh, "reduce before acquire");
   unit.fresh = true;
   streams_.comm.wait(streams_.compute.record());
-  if (home(u) == Tier::gpu) return reduce_at_home(unit, u, index);
+  if (made_at_home(u)) return reduce_at_home(unit, u, index);
   reduce_away_from_home(unit, u, index);
 }
 
@@ -129,38 +135,47 @@ void GradStore::reduce_at_home(UnitState& unit, int u, int index) {
   for (const Event& used : unit.in_use) streams_.comm.wait(used);
   reduce_into(unit, u, owned(u), index);
   unit.summed = streams_.comm.record();
-  if (!keeps_gradient(u)) in_flight_.push_back({std::move(unit.gradient), nullptr, unit.summed});
+  if (!keeps_gradient(u)) in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, unit.summed});
 }
 
 void GradStore::reduce_away_from_home(UnitState& unit, int u, int index) {
-  const TensorRef home = owned(u);
-  std::shared_ptr<Tensor> held;
+  const std::string& name = layout_.units[static_cast<std::size_t>(u)].name;
+  const bool last = index + 1 == options_.micro_batches, in_gpu = home(u) == Tier::gpu;
+  const StreamRef back = in_gpu ? streams_.comm : streams_.cpu_to_gpu, leave = in_gpu ? streams_.comm : streams_.gpu_to_cpu;
+  std::shared_ptr<Tensor> rounded;
   TensorRef sums = unit.gradient->ref();
   if (!direct_) {
-    held = std::make_shared<Tensor>(gpu_, Category::gradients, DType::f32, Shape{home.numel()},
-                                    layout_.units[static_cast<std::size_t>(u)].name.c_str());
-    sums = *held;
-    if (index > 0) {
-      streams_.cpu_to_gpu.wait(streams_.compute.record());  // their memory is free
-      streams_.cpu_to_gpu.wait(unit.summed);
-      copy_async(home.data, sums.data, home.bytes(), streams_.cpu_to_gpu, static_cast<double>(home.bytes()));
-      streams_.comm.wait(streams_.cpu_to_gpu.record());
+    const bool fetched = index > 0 && !unit.held;
+    if (!unit.held)
+      unit.held = std::make_shared<Tensor>(gpu_, Category::gradients, DType::f32, Shape{slice(u).count}, name.c_str());
+    sums = *unit.held;
+    if (fetched) {
+      back.wait(streams_.compute.record());  // their memory is free
+      back.wait(unit.summed);
+      copy_async(running(u).data, sums.data, sums.bytes(), back, static_cast<double>(sums.bytes()));
+      streams_.comm.wait(back.record());
     }
   }
   reduce_into(unit, u, sums, index);
-  const bool whole = gathers() && index + 1 == options_.micro_batches;
-  const TensorRef from = whole ? unit.gradient->ref() : sums, to = whole ? unit.sums.ref() : home;
-  streams_.gpu_to_cpu.wait(streams_.comm.record());
-  for (const Event& used : unit.in_use) streams_.gpu_to_cpu.wait(used);
-  copy_async(from.data, to.data, to.bytes(), streams_.gpu_to_cpu, static_cast<double>(to.bytes()));
-  unit.summed = streams_.gpu_to_cpu.record();
-  in_flight_.push_back({std::move(unit.gradient), std::move(held), unit.summed});
+  if (options_.vertical && !last) return in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, streams_.comm.record()});
+  TensorRef from = last && gathers() ? unit.gradient->ref() : sums;
+  if (last && options_.dtype != DType::f32) {
+    rounded = std::make_shared<Tensor>(gpu_, Category::gradients, options_.dtype, from.shape, name.c_str());
+    kernels::cast({.x = from, .y = *rounded}, streams_.comm);
+    from = *rounded;
+  }
+  std::byte* const to = last ? unit.sums.ref().data : running(u).data;
+  leave.wait(streams_.comm.record());
+  for (const Event& used : unit.in_use) leave.wait(used);
+  copy_async(from.data, to, from.bytes(), leave, static_cast<double>(from.bytes()));
+  unit.summed = leave.record();
+  in_flight_.push_back({std::move(unit.gradient), std::move(unit.held), std::move(rounded), unit.summed});
 }
 
 GradStore::UpdateView GradStore::for_update(int u) const {
   const UnitState& unit = units_[static_cast<std::size_t>(u)];
-  if (!gathers()) return {owned(u).as<float>(), slice(u).first};
-  return {(home(u) == Tier::gpu ? unit.gradient->ref() : unit.sums.ref()).as<float>(), 0};
+  if (!gathers()) return {owned(u).data, slice(u).first};
+  return {made_at_home(u) ? unit.gradient->ref().data : unit.sums.ref().data, 0};
 }
 
 }  // namespace strata

@@ -41,6 +41,7 @@ void OptimizerStore::make_plan(Rank rank) {
   shape.records = cut_optimizer_records(layout_, rank, options_.zero_stage, options_.record_size);
   shape.separate_memory = separate_;
   shape.compute = options_.compute;
+  shape.grads = grads_.dtype();
   for (int u = 0; u < shape.units; ++u) shape.unit_placements.push_back({params_.home(u), grads_.home(u)});
   STRATA_CHECK(options_.home || options_.homes.size() == shape.records.size(), "every record has a home");
   for (std::size_t r = 0; r < shape.records.size(); ++r)
@@ -110,7 +111,7 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
     to.resize(static_cast<std::size_t>(count));
     for (Staging& s : to) {
       if (grads) {
-        STRATA_ASSIGN_OR_RETURN(s.grads, from.allocate(n * sizeof(float), Category::io, "window of gradients"));
+        STRATA_ASSIGN_OR_RETURN(s.grads, from.allocate(n * size_of(grads_.dtype()), Category::io, "window of gradients"));
       }
       if (params) {
         STRATA_ASSIGN_OR_RETURN(s.params, from.allocate(n * sizeof(bf16), Category::io, "window of parameters"));
@@ -243,14 +244,11 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
   const RecordState state = state_in(r, work_memory(i));
   const UpdateRoute route = route_of(plan_.schedule.shape, r);
   const Staging* const staged = staging_of(i);
-  const float* grads = nullptr;
+  const bool grads_travel = route.grads_down || route.grads_up;
+  const std::byte* const grads =
+      grads_travel ? staged->grads.data() : grads_.for_update(record.unit).at(record.range.first, grads_.dtype());
+  const bool rounded = grads_.dtype() != DType::f32;
   bf16* p16 = nullptr;
-  if (route.grads_down || route.grads_up) {
-    grads = reinterpret_cast<const float*>(staged->grads.data());
-  } else {
-    const GradStore::UpdateView view = grads_.for_update(record.unit);
-    grads = view.values + (record.range.first - view.first);
-  }
   if (options_.compute != DType::f32) {
     const bool travels = route.params_up || route.params_down;
     p16 = reinterpret_cast<bf16*>(travels ? staged->params.data() : stored_params(r));
@@ -261,10 +259,11 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
     slices.push_back({.p = state.p + at,
                       .m = state.m + at,
                       .v = state.v + at,
-                      .g = grads + at,
+                      .g = rounded ? nullptr : reinterpret_cast<const float*>(grads) + at,
                       .p16 = p16 == nullptr ? nullptr : p16 + at,
                       .n = run.range.count,
-                      .decay = run.decay});
+                      .decay = run.decay,
+                      .g16 = rounded ? reinterpret_cast<const bf16*>(grads) + at : nullptr});
   }
   const StreamRef stream = stream_of(i.resource);
   if (stream.on_gpu()) {
@@ -292,9 +291,8 @@ void OptimizerStore::enqueue_params(const Instruction& i) {
 
 void OptimizerStore::enqueue_grads(const Instruction& i) {
   const OptimizerRecord& record = records()[static_cast<std::size_t>(i.record)];
-  const GradStore::UpdateView view = grads_.for_update(record.unit);
-  copy_async(view.values + (record.range.first - view.first), staging_of(i)->grads.data(),
-             static_cast<std::size_t>(record.range.count) * sizeof(float), stream_of(i.resource), i.amount);
+  copy_async(grads_.for_update(record.unit).at(record.range.first, grads_.dtype()), staging_of(i)->grads.data(),
+             static_cast<std::size_t>(record.range.count) * size_of(grads_.dtype()), stream_of(i.resource), i.amount);
 }
 
 void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) {

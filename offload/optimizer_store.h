@@ -110,7 +110,7 @@ class OptimizerStore {
     std::vector<Event> read;  // since
   };
   struct Staging {
-    Buffer grads;   // f32; empty where no record needs it
+    Buffer grads;   // empty where no record needs it
     Buffer params;  // bf16; likewise, and in f32, where p itself is copied
   };
   // Where the host finds a record's state during fill() and visit().

@@ -158,6 +158,7 @@ class ListScheduler {
       if (uses(shape, route, static_cast<Kind>(k))) waiting_[k].push_back(static_cast<int>(r));
     const auto n = static_cast<double>(shape.records[r].range.count);
     const double state = state_bytes(shape, r), params = n * static_cast<double>(size_of(shape.compute));
+    const double gradients = n * static_cast<double>(size_of(shape.grads));
     int last = -1;
     const auto add = [&](Action action, Resource resource, double amount, std::vector<int> before) {
       std::erase(before, -1);
@@ -167,8 +168,8 @@ class ListScheduler {
     if (route.reads_file) last = add(Action::read_state, Resource::nvme_read, state, {});
     if (route.state_travels) last = add(Action::state_up, Resource::cpu_to_gpu, state, {last});
     int grads = -1;
-    if (route.grads_down) grads = add(Action::grads_down, Resource::gpu_to_cpu, 4.0 * n, {});
-    if (route.grads_up) grads = add(Action::grads_up, Resource::cpu_to_gpu, 4.0 * n, {});
+    if (route.grads_down) grads = add(Action::grads_down, Resource::gpu_to_cpu, gradients, {});
+    if (route.grads_up) grads = add(Action::grads_up, Resource::cpu_to_gpu, gradients, {});
     last = add(Action::update, route.on_gpu ? Resource::gpu_update : Resource::cpu_update, n, {last, grads});
     if (route.params_up) add(Action::params_up, Resource::cpu_to_gpu, params, {last});
     if (route.params_down) add(Action::params_down, Resource::gpu_to_cpu, params, {last});

@@ -57,9 +57,12 @@ class StepSimulator {
     return free;
   }
 
+  // Over the units, in a step.
+  int passes() const { return compute_.vertical ? 1 : compute_.micro_batches; }
   double& compute_free() { return free_[static_cast<std::size_t>(Resource::compute)]; }
   double params_up(int u) const { return of(compute_.params_up, u); }
   double grads_down(int u) const { return of(compute_.grads_down, u); }
+  double grads_between(int u) const { return of(compute_.grads_between, u); }
   static double of(const std::vector<double>& values, int u) {
     return values.empty() ? 0.0 : values[static_cast<std::size_t>(u)];
   }
@@ -108,20 +111,20 @@ class StepSimulator {
 
   // As GradStore: sums are written when a micro-batch's backward is done, and not before the last update has read them. Those
   // that leave do so behind it, two units' at a time.
-  double gradients_of(std::size_t position, double amount, int micro_batch) {
+  double gradients_of(std::size_t position, double amount, int pass) {
     const int u = order_[position];
     const std::size_t s = slot(schedule_.slots.grads(u));
-    const double bytes = grads_down(u);
-    if (bytes == 0.0) return written_[s] = compute_unit(position, amount, read_[s]);
+    const bool last = pass + 1 == passes();
+    if (grads_down(u) == 0.0) return written_[s] = compute_unit(position, amount, read_[s]);
     double has_memory = 0.0;
     if (leaving_.size() >= 2) {
       has_memory = leaving_.front();
       leaving_.pop_front();
     }
     double reduced = compute_unit(position, amount, has_memory);
-    if (micro_batch > 0) reduced = take(Resource::cpu_to_gpu, std::max(reduced, written_[s]), bytes, -1, u);
+    if (pass > 0) reduced = take(Resource::cpu_to_gpu, std::max(reduced, written_[s]), grads_between(u), -1, u);
     reduced_ = std::max(reduced_, reduced);
-    written_[s] = take(Resource::gpu_to_cpu, std::max(reduced_, read_[s]), bytes, -1, u);
+    written_[s] = take(Resource::gpu_to_cpu, std::max(reduced_, read_[s]), last ? grads_down(u) : grads_between(u), -1, u);
     leaving_.push_back(written_[s]);
     return written_[s];
   }
@@ -130,15 +133,16 @@ class StepSimulator {
     const auto head = static_cast<std::size_t>(compute_.units) - 1;
     GradientTimes times;
     times.grads.assign(head + 1, 0.0);
-    for (int m = 0; m < compute_.micro_batches; ++m) {
+    const double at_once = compute_.vertical ? compute_.micro_batches : 1;
+    for (int m = 0; m < passes(); ++m) {
       for (std::size_t i = 0; i < order_.size(); ++i) {
         if (i < head) {
-          compute_unit(i, compute_amount_forward());
+          compute_unit(i, at_once * compute_amount_forward());
           continue;
         }
         const int u = order_[i];
         const double amount = i == head ? compute_amount_head() : compute_amount_backward(compute_.recompute && u > 0);
-        times.grads[static_cast<std::size_t>(u)] = gradients_of(i, amount, m);
+        times.grads[static_cast<std::size_t>(u)] = gradients_of(i, at_once * amount, m);
       }
     }
     leaving_.clear();

@@ -13,11 +13,12 @@ struct ComputeShape {
   int units = 0;  // the last one is the head, whose forward and backward are one operation
   int micro_batches = 1;
   bool recompute = false;
+  bool vertical = false;  // a unit computes all micro-batches before the next unit does
   int prefetch_units = 1;
   std::vector<std::vector<int>> shared = {};  // of each unit, others whose parameters it uses too; empty: none
   std::vector<double> params_up = {};  // bytes of each unit that are copied up for every use; 0, or empty: none
-  std::vector<double> grads_down = {};  // bytes of each unit's sums that leave when its backward is done, and come back for the next
-                                        // micro-batch's
+  std::vector<double> grads_down = {};  // bytes of each unit's sums that leave when the last backward is done; likewise
+  std::vector<double> grads_between = {};  // that leave after the others, and come back for the next
 };
 
 // Forwards of one unit that one operation is worth: a backward is two, and the forward again where it is recomputed.

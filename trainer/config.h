@@ -78,7 +78,8 @@ struct Config {
   } training;
 
   struct Precision {
-    DType compute = DType::f32;  // f32 or bf16
+    DType compute = DType::f32;    // f32 or bf16
+    DType gradients = DType::f32;  // of the sums that the optimizer reads: f32 or bf16
   } precision;
 
   struct Optimizer {
@@ -120,6 +121,7 @@ struct Config {
     };
     Unit param;     // the compute copy of the parameters
     Unit gradient;  // gradient sums
+    enum class Order { horizontal, vertical } micro_batch_order = Order::horizontal;
   } offload;
 
   // Budgets per rank, in bytes; absent: what the machine has, divided by the ranks on it.

@@ -46,11 +46,13 @@ struct UnitHomes {
 
 struct EngineOptions {
   DType compute = DType::f32;  // f32 or bf16
+  DType grads_dtype = DType::f32;  // of the sums that the update reads: f32 or bf16
   int zero_stage = 0;
   int prefetch_units = 1;
   bool recompute = false;        // keep only the units' boundaries; run each forward again before its backward
   std::int64_t micro_batch = 1;  // sequences
   int micro_batches = 1;         // a step and rank
+  bool vertical = false;         // each unit computes all of them before the next one does; else one micro-batch after another
   std::int64_t seq_length = 1;   // tokens
   double clip_norm = 1.0;        // 0: off
   UnitHomes params;  // of the compute copy
@@ -110,8 +112,19 @@ class Engine {
  private:
   Engine(Device& device, const Model& model, const EngineOptions& options);
   Status allocate(Communicator& comm, std::vector<std::string>* notes);
-  void run_micro_batch(int index, const Batch& batch, TensorRef loss_R, float scale);
-  Tensor run_forward(const Batch& batch, std::vector<Tensor>* boundaries, std::vector<Saved>* saved);
+  // One micro-batch on its way through the units.
+  struct Pass {
+    int index = 0;  // in the step
+    Batch batch;
+    Tensor x;   // output of the last unit's forward, or gradient of the last one's backward
+    std::vector<Tensor> inputs;  // of each unit, for its backward
+    std::vector<Saved> saved;
+  };
+  Pass make_pass(int index) const;
+  TensorRef losses_of(const Pass& pass) const { return losses_.ref().rows(pass.index, 1).view({losses_.shape()[1]}); }
+  // Unit after unit, each for all of the passes.
+  void run_forward(std::span<Pass> passes, bool for_backward);
+  void run_forward_and_backward(std::span<Pass> passes, float scale);
   struct Leases {
     std::vector<ParamLease> held;
     std::vector<ConstTensorRef> params;
@@ -123,6 +136,7 @@ class Engine {
   Batch batch_view(int slot) const;
   Result<StepResult> exchange(const StopWish& wishes_to_stop);
   Status diagnose(std::int64_t step, const StepResult& result);
+  Status check_order() const;
   Status allocate_scratch();
   ComputeShape compute_shape() const;
   void emulate_rates();

@@ -16,6 +16,7 @@ struct Placement {
   std::int64_t stride = 0;    // goes before it
   Tier params = Tier::gpu;
   Tier grads = Tier::gpu;
+  DType grads_dtype = DType::f32;  // the one that changes bits
 };
 
 inline Config config_of(const Placement& placement, const std::string& folder, DType compute) {
@@ -27,6 +28,7 @@ inline Config config_of(const Placement& placement, const std::string& folder, D
   c.precision.compute = compute;
   c.offload.param.device = placement.params;
   c.offload.gradient.device = placement.grads;
+  c.precision.gradients = placement.grads_dtype;
   c.offload.optimizer.stride = placement.stride;
   if (placement.gpu_fraction > 0.0) c.offload.optimizer.gpu_fraction = placement.gpu_fraction;
   return c;
