@@ -222,11 +222,13 @@ class GradualPlacement {
  public:
   GradualPlacement(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads, Backend backend,
                    const Budgets& budgets)
-      : rehearse_([&, world, rank, threads, backend](const std::vector<Tier>& homes) {
-          EngineOptions with_homes = options;
-          with_homes.optimizer.homes = homes;
-          return rehearse_within(model, with_homes, world, rank, threads, backend, budgets);
+      : rehearse_([&, world, rank, threads, backend](const std::vector<Tier>& homes, const UpdateShare& share) {
+          EngineOptions tried = options;
+          tried.optimizer.homes = homes;
+          tried.optimizer.share = share;
+          return rehearse(model, tried, world, rank, threads, backend);
         }),
+        share_(options.optimizer.share),
         fills_gpu_((backend == Backend::cuda || options.emulate) && budgets.gpu),
         budgets_(budgets) {
     const bool f32 = options.compute == DType::f32, copied = backend == Backend::cuda || options.emulate;
@@ -240,25 +242,36 @@ class GradualPlacement {
   }
 
   Result<Plan> run() {
-    STRATA_ASSIGN_OR_RETURN(Plan on_nvme, rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme)));
-    double gpu = fills_gpu_ ? left(budgets_.gpu, on_nvme.gpu.high_water) : 0.0;
-    double cpu = std::min(left(budgets_.cpu, on_nvme.cpu.high_water), left(budgets_.host_memory, on_nvme.host_bytes()));
-    for (int attempt = 0; attempt < kAttempts && gpu + cpu > 0.0; ++attempt) {
-      // First without NVMe, whose windows would take the room of states.
-      STRATA_ASSIGN_OR_RETURN(Plan in_memory, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, kEndless)));
-      if (fits(in_memory)) return in_memory;
-      STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, cpu)));
-      if (fits(plan)) return plan;
-      gpu = less(gpu, gpu_overflow(plan), plan, Tier::gpu, on_gpu_);
-      cpu = less(cpu, cpu_overflow(plan), plan, Tier::cpu, on_cpu_);
+    STRATA_ASSIGN_OR_RETURN(std::optional<Plan> plan, placed(share_));
+    UpdateShare share = share_;
+    if (!plan && share_.stride == 0 && !share_.gpu_fraction) {
+      share.gpu_fraction = 0.0;  // needs no windows in the gpu tier
+      STRATA_ASSIGN_OR_RETURN(plan, placed(share));
     }
-    return on_nvme;
+    if (plan) return *std::move(plan);
+    return rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share);
   }
 
  private:
   static constexpr int kAttempts = 8;
-
   static constexpr double kEndless = 1e300;
+
+  // With as much in the gpu tier and in CPU memory as fits; nothing if that is nothing.
+  Result<std::optional<Plan>> placed(const UpdateShare& share) {
+    STRATA_ASSIGN_OR_RETURN(Plan on_nvme, rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share));
+    double gpu = fills_gpu_ ? left(budgets_.gpu, on_nvme.gpu.high_water) : 0.0;
+    double cpu = std::min(left(budgets_.cpu, on_nvme.cpu.high_water), left(budgets_.host_memory, on_nvme.host_bytes()));
+    for (int attempt = 0; attempt < kAttempts && gpu + cpu > 0.0; ++attempt) {
+      // First without NVMe, whose windows would take the room of states.
+      STRATA_ASSIGN_OR_RETURN(Plan in_memory, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, kEndless), share));
+      if (fits(in_memory)) return std::optional(std::move(in_memory));
+      STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, cpu), share));
+      if (fits(plan)) return std::optional(std::move(plan));
+      gpu = less(gpu, gpu_overflow(plan), plan, Tier::gpu, on_gpu_);
+      cpu = less(cpu, cpu_overflow(plan), plan, Tier::cpu, on_cpu_);
+    }
+    return std::optional<Plan>();
+  }
 
   static double left(const std::optional<std::size_t>& budget, std::size_t used) {
     if (!budget) return kEndless;
@@ -282,7 +295,8 @@ class GradualPlacement {
   }
   bool fits(const Plan& plan) const { return gpu_overflow(plan) + cpu_overflow(plan) == 0.0; }
 
-  std::function<Result<Plan>(const std::vector<Tier>&)> rehearse_;
+  std::function<Result<Plan>(const std::vector<Tier>&, const UpdateShare&)> rehearse_;
+  const UpdateShare share_;
   std::vector<double> on_gpu_, on_cpu_;  // bytes of each record's state
   const bool fills_gpu_;                 // its tier is memory of its own, and has a budget
   const Budgets& budgets_;
