@@ -284,6 +284,9 @@ Status Trainer::Impl::initialise() {
   std::string from;
   Status looked;
   if (environment_.leader()) {
+    // What a run left that was killed while it saved or removed a checkpoint.
+    if (const Status tidied = prune_step_dirs(checkpoints_folder(), 0); !tidied.ok())
+      note("what a killed run left could not be removed: " + tidied.message());
     Result<std::string> found = checkpoint_to_resume();
     looked = found.status();
     if (found.ok()) from = *found;
