@@ -103,6 +103,7 @@ const Status& status_of(const Result<T>& result) {
 template <class Call>
 auto Trainer::Impl::guarded(const Call& call) -> decltype(call()) {
   const auto failed = [&](const Status& status) {
+    if (extras_.on_error) extras_.on_error(status);
     if (!status.is_on_every_rank()) environment_.world().abort(status.message());
   };
   try {

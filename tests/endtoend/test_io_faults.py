@@ -21,6 +21,14 @@ logging: {{progress: "off"}}
 """
 
 
+def text_of(path):
+    try:
+        with open(path) as f:
+            return f.read()
+    except FileNotFoundError:
+        return ""
+
+
 class Tiny(EndToEnd):
     """A run of three steps with a checkpoint after each."""
 
@@ -115,7 +123,7 @@ class Hanging(EveryOperation):
                     env={**environment(), "LD_PRELOAD": FAULTS, "STRATA_FAULT": f"slow:{operation}", "STRATA_FAULT_LIST": listed},
                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
                 deadline = time.time() + 60
-                while time.time() < deadline and self.lines(listed) <= operation:
+                while time.time() < deadline and text_of(listed).count("\n") <= operation:
                     time.sleep(0.01)
                 process.send_signal(signal.SIGSTOP)
                 time.sleep(1.5)
@@ -123,13 +131,6 @@ class Hanging(EveryOperation):
                 output = process.communicate(timeout=60)[0]
                 self.assertEqual(process.returncode, 0, output)
                 self.assertResumes(name, self.wanted)
-
-    def lines(self, path):
-        try:
-            with open(path) as f:
-                return f.read().count("\n")
-        except FileNotFoundError:
-            return 0
 
 
 class Killed(EveryOperation):
@@ -181,9 +182,15 @@ class OwnMounts:
         self.holder.kill()
         self.holder.communicate()
 
-    def run(self, *args):
+    def command(self, *words):
         enter = ["nsenter", "--target", str(self.holder.pid), "--mount"] + ([] if self.root else ["--user", "--preserve-credentials"])
-        return subprocess.run([*enter, os.path.abspath(STRATA), *args], env=environment(), capture_output=True, text=True, timeout=160)
+        return [*enter, *words]
+
+    def run(self, *args):
+        return subprocess.run(self.command(os.path.abspath(STRATA), *args), env=environment(), capture_output=True, text=True, timeout=160)
+
+    def freeze(self, folder, on):
+        return subprocess.run(self.command("fsfreeze", "-f" if on else "-u", f"{self.where}/{folder}"), capture_output=True).returncode == 0
 
     def leave_free(self, folder, left):
         """Fills the file system until `left` bytes can be written."""
@@ -243,6 +250,43 @@ class Full(Tiny):
 
     def test_an_image_that_promises_more_than_it_has_under_nvme_path(self):
         self.refused_then_resumed(OwnMounts(self, THIN), "memory", 0)
+
+    def test_a_file_system_that_freezes_under_nvme_path(self):
+        longer = ("training.steps=100",)
+        wanted = self.reference(*longer)
+        mounts = OwnMounts(self, EXT4)
+        for engine in ("io_uring", "threads"):
+            with self.subTest(engine=engine):
+                self.frozen(mounts, engine, longer)
+                self.assertResumes(engine, wanted, *longer)
+
+    def frozen(self, mounts, engine, longer):
+        words = ["train", self.config, f"run.folder={self.folder}/{engine}", f"nvme.path={mounts.where}/small", f"nvme.engine={engine}",
+                 "nvme.timeout=1s", *longer]
+        with open(f"{self.folder}/errors", "w+") as errors:
+            process = subprocess.Popen(mounts.command(os.path.abspath(STRATA), *words), env=environment(), stdout=subprocess.DEVNULL,
+                                       stderr=errors)
+            try:
+                steps = f"{self.folder}/{engine}/metrics.jsonl"
+                self.wait_until(lambda: process.poll() is not None or text_of(steps).count("\n") >= 5)
+                if process.poll() is not None and "io_uring is not available" in text_of(errors.name):
+                    self.skipTest("io_uring is not allowed here")
+                if not mounts.freeze("small", True):
+                    self.skipTest("file systems cannot be frozen here")
+                # Said while the device hangs; the process ends when its calls have returned.
+                self.wait_until(lambda: "nothing was heard for 1000 ms" in text_of(errors.name))
+            finally:
+                mounts.freeze("small", False)
+            self.assertEqual(process.wait(timeout=60), 1)
+            text = text_of(errors.name)
+            self.assertEqual(text.count("strata: error:"), 1, text)
+            self.assertRegex(text, r"record \d+, version \d+: .*(read|write) of \d+ bytes at offset \d+: " + f"{mounts.where}/small/{STATE_FILE}")
+
+    def wait_until(self, condition):
+        deadline = time.time() + 60
+        while not condition():
+            self.assertLess(time.time(), deadline, "waited for 60 s")
+            time.sleep(0.002)
 
     def test_what_fills_the_disk_later_takes_no_space_from_the_state(self):
         mounts = OwnMounts(self, TMPFS)
