@@ -126,7 +126,7 @@ Result<std::vector<NvmeRates>> measure_nvme(const std::string& folder, std::size
   const std::string path = folder + "/strata-bench-" + std::to_string(::getpid());
   STRATA_ASSIGN_OR_RETURN(BlockFile file, BlockFile::create(path, (bytes + kMiB - 1) / kMiB * kMiB, {}));
   Result<std::vector<NvmeRates>> rates = measure_settings(file, settings, seconds, repeats);
-  if (!file.io().hangs) file.unlink();
+  if (!file.io().hangs) file.remove();
   return rates;
 }
 

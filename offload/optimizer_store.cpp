@@ -131,7 +131,7 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
 }
 
 Status OptimizerStore::open_file(const std::vector<std::size_t>& payloads, std::vector<std::string>* notes) {
-  const RecordFileOptions file_options{.weights = options_.nvme_weights, .probe_io = options_.io};
+  const RecordFileOptions file_options{.weights = options_.nvme_weights, .io = options_.io};
   STRATA_ASSIGN_OR_RETURN(file_, RecordFile::create(options_.nvme_files, payloads, file_options));
   std::string why_read, why_write;
   STRATA_ASSIGN_OR_RETURN(read_engine_, options_.make_engine(options_.io, &why_read));

@@ -103,6 +103,7 @@ const Status& status_of(const Result<T>& result) {
 template <class Call>
 auto Trainer::Impl::guarded(const Call& call) -> decltype(call()) {
   const auto failed = [&](const Status& status) {
+    if (extras_.on_error) extras_.on_error(status);
     if (!status.is_on_every_rank()) environment_.world().abort(status.message());
   };
   try {
@@ -287,6 +288,9 @@ Status Trainer::Impl::initialise() {
   std::string from;
   Status looked;
   if (environment_.leader()) {
+    // What a run left that was killed while it saved or removed a checkpoint.
+    if (const Status tidied = prune_step_dirs(checkpoints_folder(), 0); !tidied.ok())
+      note("what a killed run left could not be removed: " + tidied.message());
     Result<std::string> found = checkpoint_to_resume();
     looked = found.status();
     if (found.ok()) from = *found;
