@@ -83,6 +83,7 @@ Result<NvmeRates> measure_file(const BlockFile& file, std::span<std::byte> windo
                                double seconds, int repeats) {
   NvmeRates rates;
   rates.options = options;
+  rates.options.block_bytes = std::min(options.block_bytes, window.size());  // what is measured
   std::string why;
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<IoEngine> engine, make_io_engine(options, &why));
   if (!why.empty()) rates.notes.push_back(why);

@@ -70,11 +70,12 @@ std::size_t direct_alignment([[maybe_unused]] int fd) {
   return format::kBlockBytes;  // older kernels do not say; the sector size of every common device divides this
 }
 
-}  // namespace
-
-BlockFile::~BlockFile() {
-  if (io_ && fd() >= 0) ::close(fd());
+void close_file(IoFile* file) {
+  if (file->fd >= 0) ::close(file->fd);
+  delete file;
 }
+
+}  // namespace
 
 void BlockFile::swap(BlockFile& other) noexcept {
   std::swap(io_, other.io_);
@@ -238,7 +239,7 @@ Status BlockFile::prewrite(std::uint64_t bytes, Progress& progress) const {
 Result<BlockFile> BlockFile::make(const std::string& path, std::uint64_t bytes, const BlockFileOptions& options,
                                   Progress& progress) {
   BlockFile file;
-  file.io_ = std::make_unique<IoFile>();
+  file.io_ = std::shared_ptr<IoFile>(new IoFile, close_file);
   file.io_->path = path;
   STRATA_RETURN_IF_ERROR(file.open_locked(options, progress));
   if (const Status status = file.allocate(bytes, options.prewrite, progress); !status.ok()) {

@@ -39,7 +39,7 @@ class BlockFile {
     swap(tmp);
     return *this;
   }
-  ~BlockFile();
+  ~BlockFile() = default;
 
   // For requests; its address stays when the BlockFile is moved.
   IoFile& io() const { return *io_; }
@@ -78,7 +78,7 @@ class BlockFile {
   Status error_of(const std::string& operation, std::uint64_t bytes, int error) const;
   Status space_error(std::uint64_t bytes, int error) const;
 
-  std::unique_ptr<IoFile> io_;  // null after a move
+  std::shared_ptr<IoFile> io_;  // null after a move; closed by its last owner
   std::uint64_t bytes_ = 0;
   std::size_t alignment_ = 1;
   std::size_t max_transfer_ = 0;

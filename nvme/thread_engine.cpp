@@ -45,6 +45,8 @@ void transfer_all(Pool& pool, std::unique_lock<std::mutex>& lock) {
   ++pool.busy;
   while (Transfer* transfer = pool.queue->next()) {
     const Transfer copy = *transfer;
+    // Closed earlier, its number could be another file's when the call begins.
+    const std::shared_ptr<IoFile> held = copy.file->weak_from_this().lock();
     lock.unlock();
     const std::int64_t result = transfer_now(copy);
     lock.lock();

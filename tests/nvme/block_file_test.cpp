@@ -228,7 +228,7 @@ TEST(MeasureNvme, GivesOneSampleARepeatAndRemovesItsFile) {
   ASSERT_EQ(measured->size(), settings.size());
   for (std::size_t i = 0; i < settings.size(); ++i) {
     const NvmeRates& rates = (*measured)[i];
-    EXPECT_EQ(rates.options.block_bytes, settings[i].block_bytes);
+    EXPECT_EQ(rates.options.block_bytes, std::min(settings[i].block_bytes, 2 * kMiB)) << "what was measured is said";
     for (const NvmeRate& rate : {rates.read, rates.write, rates.mixed}) {
       EXPECT_EQ(rate.samples.size(), 3U);
       EXPECT_GT(rate.median, 0);

@@ -151,18 +151,23 @@ TEST_P(HangingDevice, IsAnErrorThatNamesRecordAndPathAndNothingWaitsForIt) {
   Blocks buffer(file->buffer_bytes({0}));
   ASSERT_TRUE(file->write(**made, {0}, 1, buffer.span()).ok());
   if (!device.freeze()) GTEST_SKIP() << "file systems cannot be frozen here";
-  for (int repeat = 0; repeat < 2; ++repeat) {
-    const Status status = file->write(**made, {0}, 2, buffer.span());
+  Blocks other(file->buffer_bytes({0}));
+  for (const Blocks* memory : {&buffer, &other}) {
+    const Status status = file->write(**made, {0}, 2, memory->span());
     EXPECT_EQ(status.code(), Code::io_error);
     EXPECT_THAT(status.message(), AllOf(HasSubstr("record 0, version 2: "), HasSubstr("buffers must not be reused"),
                                         HasSubstr("write of 65536 bytes at offset "), HasSubstr(path + ": nothing was heard")));
   }
   EXPECT_TRUE(file->io_files()[0]->hangs);
+  const int fd = file->io_files()[0]->fd;
   const auto begin = std::chrono::steady_clock::now();
   made->reset();
   file.reset();  // removing its name would wait for the device
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
   EXPECT_TRUE(std::filesystem::exists(path));
+  // In a thread that has yet to begin its call, a number that is free for others would be another file.
+  const bool open = ::fcntl(fd, F_GETFD) >= 0;
+  EXPECT_EQ(open, GetParam() == IoEngineOptions::Kind::threads);
   device.thaw();
   // What was in flight has the file's lock until it lands; whoever comes next waits for that.
   EXPECT_TRUE(RecordFile::create({path}, {200000}).ok());
