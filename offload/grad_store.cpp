@@ -157,7 +157,8 @@ void GradStore::reduce_away_from_home(UnitState& unit, int u, int index) {
     }
   }
   reduce_into(unit, u, sums, index);
-  if (options_.vertical && !last) return in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, streams_.comm.record()});
+  if (options_.vertical && !last)
+    return in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, streams_.comm.record()});
   TensorRef from = last && gathers() ? unit.gradient->ref() : sums;
   if (last && options_.dtype != DType::f32) {
     rounded = std::make_shared<Tensor>(gpu_, Category::gradients, options_.dtype, from.shape, name.c_str());

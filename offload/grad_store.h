@@ -63,7 +63,9 @@ class GradStore {
     return home(u) == Tier::gpu ? 0
                                 : static_cast<std::size_t>(units_[static_cast<std::size_t>(u)].sums.numel()) * size_of(dtype());
   }
-  std::size_t bytes_between(int u) const { return home(u) == Tier::gpu ? 0 : static_cast<std::size_t>(slice(u).count) * sizeof(float); }
+  std::size_t bytes_between(int u) const {
+    return home(u) == Tier::gpu ? 0 : static_cast<std::size_t>(slice(u).count) * sizeof(float);
+  }
   DType dtype() const { return options_.dtype; }
   // This rank's sums, at home: layout slices[rank].count elements. Valid after summed(u).
   TensorRef owned(int u) const;
@@ -71,7 +73,9 @@ class GradStore {
   struct UpdateView {
     const std::byte* values = nullptr;  // of dtype()
     std::int64_t first = 0;
-    const std::byte* at(std::int64_t i, DType dtype) const { return values + static_cast<std::size_t>(i - first) * size_of(dtype); }
+    const std::byte* at(std::int64_t i, DType dtype) const {
+      return values + static_cast<std::size_t>(i - first) * size_of(dtype);
+    }
   };
   UpdateView for_update(int u) const;
   // Squares of owned(u) by norm block, in host memory, filled in on the communication stream.
@@ -92,7 +96,9 @@ class GradStore {
     std::vector<Event> in_use;
     bool fresh = true;  // the buffer must be zeroed before use
   };
-  Slice slice(int u) const { return layout_.units[static_cast<std::size_t>(u)].slices[static_cast<std::size_t>(comm_.rank().v)]; }
+  Slice slice(int u) const {
+    return layout_.units[static_cast<std::size_t>(u)].slices[static_cast<std::size_t>(comm_.rank().v)];
+  }
   bool gathers() const { return options_.zero_stage == 0 && layout_.world.v > 1; }
   // Whether sums are made where they are at home; else they are in flight, and leave.
   bool made_at_home(int u) const { return home(u) == Tier::gpu && options_.dtype == DType::f32; }

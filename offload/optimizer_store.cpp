@@ -150,9 +150,7 @@ Status OptimizerStore::open_file(const std::vector<std::size_t>& payloads, std::
   return {};
 }
 
-bool OptimizerStore::reaches_params(std::size_t r) const {
-  return !separate_ || params_.home(records()[r].unit) != Tier::gpu;
-}
+bool OptimizerStore::reaches_params(std::size_t r) const { return !separate_ || params_.home(records()[r].unit) != Tier::gpu; }
 
 const OptimizerStore::Staging* OptimizerStore::staging_of(const Instruction& i) const {
   if (i.staging >= 0) return &staging_[static_cast<std::size_t>(i.staging)];
@@ -283,8 +281,8 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
 
 void OptimizerStore::enqueue_params(const Instruction& i) {
   const auto r = static_cast<std::size_t>(i.record);
-  const void* from = options_.compute == DType::f32 ? static_cast<const void*>(state_in(r, work_memory(i)).p)
-                                                    : staging_of(i)->params.data();
+  const void* from =
+      options_.compute == DType::f32 ? static_cast<const void*>(state_in(r, work_memory(i)).p) : staging_of(i)->params.data();
   copy_async(from, stored_params(r), static_cast<std::size_t>(records()[r].range.count) * size_of(options_.compute),
              stream_of(i.resource), i.amount);
 }

@@ -126,8 +126,8 @@ class OptimizerStore {
   }
   std::size_t payload_bytes(std::size_t r) const;
   RecordState state_in(std::size_t r, std::byte* memory) const;
-  std::byte* stored_params(std::size_t r) const;  // of the record's first element
-  bool reaches_params(std::size_t r) const;       // whether host code does
+  std::byte* stored_params(std::size_t r) const;                    // of the record's first element
+  bool reaches_params(std::size_t r) const;                         // whether host code does
   const Staging* staging_of(const Instruction& instruction) const;  // null: has none
   StreamRef stream_of(Resource resource) const;
 
@@ -170,9 +170,9 @@ class OptimizerStore {
   std::vector<Buffer> cpu_windows_, gpu_windows_;
   std::vector<Staging> staging_;      // in CPU memory
   std::vector<Staging> gpu_staging_;  // in the gpu tier
-  Buffer image_;         // p, m, v of one record in host memory, where some live in a GPU's
-  Buffer rounded_;       // 16-bit p of one record on its way up, where there is no staging
-  const bool separate_;  // whether the gpu tier is another memory
+  Buffer image_;                      // p, m, v of one record in host memory, where some live in a GPU's
+  Buffer rounded_;                    // 16-bit p of one record on its way up, where there is no staging
+  const bool separate_;               // whether the gpu tier is another memory
   std::size_t nvme_bytes_ = 0;
   std::unique_ptr<RecordFile> file_;
   std::unique_ptr<IoEngine> read_engine_;   // used by the nvme_read stream only

@@ -1,7 +1,7 @@
 // The compute copy of the parameters (f32 or bf16), unit by unit, each at home in the gpu tier or in CPU memory.
 // A unit that is whole at home in the gpu tier is used where it is. The others are fetched for every use, while another unit
-// computes: copied up from CPU memory, gathered from the ranks that each keep a slice, or both. Slices are kept by ZeRO stage 3,
-// and in CPU memory by every stage but 0, whose ranks all update everything. Called from one thread (the one that enqueues a
+// computes: copied up from CPU memory, gathered from the ranks that each keep a slice, or both. Slices are kept by ZeRO stage
+// 3, and in CPU memory by every stage but 0, whose ranks all update everything. Called from one thread (the one that enqueues a
 // step).
 //
 // Ordering. A fetched unit's memory comes from the arena, so its fetch waits for the compute stream as it stands when

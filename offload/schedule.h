@@ -69,11 +69,11 @@ class Slots {
 struct UpdateShape {
   int units = 0;
   std::vector<OptimizerRecord> records;
-  std::vector<RecordPlacement> placements;  // of each record
+  std::vector<RecordPlacement> placements;     // of each record
   std::vector<UnitPlacement> unit_placements;  // of each unit; empty: all in the gpu tier
-  bool separate_memory = false;             // CPU and GPU memory are two: gradients and parameters are copied between them
-  DType compute = DType::f32;               // of the parameters that are computed with
-  DType grads = DType::f32;                 // of the gradient sums that the update reads
+  bool separate_memory = false;                // CPU and GPU memory are two: gradients and parameters are copied between them
+  DType compute = DType::f32;                  // of the parameters that are computed with
+  DType grads = DType::f32;                    // of the gradient sums that the update reads
 };
 
 // Of the record's unit.

@@ -173,10 +173,10 @@ class StepSimulator {
   std::vector<double> written_, read_;  // when each slot's last writer and last reader end
   std::array<double, kResources> free_{}, busy_{};
   std::vector<TimedOperation> timeline_;
-  std::vector<int> order_;                       // units in the order of a micro-batch's forward and backward
-  std::vector<std::optional<double>> fetched_;   // when the parameters are there that were copied up and not used yet
-  std::deque<double> leaving_;                   // when sums on their way to CPU memory are there
-  double reduced_ = 0.0;                         // when the last sums were complete
+  std::vector<int> order_;                      // units in the order of a micro-batch's forward and backward
+  std::vector<std::optional<double>> fetched_;  // when the parameters are there that were copied up and not used yet
+  std::deque<double> leaving_;                  // when sums on their way to CPU memory are there
+  double reduced_ = 0.0;                        // when the last sums were complete
   double norm_ = 0.0;
 };
 

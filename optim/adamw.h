@@ -31,8 +31,8 @@ struct AdamWScalars {
 // Powers of the betas are made by repeated squaring, so they are the same on every machine.
 AdamWScalars adamw_scalars(const AdamWConfig& config, double lr, std::int64_t step, double grad_scale);
 
-// n elements of one parameter group, f32 but for what has 16 in its name. The arrays do not overlap; any alignment of the element type will do.
-// Per element, in this order, each operation rounded once:
+// n elements of one parameter group, f32 but for what has 16 in its name. The arrays do not overlap; any alignment of the
+// element type will do. Per element, in this order, each operation rounded once:
 //   g' = g * grad_scale;  p' = decay ? p * decay_factor : p;  m = fma(one_minus_beta1, g' - m, m);
 //   v = fma(one_minus_beta2 * g', g', beta2 * v);  d = fma(sqrt(v), inv_sqrt_bias2, eps);  p = fma(-step_size, m / d, p')
 // Speed: arrays whose distances are multiples of a large power of two (p, m, v, g of 2^k elements laid end to end) meet in the

@@ -82,11 +82,10 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   emulate_rates();
   STRATA_RETURN_IF_ERROR(allocate_scratch());
   const auto units = static_cast<std::size_t>(model_.unit_count());
-  params_ = std::make_unique<ParamStore>(layout_, make_shapes(model_),
-                                         ParamStoreOptions{.zero_stage = options_.zero_stage,
-                                                           .dtype = options_.compute,
-                                                           .homes = options_.params.of(units)},
-                                         *data_comm_, gpu_, cpu_, ParamStoreStreams{*compute_, *comm_stream_, *cpu_to_gpu_});
+  params_ = std::make_unique<ParamStore>(
+      layout_, make_shapes(model_),
+      ParamStoreOptions{.zero_stage = options_.zero_stage, .dtype = options_.compute, .homes = options_.params.of(units)},
+      *data_comm_, gpu_, cpu_, ParamStoreStreams{*compute_, *comm_stream_, *cpu_to_gpu_});
   grads_ = std::make_unique<GradStore>(layout_, make_shapes(model_),
                                        GradStoreOptions{.zero_stage = options_.zero_stage,
                                                         .micro_batches = options_.micro_batches,
@@ -215,7 +214,8 @@ Batch Engine::batch_view(int slot) const {
 
 Engine::Pass Engine::make_pass(int index) const {
   const std::size_t n = model_.body().size();
-  return {.index = index, .batch = batch_view(index), .x = {}, .inputs = std::vector<Tensor>(n), .saved = std::vector<Saved>(n)};
+  return {
+      .index = index, .batch = batch_view(index), .x = {}, .inputs = std::vector<Tensor>(n), .saved = std::vector<Saved>(n)};
 }
 
 void Engine::run_forward(std::span<Pass> passes, bool for_backward) {

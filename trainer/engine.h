@@ -45,7 +45,7 @@ struct UnitHomes {
 };
 
 struct EngineOptions {
-  DType compute = DType::f32;  // f32 or bf16
+  DType compute = DType::f32;      // f32 or bf16
   DType grads_dtype = DType::f32;  // of the sums that the update reads: f32 or bf16
   int zero_stage = 0;
   int prefetch_units = 1;
@@ -55,8 +55,8 @@ struct EngineOptions {
   bool vertical = false;         // each unit computes all of them before the next one does; else one micro-batch after another
   std::int64_t seq_length = 1;   // tokens
   double clip_norm = 1.0;        // 0: off
-  UnitHomes params;  // of the compute copy
-  UnitHomes grads;   // of gradient sums
+  UnitHomes params;              // of the compute copy
+  UnitHomes grads;               // of gradient sums
   AdamWConfig adamw;
   OptimizerStoreOptions optimizer;  // homes, shares, rates, file; zero_stage, compute and its shape are set by the engine
   // Host backend: its operations take at least as long as at these rates, with a gpu tier that is a memory of its own.
@@ -116,7 +116,7 @@ class Engine {
   struct Pass {
     int index = 0;  // in the step
     Batch batch;
-    Tensor x;   // output of the last unit's forward, or gradient of the last one's backward
+    Tensor x;                    // output of the last unit's forward, or gradient of the last one's backward
     std::vector<Tensor> inputs;  // of each unit, for its backward
     std::vector<Saved> saved;
   };

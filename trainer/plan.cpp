@@ -61,7 +61,7 @@ PlacementCounts count(const UpdatePlan& update) {
   return counts;
 }
 
-std::int64_t units_in_cpu(const UpdatePlan& update, Tier UnitPlacement::* what) {
+std::int64_t units_in_cpu(const UpdatePlan& update, Tier UnitPlacement::*what) {
   const std::vector<UnitPlacement>& all = update.schedule.shape.unit_placements;
   return std::count_if(all.begin(), all.end(), [what](const UnitPlacement& unit) { return unit.*what == Tier::cpu; });
 }
@@ -72,7 +72,8 @@ std::string format_update(const UpdatePlan& update) {
   std::string text;
   const std::int64_t params = units_in_cpu(update, &UnitPlacement::params), grads = units_in_cpu(update, &UnitPlacement::grads);
   if (params + grads > 0)
-    text += fmt::format("in cpu: parameters of {} and gradients of {} of {} units\n", params, grads, update.schedule.shape.units);
+    text +=
+        fmt::format("in cpu: parameters of {} and gradients of {} of {} units\n", params, grads, update.schedule.shape.units);
   text += fmt::format("update: {} records at home in gpu, {} in cpu, {} on nvme", counts.gpu, counts.cpu, counts.nvme);
   if (update.schedule.shape.separate_memory)
     text += fmt::format("; the GPU updates {} of those away from it ({:.0f} %)", counts.on_gpu, 100.0 * update.gpu_fraction);
@@ -91,18 +92,18 @@ std::string format_update(const UpdatePlan& update) {
 
 nlohmann::json update_to_json(const UpdatePlan& update) {
   const PlacementCounts counts = count(update);
-  nlohmann::json j = {{"homes", {{"gpu", counts.gpu}, {"cpu", counts.cpu}, {"nvme", counts.nvme}}},
-                      {"on_gpu_away_from_it", counts.on_gpu},
-                      {"gpu_fraction", update.gpu_fraction},
-                      {"units_in_cpu",
-                       {{"params", units_in_cpu(update, &UnitPlacement::params)},
-                        {"grads", units_in_cpu(update, &UnitPlacement::grads)}}},
-                      {"windows",
-                       {{"cpu", update.schedule.windows.cpu},
-                        {"gpu", update.schedule.windows.gpu},
-                        {"staging", update.schedule.windows.staging},
-                        {"gpu_staging", update.schedule.windows.gpu_staging}}},
-                      {"instructions", update.schedule.instructions.size()}};
+  nlohmann::json j = {
+      {"homes", {{"gpu", counts.gpu}, {"cpu", counts.cpu}, {"nvme", counts.nvme}}},
+      {"on_gpu_away_from_it", counts.on_gpu},
+      {"gpu_fraction", update.gpu_fraction},
+      {"units_in_cpu",
+       {{"params", units_in_cpu(update, &UnitPlacement::params)}, {"grads", units_in_cpu(update, &UnitPlacement::grads)}}},
+      {"windows",
+       {{"cpu", update.schedule.windows.cpu},
+        {"gpu", update.schedule.windows.gpu},
+        {"staging", update.schedule.windows.staging},
+        {"gpu_staging", update.schedule.windows.gpu_staging}}},
+      {"instructions", update.schedule.instructions.size()}};
   if (!update.forecast) return j;
   j["forecast"] = {{"step_seconds", update.forecast->step_seconds}, {"bound", to_string(update.forecast->bound())}};
   for (std::size_t r = 0; r < kResources; ++r)
@@ -313,8 +314,8 @@ Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSi
       with_home.optimizer.home = options.optimizer.home.value_or(Tier::nvme);
       return rehearse_within(model, with_home, world, rank, threads, backend, budgets);
     };
-    STRATA_ASSIGN_OR_RETURN(
-        chosen, UnitPlacer(options, static_cast<std::size_t>(model.unit_count()), at_its_farthest, budgets).run());
+    STRATA_ASSIGN_OR_RETURN(chosen,
+                            UnitPlacer(options, static_cast<std::size_t>(model.unit_count()), at_its_farthest, budgets).run());
   }
   if (chosen.optimizer.home) return rehearse_within(model, chosen, world, rank, threads, backend, budgets);
   return GradualPlacement(model, chosen, world, rank, threads, backend, budgets).run();

@@ -24,9 +24,10 @@ std::string format_timeline(const UpdatePlan& plan, int columns) {
   rows.fill(std::string(static_cast<std::size_t>(columns), ' '));
   for (const TimedOperation& t : timeline) {
     if (t.end <= t.begin) continue;
-    const char mark = t.instruction >= 0
-                          ? static_cast<char>('0' + plan.schedule.instructions[static_cast<std::size_t>(t.instruction)].record % 10)
-                          : '.';
+    const char mark =
+        t.instruction >= 0
+            ? static_cast<char>('0' + plan.schedule.instructions[static_cast<std::size_t>(t.instruction)].record % 10)
+            : '.';
     std::string& row = rows[static_cast<std::size_t>(t.resource)];
     for (int c = column(t.begin + hair); c <= column(t.end - hair); ++c) row[static_cast<std::size_t>(c)] = mark;
   }

@@ -86,11 +86,12 @@ TEST(UpdateSchedule, WhatLivesWhereItIsUpdatedDoesNotTravel) {
     return found;
   };
   using Routes = std::vector<std::set<Action>>;
-  EXPECT_EQ(routes(Tier::cpu, Tier::cpu), (Routes{{read_state, update, write_state},
-                                                  {state_up, grads_up, update, params_down, state_down},
-                                                  {update},
-                                                  {grads_up, update, params_down},
-                                                  {read_state, state_up, grads_up, update, params_down, state_down, write_state}}));
+  EXPECT_EQ(routes(Tier::cpu, Tier::cpu),
+            (Routes{{read_state, update, write_state},
+                    {state_up, grads_up, update, params_down, state_down},
+                    {update},
+                    {grads_up, update, params_down},
+                    {read_state, state_up, grads_up, update, params_down, state_down, write_state}}));
   EXPECT_EQ(routes(Tier::cpu, Tier::gpu), (Routes{{read_state, grads_down, update, write_state},
                                                   {state_up, update, params_down, state_down},
                                                   {grads_down, update},
@@ -199,8 +200,8 @@ TEST(Simulator, AddsUpAPipelineAsByHand) {
   EXPECT_DOUBLE_EQ(begin.at({2, Action::write_state}), first + 6.0);
 }
 
-// By hand: three units, the last one the head; a forward takes 1 s and a unit's parameters 1 s on their way up. The first copy is
-// waited for, each other one is under the compute before.
+// By hand: three units, the last one the head; a forward takes 1 s and a unit's parameters 1 s on their way up. The first copy
+// is waited for, each other one is under the compute before.
 TEST(Simulator, FetchesUnitsAheadAsByHand) {
   UpdateSchedule nothing;
   nothing.shape.units = 3;
@@ -230,8 +231,8 @@ TEST(Simulator, SumsLeaveBehindTheBackwardAsByHand) {
   EXPECT_EQ(times.grads, (std::vector<double>{21.0, 17.0, 13.0}));
   compute.vertical = false;
   times = gradient_times(compute, rates);
-  // The first micro-batch ends at 9 s. The second one's backwards end at 14, 16 and, because of memory, 21; each unit's sums come
-  // back in 2 s and leave in 3.
+  // The first micro-batch ends at 9 s. The second one's backwards end at 14, 16 and, because of memory, 21; each unit's sums
+  // come back in 2 s and leave in 3.
   EXPECT_EQ(times.grads, (std::vector<double>{26.0, 22.0, 19.0}));
 }
 

@@ -90,8 +90,8 @@ TEST(GradStore, WaitsForReductionsInFlightBeforeItEnds) {
   TierArena arena(Tier::gpu, std::size_t{16} << 20), cpu(Tier::cpu, std::size_t{16} << 20);
   StoreStreams streams(device);
   // Two micro-batches: the gradient is a buffer of its own.
-  auto grads = std::make_unique<GradStore>(layout, kShapes, GradStoreOptions{.micro_batches = 2}, *comm, arena, cpu,
-                                           streams.of_grads());
+  auto grads =
+      std::make_unique<GradStore>(layout, kShapes, GradStoreOptions{.micro_batches = 2}, *comm, arena, cpu, streams.of_grads());
   enqueue_sleep(streams.communication);
   grads->acquire(0);
   grads->reduce(0, 0);

@@ -56,7 +56,7 @@ TEST_P(AdamWBits, EqualTheWrittenSequenceForAnyValueLengthAndAlignment) {
   for (const std::size_t n : kLengths) {
     for (const std::size_t offset : {0, 1, 2, 3, 5, 8, 13}) {
       for (const bool decay : {false, true}) {
-        for (const auto &[with16, gradient16] : {std::pair(false, false), {true, false}, {false, true}, {true, true}}) {
+        for (const auto& [with16, gradient16] : {std::pair(false, false), {true, false}, {false, true}, {true, true}}) {
           State want(n, 0), got(n, offset);
           want.fill(n, n + offset);
           got.fill(n, n + offset);
