@@ -154,7 +154,7 @@ Finding direct_io(const std::string& path) {
   const fs::path probe = fs::path(path) / fmt::format(".strata-doctor-{}", ::getpid());
   auto file = BlockFile::create(probe.string(), 1 << 20, {});
   if (!file.ok()) return absent(topic, file.status().message(), "optimizer state and checkpoints cannot be kept here");
-  file->unlink();
+  file->remove();
   if (!file->direct())
     return absent(topic, "through the page cache: " + file->why_buffered(),
                   "state on NVMe competes with training for memory; use a local ext4 or xfs file system");

@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,8 +43,9 @@ void print_start(const Trainer& trainer, const Environment& environment) {
   std::fflush(stdout);
 }
 
-Status run_training(const Config& config, Environment& environment) {
+Status run_training(const Config& config, Environment& environment, const std::function<void(const Status&)>& on_error) {
   TrainerExtras extras;
+  extras.on_error = on_error;
   extras.on_note = [](const std::string& text) {
     fmt::print("{}\n", text);
     std::fflush(stdout);
@@ -84,13 +87,16 @@ int train(const Options& options) {
   if (!config.ok()) return first_of_launch() ? finish_command(config.status()) : exit_code(config.status());
   Result<std::unique_ptr<Environment>> environment = Environment::from_launcher(config->parallel);
   if (!environment.ok()) return finish_command(environment.status());
-  Status status;
+  std::optional<int> reported;
+  const auto report_once = [&](const Status& status) {
+    if (!reported) reported = report(status, **environment);
+  };
   try {
-    status = run_training(*config, **environment);
+    report_once(run_training(*config, **environment, report_once));
   } catch (const std::exception& error) {
-    status = Status(Code::internal, error.what());
+    report_once(Status(Code::internal, error.what()));
   }
-  return report(status, **environment);
+  return *reported;
 }
 
 Status print_plan(const Options& options) {

@@ -83,6 +83,7 @@ Result<NvmeRates> measure_file(const BlockFile& file, std::span<std::byte> windo
                                double seconds, int repeats) {
   NvmeRates rates;
   rates.options = options;
+  rates.options.block_bytes = std::min(options.block_bytes, window.size());  // what is measured
   std::string why;
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<IoEngine> engine, make_io_engine(options, &why));
   if (!why.empty()) rates.notes.push_back(why);
@@ -126,7 +127,7 @@ Result<std::vector<NvmeRates>> measure_nvme(const std::string& folder, std::size
   const std::string path = folder + "/strata-bench-" + std::to_string(::getpid());
   STRATA_ASSIGN_OR_RETURN(BlockFile file, BlockFile::create(path, (bytes + kMiB - 1) / kMiB * kMiB, {}));
   Result<std::vector<NvmeRates>> rates = measure_settings(file, settings, seconds, repeats);
-  if (!file.io().hangs) file.unlink();
+  if (!file.io().hangs) file.remove();
   return rates;
 }
 

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <future>
 #include <memory>
 #include <optional>
 #include <system_error>
@@ -69,11 +70,12 @@ std::size_t direct_alignment([[maybe_unused]] int fd) {
   return format::kBlockBytes;  // older kernels do not say; the sector size of every common device divides this
 }
 
-}  // namespace
-
-BlockFile::~BlockFile() {
-  if (io_ && fd() >= 0) ::close(fd());
+void close_file(IoFile* file) {
+  if (file->fd >= 0) ::close(file->fd);
+  delete file;
 }
+
+}  // namespace
 
 void BlockFile::swap(BlockFile& other) noexcept {
   std::swap(io_, other.io_);
@@ -84,11 +86,11 @@ void BlockFile::swap(BlockFile& other) noexcept {
   std::swap(why_buffered_, other.why_buffered_);
 }
 
-Status BlockFile::open_locked(const BlockFileOptions& options) {
+Status BlockFile::open_locked(const BlockFileOptions& options, Progress& progress) {
   const auto deadline = std::chrono::steady_clock::now() + options.lock_wait;
   do {
     STRATA_RETURN_IF_ERROR(open_descriptor(options.direct));
-    STRATA_RETURN_IF_ERROR(lock(deadline));
+    STRATA_RETURN_IF_ERROR(lock(deadline, progress));
   } while (!has_its_name());  // whoever held the lock has removed the file meanwhile
   return describe();
 }
@@ -112,13 +114,14 @@ bool BlockFile::has_its_name() const {
   return ::fstat(fd(), &mine) != 0 || (mine.st_dev == named.st_dev && mine.st_ino == named.st_ino);
 }
 
-Status BlockFile::lock(std::chrono::steady_clock::time_point deadline) const {
+Status BlockFile::lock(std::chrono::steady_clock::time_point deadline, Progress& progress) const {
   // Any other error is a file system without locks: then nothing is promised.
   while (::flock(fd(), LOCK_EX | LOCK_NB) != 0 && (errno == EWOULDBLOCK || errno == EINTR)) {
     if (std::chrono::steady_clock::now() >= deadline) {
       return {Code::io_error, path() + ": another process uses this file; give every run its own nvme.path"};
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    ++progress;
   }
   return {};
 }
@@ -197,7 +200,7 @@ Status BlockFile::require_space(std::uint64_t bytes) const {
   return {};
 }
 
-Status BlockFile::allocate(std::uint64_t bytes, bool prewrite_all) {
+Status BlockFile::allocate(std::uint64_t bytes, bool prewrite_all, Progress& progress) {
   if (::ftruncate(fd(), 0) != 0) return Status::from_errno("truncate", path(), errno);
   STRATA_RETURN_IF_ERROR(require_space(bytes));
   if (bytes == 0) return {};
@@ -213,10 +216,10 @@ Status BlockFile::allocate(std::uint64_t bytes, bool prewrite_all) {
   bytes_ = bytes;
   STRATA_RETURN_IF_ERROR(probe_direct());
   // Where space cannot be reserved, only writing it proves that it is there.
-  return prewrite_all || !can_reserve ? prewrite(bytes) : Status();
+  return prewrite_all || !can_reserve ? prewrite(bytes, progress) : Status();
 }
 
-Status BlockFile::prewrite(std::uint64_t bytes) const {
+Status BlockFile::prewrite(std::uint64_t bytes, Progress& progress) const {
   const AlignedBytes zeros = zeroed_blocks(kPrewriteBytes);
   for (std::uint64_t at = 0; at < bytes;) {
     const auto piece = static_cast<std::size_t>(std::min<std::uint64_t>(kPrewriteBytes, bytes - at));
@@ -228,23 +231,49 @@ Status BlockFile::prewrite(std::uint64_t bytes) const {
     const std::uint64_t next = reached == bytes ? bytes : reached / format::kBlockBytes * format::kBlockBytes;
     if (next <= at) return space_error(bytes, ENOSPC);
     at = next;
+    ++progress;
   }
   return {};
 }
 
-Result<BlockFile> BlockFile::create(const std::string& path, std::uint64_t bytes, const BlockFileOptions& options) {
-  STRATA_CHECK(bytes % format::kBlockBytes == 0, "files are made of whole blocks");
+Result<BlockFile> BlockFile::make(const std::string& path, std::uint64_t bytes, const BlockFileOptions& options,
+                                  Progress& progress) {
   BlockFile file;
-  file.io_ = std::make_unique<IoFile>();
+  file.io_ = std::shared_ptr<IoFile>(new IoFile, close_file);
   file.io_->path = path;
-  STRATA_RETURN_IF_ERROR(file.open_locked(options));
-  if (const Status status = file.allocate(bytes, options.prewrite); !status.ok()) {
-    file.unlink();
+  STRATA_RETURN_IF_ERROR(file.open_locked(options, progress));
+  if (const Status status = file.allocate(bytes, options.prewrite, progress); !status.ok()) {
+    file.remove();
     return status;
   }
   return file;
 }
 
-void BlockFile::unlink() { ::unlink(path().c_str()); }
+Result<BlockFile> BlockFile::create(const std::string& path, std::uint64_t bytes, const BlockFileOptions& options) {
+  STRATA_CHECK(bytes % format::kBlockBytes == 0, "files are made of whole blocks");
+  const auto progress = std::make_shared<Progress>(0);
+  std::packaged_task<Result<BlockFile>()> task([=] { return make(path, bytes, options, *progress); });
+  std::future<Result<BlockFile>> made = task.get_future();
+  try {
+    std::thread(std::move(task)).detach();
+  } catch (const std::system_error&) {
+    return make(path, bytes, options, *progress);  // no more threads to be had: nobody watches the time
+  }
+  Silence silence(options.timeout);
+  for (std::uint64_t seen = 0;;) {
+    const auto begin = std::chrono::steady_clock::now();
+    if (made.wait_for(silence.part()) == std::future_status::ready) return made.get();
+    const std::uint64_t before = std::exchange(seen, progress->load());
+    if (seen != before) silence.heard();
+    if (seen == before && silence.add(std::chrono::steady_clock::now() - begin)) break;
+  }
+  return Status(Code::io_error,
+                path + ": while a file of " + format_bytes(bytes) + " was made: " + describe_silence(options.timeout));
+}
+
+void BlockFile::remove() {
+  (void)!::ftruncate(fd(), 0);
+  ::unlink(path().c_str());
+}
 
 }  // namespace strata

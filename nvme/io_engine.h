@@ -15,8 +15,9 @@
 
 namespace strata {
 
-// A file that requests go to, and what engines have learned about it. Outlives every run() of such a request.
-struct IoFile {
+// A file that requests go to, and what engines have learned about it. Outlives every run() of such a request. A call that was
+// given up may still begin or end in a thread of its own; it shares the ownership of a file that a shared_ptr owns.
+struct IoFile : std::enable_shared_from_this<IoFile> {
   int fd = -1;
   std::string path;
   LatencyHistogram reads, writes;  // of every transfer that moved something

@@ -18,9 +18,9 @@ std::string name(RecordId id, std::uint64_t version) {
   return "record " + std::to_string(id.v) + ", version " + std::to_string(version);
 }
 
-void unlink_all(std::vector<BlockFile>& files) {
+void remove_all(std::vector<BlockFile>& files) {
   for (BlockFile& file : files) {
-    if (!file.io().hangs) file.unlink();
+    if (!file.io().hangs) file.remove();
   }
 }
 
@@ -41,7 +41,7 @@ Result<std::vector<BlockFile>> create_files(const std::vector<std::string>& path
   add(BlockFile::create(paths[0], layout.file_bytes(0), options));
   for (auto& file : pending) add(file.get());
   if (first.ok()) return files;
-  unlink_all(files);
+  remove_all(files);
   return first;
 }
 
@@ -51,7 +51,7 @@ class RecordFile::Impl {
  public:
   Impl(std::vector<BlockFile> files, RecordLayout layout, std::vector<std::string> notes)
       : files_(std::move(files)), layout_(std::move(layout)), notes_(std::move(notes)), last_(layout_.records()) {}
-  ~Impl() { unlink_all(files_); }
+  ~Impl() { remove_all(files_); }
 
   Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
   Status read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
@@ -169,11 +169,11 @@ Result<std::unique_ptr<RecordFile>> RecordFile::create(const std::vector<std::st
   std::vector<std::string> notes;
   std::vector<double> weights = options.weights;
   if (weights.empty()) {
-    STRATA_ASSIGN_OR_RETURN(weights, measured_weights(paths, options.probe_io, &notes));
+    STRATA_ASSIGN_OR_RETURN(weights, measured_weights(paths, file_bytes(payload_bytes), options.io, &notes));
   }
   RecordLayout layout(std::move(payload_bytes), weights);
-  STRATA_ASSIGN_OR_RETURN(std::vector<BlockFile> files,
-                          create_files(paths, layout, {.direct = options.direct, .prewrite = options.prewrite}));
+  const BlockFileOptions file_options{.direct = options.direct, .prewrite = options.prewrite, .timeout = options.io.timeout};
+  STRATA_ASSIGN_OR_RETURN(std::vector<BlockFile> files, create_files(paths, layout, file_options));
   for (const BlockFile& file : files) {
     if (!file.why_buffered().empty()) notes.push_back(file.path() + ": goes through the page cache: " + file.why_buffered());
   }

@@ -27,7 +27,8 @@ struct RecordFileOptions {
   bool prewrite = true;  // see BlockFileOptions
   // Share of the bytes that each path gets, in any unit. Empty: measured by probe_paths() where there are several paths.
   std::vector<double> weights{};
-  IoEngineOptions probe_io{};
+  // For measuring; its timeout holds for making the files too.
+  IoEngineOptions io{};
 };
 
 // What went over one path since the last take_traffic().

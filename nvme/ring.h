@@ -36,7 +36,8 @@ class Ring {
   void prepare_cancel(const Transfer& transfer);
   unsigned unsubmitted() const;
 
-  // Submits what was prepared, all by one call, and waits until a completion is there. ETIME: there was none.
+  // Submits what was prepared, all by one call, and waits until a completion is there, or for `timeout`, which is ETIME or no
+  // error at all.
   int submit_and_wait(std::chrono::milliseconds timeout);
   // The same without a submission.
   int wait(std::chrono::milliseconds timeout);

@@ -45,6 +45,8 @@ void transfer_all(Pool& pool, std::unique_lock<std::mutex>& lock) {
   ++pool.busy;
   while (Transfer* transfer = pool.queue->next()) {
     const Transfer copy = *transfer;
+    // Closed earlier, its number could be another file's when the call begins.
+    const std::shared_ptr<IoFile> held = copy.file->weak_from_this().lock();
     lock.unlock();
     const std::int64_t result = transfer_now(copy);
     lock.lock();
@@ -112,15 +114,18 @@ void ThreadEngine::start_threads(std::span<const IoRequest> requests, unsigned m
 // The caller only waits, so that a call which never returns is not its own.
 void ThreadEngine::wait(std::unique_lock<std::mutex>& lock) {
   const auto finished = [&] { return pool_->busy == 0 && pool_->queue->finished(); };
-  for (;;) {
+  Silence silence(options_.timeout);
+  for (bool hangs = false; !hangs;) {
     const std::uint64_t before = pool_->completions;
-    if (pool_->done.wait_for(lock, options_.timeout, finished)) return;
-    if (pool_->completions > before || pool_->queue->in_flight() == 0) continue;
-    pool_->queue->fail_overdue(options_.timeout);
-    lost_ = pool_->queue->give_up_in_flight();
-    pool_->stop = true;
-    return;
+    const auto begin = std::chrono::steady_clock::now();
+    if (pool_->done.wait_for(lock, silence.part(), finished)) return;
+    const bool heard = pool_->completions > before || pool_->queue->in_flight() == 0;
+    if (heard) silence.heard();
+    hangs = !heard && silence.add(std::chrono::steady_clock::now() - begin);
   }
+  pool_->queue->fail_overdue(options_.timeout);
+  lost_ = pool_->queue->give_up_in_flight();
+  pool_->stop = true;
 }
 
 Status ThreadEngine::run(std::span<const IoRequest> requests) {

@@ -15,12 +15,26 @@ constexpr int kMaxIdleAttempts = 1000;
 // The end of a file in the middle of a sector shows as the same short read again and again.
 constexpr int kMaxStalls = 3;
 constexpr std::size_t kMaxInFlight = 4096;  // on all files together
+constexpr int kSilenceParts = 8;
 
 }  // namespace
 
 std::string describe(IoRequest::Kind kind, std::size_t bytes, std::uint64_t offset) {
   return std::string(kind == IoRequest::Kind::read ? "read" : "write") + " of " + std::to_string(bytes) + " bytes at offset " +
          std::to_string(offset);
+}
+
+std::string describe_silence(std::chrono::milliseconds limit) {
+  return "nothing was heard for " + std::to_string(limit.count()) +
+         " ms; the device hangs, or is slower than nvme.timeout allows: see the kernel's log";
+}
+
+Silence::Silence(std::chrono::milliseconds limit)
+    : limit_(limit), part_(std::max(limit / kSilenceParts, std::chrono::milliseconds(1))) {}
+
+bool Silence::add(std::chrono::nanoseconds time) {
+  waited_ += std::min<std::chrono::nanoseconds>(time, part_);
+  return waited_ >= limit_;
 }
 
 void TransferQueue::pause() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
@@ -139,9 +153,8 @@ void TransferQueue::fail_overdue(std::chrono::milliseconds timeout) {
   STRATA_CHECK(!late.empty(), "only what is in flight can be late");
   const Transfer& first =
       **std::min_element(late.begin(), late.end(), [](const Transfer* a, const Transfer* b) { return a->issued < b->issued; });
-  fail({Code::io_error, describe(first.kind, first.bytes, first.offset) + ": " + first.file->path + ": nothing was heard for " +
-                            std::to_string(timeout.count()) +
-                            " ms; the device hangs, or is slower than nvme.timeout allows: see the kernel's log"});
+  fail({Code::io_error,
+        describe(first.kind, first.bytes, first.offset) + ": " + first.file->path + ": " + describe_silence(timeout)});
 }
 
 Status TransferQueue::give_up_in_flight() {

@@ -27,6 +27,24 @@ struct Transfer {
   std::chrono::steady_clock::time_point issued{};
 };
 
+// Adds up how long nothing was heard. The limit is waited for in parts, and none counts longer than it was to take: whoever was
+// stopped meanwhile (SIGSTOP, a debugger, a machine asleep) does not take its own absence for the device's.
+class Silence {
+ public:
+  explicit Silence(std::chrono::milliseconds limit);
+  std::chrono::milliseconds part() const { return part_; }
+  void heard() { waited_ = {}; }
+  // After a wait of `time` in vain. True: the limit is reached.
+  bool add(std::chrono::nanoseconds time);
+
+ private:
+  std::chrono::milliseconds limit_, part_;
+  std::chrono::nanoseconds waited_{0};
+};
+
+// "nothing was heard for 60000 ms; ...", and what to do.
+std::string describe_silence(std::chrono::milliseconds limit);
+
 // Not thread-safe; must not outlive `requests`.
 class TransferQueue {
  public:

@@ -140,15 +140,21 @@ Status UringEngine::run(std::span<const IoRequest> requests) {
   const std::string& path = first->file->path;
   STRATA_RETURN_IF_ERROR(open_for(queue, path));
   int pauses = 0;
+  Silence silence(options_.timeout);
   while (!queue.finished()) {
     prepare(queue);
-    const int error = ring_.submit_and_wait(options_.timeout);
+    const auto begin = Clock::now();
+    const int error = ring_.submit_and_wait(silence.part());
     const unsigned before = queue.in_flight();
     bool busy = error == EAGAIN || error == EBUSY;
     pauses = busy ? pauses + 1 : 0;
     if ((error != 0 && error != EINTR && error != ETIME && !busy) || pauses > kMaxPauses) return abandon(queue, error, path);
     busy |= reap(queue);
-    if (error == ETIME && queue.in_flight() == before) return cancel(queue);
+    if (queue.in_flight() < before) {
+      silence.heard();
+    } else if (!busy && silence.add(Clock::now() - begin)) {
+      return cancel(queue);
+    }
     if (busy) TransferQueue::pause();
   }
   return queue.status();

@@ -7,35 +7,33 @@ namespace strata {
 static_assert(kLayoutBlock == kernels::kNormBlock, "shards are cut where norm blocks end");
 
 GradStore::GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> shapes, const GradStoreOptions& options,
-                     Communicator& comm, TierArena& arena, TierArena& cpu, StreamRef compute, StreamRef comm_stream)
+                     Communicator& comm, TierArena& gpu, TierArena& cpu, const GradStoreStreams& streams)
     : layout_(layout),
       shapes_(std::move(shapes)),
       options_(options),
       direct_(layout.world.v == 1 && options.micro_batches == 1),
-      keep_full_(direct_ || (layout.world.v > 1 && options.zero_stage <= 1)),
       comm_(comm),
-      arena_(arena),
-      compute_(compute),
-      comm_stream_(comm_stream),
+      gpu_(gpu),
+      streams_(streams),
       units_(layout.units.size()) {
-  for (std::size_t u = 0; u < units_.size(); ++u) {
-    const UnitLayout& unit = layout_.units[u];
-    const Slice mine = unit.slices[static_cast<std::size_t>(comm.rank().v)];
-    UnitState& state = units_[u];
-    if (keep_full_) {
-      state.full = Tensor(arena, Category::gradients, DType::f32, {unit.numel}, unit.name.c_str());
-      make_views(state, static_cast<int>(u), state.full);
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    const int u = static_cast<int>(i);
+    const UnitLayout& unit = layout_.units[i];
+    UnitState& state = units_[i];
+    if (keeps_gradient(u)) make_gradient(state, u);
+    if (!made_at_home(u) || !direct_) {
+      const std::int64_t n = !made_at_home(u) && gathers() ? unit.numel : slice(u).count;
+      const DType dtype = options.micro_batches > 1 && !options.vertical ? DType::f32 : options.dtype;
+      state.sums = Tensor(home(u) == Tier::gpu ? gpu : cpu, Category::gradients, dtype, {n}, unit.name.c_str());
     }
-    if (!direct_) state.sums = Tensor(arena, Category::gradients, DType::f32, {mine.count}, unit.name.c_str());
-    state.owned = direct_ ? state.full.ref() : state.sums.ref();
-    const std::size_t bytes = static_cast<std::size_t>((mine.count + kLayoutBlock - 1) / kLayoutBlock) * sizeof(double);
+    const std::size_t bytes = static_cast<std::size_t>((slice(u).count + kLayoutBlock - 1) / kLayoutBlock) * sizeof(double);
     const auto take = [bytes](TierArena& from) {
       Result<Buffer> buffer = from.allocate(bytes, Category::gradients, "partial sums of gradient norms");
       throw_if_error(buffer.status());
       return std::move(buffer).value();
     };
     state.partials = take(cpu);
-    if (compute.device().has_separate_memory()) state.device_partials = take(arena);
+    if (streams.compute.device().has_separate_memory()) state.device_partials = take(gpu);
   }
 }
 
@@ -46,87 +44,139 @@ std::span<const double> GradStore::partials(int u) const {
 
 // Also after an error buffers may be in flight.
 GradStore::~GradStore() {
-  (void)compute_.record().drain();
-  (void)comm_stream_.record().drain();
+  for (const StreamRef stream : {streams_.compute, streams_.cpu_to_gpu, streams_.comm, streams_.gpu_to_cpu})
+    (void)stream.record().drain();
 }
 
-void GradStore::make_views(UnitState& unit, int u, TensorRef whole) const {
-  unit.views.clear();
+TensorRef GradStore::owned(int u) const {
+  const UnitState& unit = units_[static_cast<std::size_t>(u)];
+  if (direct_ && made_at_home(u)) return *unit.gradient;
+  const std::int64_t skip = unit.sums.numel() == slice(u).count ? 0 : slice(u).first;
+  return {unit.sums.ref().data + static_cast<std::size_t>(skip) * size_of(options_.dtype), options_.dtype, {slice(u).count}};
+}
+
+TensorRef GradStore::running(int u) const {
+  const TensorRef sums = units_[static_cast<std::size_t>(u)].sums;
+  const std::int64_t skip = sums.numel() == slice(u).count ? 0 : slice(u).first;
+  return {sums.data + static_cast<std::size_t>(skip) * sizeof(float), DType::f32, {slice(u).count}};
+}
+
+void GradStore::make_gradient(UnitState& unit, int u) {
   const UnitLayout& layout = layout_.units[static_cast<std::size_t>(u)];
+  unit.gradient = std::make_shared<Tensor>(gpu_, Category::gradients, DType::f32, Shape{layout.numel}, layout.name.c_str());
+  unit.views.clear();
   for (std::size_t p = 0; p < layout.params.size(); ++p)
-    unit.views.push_back({whole.data + static_cast<std::size_t>(layout.params[p].offset) * sizeof(float), DType::f32,
-                          shapes_[static_cast<std::size_t>(u)][p]});
+    unit.views.push_back({unit.gradient->ref().data + static_cast<std::size_t>(layout.params[p].offset) * sizeof(float),
+                          DType::f32, shapes_[static_cast<std::size_t>(u)][p]});
 }
 
 const std::vector<TensorRef>& GradStore::acquire(int u) {
   UnitState& unit = units_[static_cast<std::size_t>(u)];
   if (!unit.fresh) return unit.views;
   unit.fresh = false;
-  TensorRef whole;
-  if (keep_full_) {
-    compute_.wait(unit.summed);  // the reduction that last read it
-    for (const Event& used : unit.in_use) compute_.wait(used);
-    whole = unit.full;
+  if (keeps_gradient(u)) {
+    streams_.compute.wait(unit.summed);  // the reduction that last read it
+    for (const Event& used : unit.in_use) streams_.compute.wait(used);
   } else {
-    // The oldest of two buffers in flight returns its memory, in compute order.
+    // The oldest of two in flight returns its memory, in compute order.
     if (in_flight_.size() >= 2) {
-      compute_.wait(in_flight_.front().reduced);
+      streams_.compute.wait(in_flight_.front().done);
       in_flight_.pop_front();
     }
-    unit.transient = std::make_shared<Tensor>(arena_, Category::gradients, DType::f32,
-                                              Shape{layout_.units[static_cast<std::size_t>(u)].numel},
-                                              layout_.units[static_cast<std::size_t>(u)].name.c_str());
-    whole = *unit.transient;
-    make_views(unit, u, whole);
+    make_gradient(unit, u);
   }
-  zero_async(whole.data, whole.bytes(), compute_);
+  zero_async(unit.gradient->ref().data, unit.gradient->ref().bytes(), streams_.compute);
   return unit.views;
 }
 
-void GradStore::measure(UnitState& unit) {
+void GradStore::release_buffers() {
+  for (const InFlight& one : in_flight_) streams_.compute.wait(one.done);
+  in_flight_.clear();
+}
+
+void GradStore::measure(UnitState& unit, TensorRef sums) {
   const Buffer& partials = unit.device_partials ? unit.device_partials : unit.partials;
   kernels::sum_squares_blocks(
-      {.x = unit.owned.as<float>(), .n = unit.owned.numel(), .partials = reinterpret_cast<double*>(partials.data())},
-      comm_stream_);
-  if (unit.device_partials) copy_async(partials.data(), unit.partials.data(), partials.size(), comm_stream_);
+      {.x = sums.as<float>(), .n = sums.numel(), .partials = reinterpret_cast<double*>(partials.data())}, streams_.comm);
+  if (unit.device_partials) copy_async(partials.data(), unit.partials.data(), partials.size(), streams_.comm);
 }
 
 void GradStore::reduce(int u, int index) {
   UnitState& unit = units_[static_cast<std::size_t>(u)];
   STRATA_CHECK(!unit.fresh, "reduce before acquire");
   unit.fresh = true;
+  streams_.comm.wait(streams_.compute.record());
+  if (made_at_home(u)) return reduce_at_home(unit, u, index);
+  reduce_away_from_home(unit, u, index);
+}
+
+void GradStore::reduce_into(UnitState& unit, int u, TensorRef sums, int index) {
   const UnitLayout& layout = layout_.units[static_cast<std::size_t>(u)];
-  const bool last = index + 1 == options_.micro_batches;
-  comm_stream_.wait(compute_.record());
-  for (const Event& used : unit.in_use) comm_stream_.wait(used);
   if (!direct_) {
-    const TensorRef whole = keep_full_ ? unit.full.ref() : unit.transient->ref();
-    comm_.reduce_scatter_add({.full = reinterpret_cast<const float*>(whole.data),
-                              .acc = reinterpret_cast<float*>(unit.owned.data),
+    comm_.reduce_scatter_add({.full = unit.gradient->ref().as<float>(),
+                              .acc = sums.as<float>(),
                               .slices = layout.slices,
                               .overwrite = index == 0,
                               .what = "reduce_scatter gradients"},
-                             comm_stream_);
+                             streams_.comm);
   }
-  if (last) {
-    measure(unit);
-    if (options_.zero_stage == 0 && layout_.world.v > 1)
-      comm_.all_gather({.shard = unit.owned.data,
-                        .full = unit.full.ref().data,
-                        .element_size = sizeof(float),
-                        .slices = layout.slices,
-                        .what = "all_gather gradients"},
-                       comm_stream_);
+  if (index + 1 < options_.micro_batches) return;
+  measure(unit, sums);
+  if (!gathers()) return;
+  comm_.all_gather({.shard = sums.data,
+                    .full = unit.gradient->ref().data,
+                    .element_size = sizeof(float),
+                    .slices = layout.slices,
+                    .what = "all_gather gradients"},
+                   streams_.comm);
+}
+
+void GradStore::reduce_at_home(UnitState& unit, int u, int index) {
+  for (const Event& used : unit.in_use) streams_.comm.wait(used);
+  reduce_into(unit, u, owned(u), index);
+  unit.summed = streams_.comm.record();
+  if (!keeps_gradient(u)) in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, unit.summed});
+}
+
+void GradStore::reduce_away_from_home(UnitState& unit, int u, int index) {
+  const std::string& name = layout_.units[static_cast<std::size_t>(u)].name;
+  const bool last = index + 1 == options_.micro_batches, in_gpu = home(u) == Tier::gpu;
+  const StreamRef back = in_gpu ? streams_.comm : streams_.cpu_to_gpu, leave = in_gpu ? streams_.comm : streams_.gpu_to_cpu;
+  std::shared_ptr<Tensor> rounded;
+  TensorRef sums = unit.gradient->ref();
+  if (!direct_) {
+    const bool fetched = index > 0 && !unit.held;
+    if (!unit.held)
+      unit.held = std::make_shared<Tensor>(gpu_, Category::gradients, DType::f32, Shape{slice(u).count}, name.c_str());
+    sums = *unit.held;
+    if (fetched) {
+      back.wait(streams_.compute.record());  // their memory is free
+      back.wait(unit.summed);
+      copy_async(running(u).data, sums.data, sums.bytes(), back, static_cast<double>(sums.bytes()));
+      streams_.comm.wait(back.record());
+    }
   }
-  unit.summed = comm_stream_.record();
-  if (!keep_full_) in_flight_.push_back({std::move(unit.transient), unit.summed});
+  reduce_into(unit, u, sums, index);
+  if (options_.vertical && !last)
+    return in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, streams_.comm.record()});
+  TensorRef from = last && gathers() ? unit.gradient->ref() : sums;
+  if (last && options_.dtype != DType::f32) {
+    rounded = std::make_shared<Tensor>(gpu_, Category::gradients, options_.dtype, from.shape, name.c_str());
+    kernels::cast({.x = from, .y = *rounded}, streams_.comm);
+    from = *rounded;
+  }
+  std::byte* const to = last ? unit.sums.ref().data : running(u).data;
+  leave.wait(streams_.comm.record());
+  for (const Event& used : unit.in_use) leave.wait(used);
+  copy_async(from.data, to, from.bytes(), leave, static_cast<double>(from.bytes()));
+  unit.summed = leave.record();
+  in_flight_.push_back({std::move(unit.gradient), std::move(unit.held), std::move(rounded), unit.summed});
 }
 
 GradStore::UpdateView GradStore::for_update(int u) const {
   const UnitState& unit = units_[static_cast<std::size_t>(u)];
-  if (options_.zero_stage == 0 && layout_.world.v > 1) return {reinterpret_cast<const float*>(unit.full.ref().data), 0};
-  const Slice mine = layout_.units[static_cast<std::size_t>(u)].slices[static_cast<std::size_t>(comm_.rank().v)];
-  return {reinterpret_cast<const float*>(unit.owned.data), mine.first};
+  if (!gathers()) return {owned(u).data, slice(u).first};
+  return {made_at_home(u) ? unit.gradient->ref().data : unit.sums.ref().data, 0};
 }
 
 }  // namespace strata

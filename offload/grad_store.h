@@ -2,9 +2,12 @@
 //
 // One summation order for every ZeRO stage and world size: micro-batch after micro-batch, inside one in rank order, in f32:
 // acc = ((acc + g_rank0) + g_rank1) + ... So stages 0 and 1 reduce after every micro-batch as 2 and 3 must.
-// Memory: stages 0 and 1 keep a full-length buffer for every unit; 2 and 3 keep two units in flight. Stage 0 also gathers
-// the finished sums. `arena` is the compute tier, `cpu` holds the norms' partial sums. Called from the thread that enqueues the
-// step.
+// The update may be given them rounded to bf16, once, after the last micro-batch; their norm is that of the f32 sums.
+//
+// A unit's sums are at home in the gpu tier or in CPU memory; at home there they leave while the backward goes on, and come
+// back for the next micro-batch's. Memory of the gpu tier: two units in flight (gradient, and sums that are not at home), and
+// for units at home there their sums; in stages 0 and 1 also each one's gradient. Stage 0 also gathers the finished sums. CPU
+// memory holds the norms' partial sums too. Called from the thread that enqueues the step.
 #pragma once
 
 #include <cstdint>
@@ -21,21 +24,32 @@ namespace strata {
 
 struct GradStoreOptions {
   int zero_stage = 0;
-  int micro_batches = 1;  // a step
+  int micro_batches = 1;         // a step
+  std::vector<Tier> homes = {};  // of each unit's sums, gpu or cpu; empty: all in the gpu tier
+  DType dtype = DType::f32;      // of what the update reads: f32 or bf16
+  // A unit's reduce()s of a step follow each other: sums that are not made at home stay in flight until the last.
+  bool vertical = false;
+};
+
+struct GradStoreStreams {
+  StreamRef compute;
+  StreamRef comm;
+  StreamRef gpu_to_cpu;
+  StreamRef cpu_to_gpu;
 };
 
 class GradStore {
  public:
   GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> shapes, const GradStoreOptions& options,
-            Communicator& comm, TierArena& arena, TierArena& cpu, StreamRef compute, StreamRef comm_stream);
+            Communicator& comm, TierArena& gpu, TierArena& cpu, const GradStoreStreams& streams);
   ~GradStore();  // waits for what it has enqueued
   GradStore(const GradStore&) = delete;
   GradStore& operator=(const GradStore&) = delete;
 
   // The buffers into which unit u's backward of this micro-batch adds, zero at first use on the compute stream.
   const std::vector<TensorRef>& acquire(int u);
-  // Returns the memory of stages 2 and 3 that no reduction needs any more. Both streams are synchronized.
-  void release_buffers() { in_flight_.clear(); }
+  // Returns the memory of units in flight to the arena, for use in compute order.
+  void release_buffers();
   // Everything enqueued so far completes unit u's gradient of micro-batch `index`: starts its reduction.
   void reduce(int u, int index);
   // After the last micro-batch's reduce of unit u: its sums are complete when this event is.
@@ -43,23 +57,38 @@ class GradStore {
   // Later reductions into unit u's sums wait for all of `used` (the updates that read them).
   void hold(int u, std::vector<Event> used) { units_[static_cast<std::size_t>(u)].in_use = std::move(used); }
 
-  // This rank's sums: f32, layout slices[rank].count elements. Valid after summed(u).
-  TensorRef owned(int u) const { return units_[static_cast<std::size_t>(u)].owned; }
+  Tier home(int u) const { return options_.homes.empty() ? Tier::gpu : options_.homes[static_cast<std::size_t>(u)]; }
+  // What leaves for CPU memory after a step's last micro-batch, and after the others, in bytes.
+  std::size_t bytes_down(int u) const {
+    return home(u) == Tier::gpu ? 0
+                                : static_cast<std::size_t>(units_[static_cast<std::size_t>(u)].sums.numel()) * size_of(dtype());
+  }
+  std::size_t bytes_between(int u) const {
+    return home(u) == Tier::gpu ? 0 : static_cast<std::size_t>(slice(u).count) * sizeof(float);
+  }
+  DType dtype() const { return options_.dtype; }
+  // This rank's sums, at home: layout slices[rank].count elements. Valid after summed(u).
+  TensorRef owned(int u) const;
   // What the update of this rank reads: owned(u), or the whole unit in stage 0. `first`: the place of element 0 in the unit.
   struct UpdateView {
-    const float* values = nullptr;
+    const std::byte* values = nullptr;  // of dtype()
     std::int64_t first = 0;
+    const std::byte* at(std::int64_t i, DType dtype) const {
+      return values + static_cast<std::size_t>(i - first) * size_of(dtype);
+    }
   };
   UpdateView for_update(int u) const;
-  // Squares of owned(u) by norm block, in host memory, filled in on the communication stream before summed(u).
+  // Squares of owned(u) by norm block, in host memory, filled in on the communication stream.
   std::span<const double> partials(int u) const;
 
  private:
   struct UnitState {
-    Tensor sums;  // acc; empty when `full` serves as both
-    Tensor full;  // kept whole (stages 0, 1, and a single rank with one micro-batch)
-    TensorRef owned;
-    std::shared_ptr<Tensor> transient;  // stages 2, 3: this micro-batch's gradient
+    // At home: this rank's, or in stage 0, where they leave the place where they were made, all. Empty where `gradient` is its
+    // own sum. f32 between micro-batches, which then is its size.
+    Tensor sums;
+    // This micro-batch's; in stage 0, after the last one, the gathered sums.
+    std::shared_ptr<Tensor> gradient;
+    std::shared_ptr<Tensor> held;  // sums in flight between two micro-batches
     std::vector<TensorRef> views;
     Buffer partials;         // doubles, in host memory
     Buffer device_partials;  // the same in the gpu tier, where that is another memory
@@ -67,22 +96,35 @@ class GradStore {
     std::vector<Event> in_use;
     bool fresh = true;  // the buffer must be zeroed before use
   };
-  void make_views(UnitState& unit, int u, TensorRef whole) const;
-  void measure(UnitState& unit);
+  Slice slice(int u) const {
+    return layout_.units[static_cast<std::size_t>(u)].slices[static_cast<std::size_t>(comm_.rank().v)];
+  }
+  bool gathers() const { return options_.zero_stage == 0 && layout_.world.v > 1; }
+  // Whether sums are made where they are at home; else they are in flight, and leave.
+  bool made_at_home(int u) const { return home(u) == Tier::gpu && options_.dtype == DType::f32; }
+  // Whether the unit's gradient has a buffer of its own; else it is one of those in flight.
+  bool keeps_gradient(int u) const {
+    return made_at_home(u) && (direct_ || gathers() || (layout_.world.v > 1 && options_.zero_stage == 1 && !options_.vertical));
+  }
+  void make_gradient(UnitState& unit, int u);
+  // Reduces micro-batch `index` into `sums`; after the last one measures them, and in stage 0 gathers them into the gradient.
+  void reduce_into(UnitState& unit, int u, TensorRef sums, int index);
+  void measure(UnitState& unit, TensorRef sums);
+  void reduce_at_home(UnitState& unit, int u, int index);
+  void reduce_away_from_home(UnitState& unit, int u, int index);
+  TensorRef running(int u) const;  // this rank's sums at home between micro-batches, f32
 
   const StateLayout& layout_;
   std::vector<std::vector<Shape>> shapes_;
   GradStoreOptions options_;
   bool direct_;  // one rank, one micro-batch: the gradient is its own sum
-  bool keep_full_;
   Communicator& comm_;
-  TierArena& arena_;
-  StreamRef compute_;
-  StreamRef comm_stream_;
+  TierArena& gpu_;
+  GradStoreStreams streams_;
   std::vector<UnitState> units_;
   struct InFlight {
-    std::shared_ptr<Tensor> buffer;
-    Event reduced;
+    std::shared_ptr<Tensor> gradient, sums, rounded;
+    Event done;
   };
   std::deque<InFlight> in_flight_;  // at most two; the compute stream waits before a buffer's memory returns to the arena
 };

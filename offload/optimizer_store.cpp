@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "optim/gpu_kernels.h"
 #include "runtime/kernels/elementwise.h"
@@ -40,6 +41,8 @@ void OptimizerStore::make_plan(Rank rank) {
   shape.records = cut_optimizer_records(layout_, rank, options_.zero_stage, options_.record_size);
   shape.separate_memory = separate_;
   shape.compute = options_.compute;
+  shape.grads = grads_.dtype();
+  for (int u = 0; u < shape.units; ++u) shape.unit_placements.push_back({params_.home(u), grads_.home(u)});
   STRATA_CHECK(options_.home || options_.homes.size() == shape.records.size(), "every record has a home");
   for (std::size_t r = 0; r < shape.records.size(); ++r)
     shape.placements.push_back({options_.home ? *options_.home : options_.homes[r], false});
@@ -81,12 +84,17 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
   const WindowCounts& counts = plan_.schedule.windows;
   std::size_t in_file = 0, in_gpu = 0;
   std::int64_t longest = 0;
-  bool live_on_gpu = false;
+  bool live_on_gpu = false, params_on_gpu = false, params_up = false, params_down = false, grads_down = false, grads_up = false;
   for (std::size_t r = 0; r < records().size(); ++r) {
-    const RecordPlacement& p = placement(r);
-    if (p.home == Tier::nvme) in_file = std::max(in_file, RecordFile::buffer_bytes_for(payload_bytes(r)));
-    if (p.on_gpu && p.home != Tier::gpu) in_gpu = std::max(in_gpu, payload_bytes(r));
-    live_on_gpu = live_on_gpu || p.home == Tier::gpu;
+    const UpdateRoute route = route_of(plan_.schedule.shape, r);
+    if (route.reads_file) in_file = std::max(in_file, RecordFile::buffer_bytes_for(payload_bytes(r)));
+    if (route.state_travels) in_gpu = std::max(in_gpu, payload_bytes(r));
+    live_on_gpu = live_on_gpu || placement(r).home == Tier::gpu;
+    params_on_gpu = params_on_gpu || !reaches_params(r);
+    params_up = params_up || route.params_up;
+    params_down = params_down || route.params_down;
+    grads_down = grads_down || route.grads_down;
+    grads_up = grads_up || route.grads_up;
     longest = std::max(longest, records()[r].range.count);
   }
   const auto n = static_cast<std::size_t>(longest);
@@ -98,13 +106,22 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
   for (int w = 0; w < counts.cpu; ++w) STRATA_RETURN_IF_ERROR(take(cpu, in_file, "window of optimizer records", cpu_windows_));
   for (int w = 0; w < counts.gpu; ++w)
     STRATA_RETURN_IF_ERROR(take(gpu, in_gpu, "window of optimizer records on the GPU", gpu_windows_));
-  staging_.resize(static_cast<std::size_t>(counts.staging));
-  for (Staging& s : staging_) {
-    STRATA_ASSIGN_OR_RETURN(s.grads, cpu.allocate(n * sizeof(float), Category::io, "window of gradients"));
-    if (options_.compute == DType::f32) continue;
-    STRATA_ASSIGN_OR_RETURN(s.params, cpu.allocate(n * sizeof(bf16), Category::io, "window of parameters"));
-  }
-  if (separate_ && staging_.empty() && options_.compute != DType::f32) {
+  const bool rounds = options_.compute != DType::f32;  // in f32, p itself is copied
+  const auto stage = [&](TierArena& from, bool grads, bool params, int count, std::vector<Staging>& to) -> Status {
+    to.resize(static_cast<std::size_t>(count));
+    for (Staging& s : to) {
+      if (grads) {
+        STRATA_ASSIGN_OR_RETURN(s.grads, from.allocate(n * size_of(grads_.dtype()), Category::io, "window of gradients"));
+      }
+      if (params) {
+        STRATA_ASSIGN_OR_RETURN(s.params, from.allocate(n * sizeof(bf16), Category::io, "window of parameters"));
+      }
+    }
+    return {};
+  };
+  STRATA_RETURN_IF_ERROR(stage(cpu, grads_down, params_up && rounds, counts.staging, staging_));
+  STRATA_RETURN_IF_ERROR(stage(gpu, grads_up, params_down && rounds, counts.gpu_staging, gpu_staging_));
+  if (params_on_gpu && !params_up && rounds) {
     STRATA_ASSIGN_OR_RETURN(rounded_, cpu.allocate(n * sizeof(bf16), Category::io, "rounded parameters of a record"));
   }
   if (separate_ && live_on_gpu) {
@@ -114,7 +131,7 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
 }
 
 Status OptimizerStore::open_file(const std::vector<std::size_t>& payloads, std::vector<std::string>* notes) {
-  const RecordFileOptions file_options{.weights = options_.nvme_weights, .probe_io = options_.io};
+  const RecordFileOptions file_options{.weights = options_.nvme_weights, .io = options_.io};
   STRATA_ASSIGN_OR_RETURN(file_, RecordFile::create(options_.nvme_files, payloads, file_options));
   std::string why_read, why_write;
   STRATA_ASSIGN_OR_RETURN(read_engine_, options_.make_engine(options_.io, &why_read));
@@ -131,6 +148,13 @@ Status OptimizerStore::open_file(const std::vector<std::size_t>& payloads, std::
   if (!why_read.empty()) notes->push_back(path + why_read);
   if (!why_write.empty() && why_write != why_read) notes->push_back(path + why_write);
   return {};
+}
+
+bool OptimizerStore::reaches_params(std::size_t r) const { return !separate_ || params_.home(records()[r].unit) != Tier::gpu; }
+
+const OptimizerStore::Staging* OptimizerStore::staging_of(const Instruction& i) const {
+  if (i.staging >= 0) return &staging_[static_cast<std::size_t>(i.staging)];
+  return i.gpu_staging >= 0 ? &gpu_staging_[static_cast<std::size_t>(i.gpu_staging)] : nullptr;
 }
 
 std::byte* OptimizerStore::stored_params(std::size_t r) const {
@@ -216,16 +240,16 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
   const auto r = static_cast<std::size_t>(i.record);
   const OptimizerRecord& record = records()[r];
   const RecordState state = state_in(r, work_memory(i));
-  const float* grads = nullptr;
+  const UpdateRoute route = route_of(plan_.schedule.shape, r);
+  const Staging* const staged = staging_of(i);
+  const bool grads_travel = route.grads_down || route.grads_up;
+  const std::byte* const grads =
+      grads_travel ? staged->grads.data() : grads_.for_update(record.unit).at(record.range.first, grads_.dtype());
+  const bool rounded = grads_.dtype() != DType::f32;
   bf16* p16 = nullptr;
-  if (i.staging >= 0) {
-    const Staging& s = staging_[static_cast<std::size_t>(i.staging)];
-    grads = reinterpret_cast<const float*>(s.grads.data());
-    p16 = reinterpret_cast<bf16*>(s.params.data());
-  } else {
-    const GradStore::UpdateView view = grads_.for_update(record.unit);
-    grads = view.values + (record.range.first - view.first);
-    if (options_.compute != DType::f32) p16 = reinterpret_cast<bf16*>(stored_params(r));
+  if (options_.compute != DType::f32) {
+    const bool travels = route.params_up || route.params_down;
+    p16 = reinterpret_cast<bf16*>(travels ? staged->params.data() : stored_params(r));
   }
   std::vector<AdamWSlice> slices;
   for (const DecayRun& run : decay_runs(layout_.units[static_cast<std::size_t>(record.unit)], record.range)) {
@@ -233,10 +257,11 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
     slices.push_back({.p = state.p + at,
                       .m = state.m + at,
                       .v = state.v + at,
-                      .g = grads + at,
+                      .g = rounded ? nullptr : reinterpret_cast<const float*>(grads) + at,
                       .p16 = p16 == nullptr ? nullptr : p16 + at,
                       .n = run.range.count,
-                      .decay = run.decay});
+                      .decay = run.decay,
+                      .g16 = rounded ? reinterpret_cast<const bf16*>(grads) + at : nullptr});
   }
   const StreamRef stream = stream_of(i.resource);
   if (stream.on_gpu()) {
@@ -250,16 +275,22 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
     };
     stream.enqueue("adamw", update, i.amount);
   }
-  if (i.gpu_window >= 0 && options_.compute == DType::f32)
+  if (options_.compute == DType::f32 && route.state_travels && !route.params_down)
     copy_async(state.p, stored_params(r), static_cast<std::size_t>(record.range.count) * sizeof(float), stream);
 }
 
-void OptimizerStore::enqueue_params_up(const Instruction& i) {
+void OptimizerStore::enqueue_params(const Instruction& i) {
   const auto r = static_cast<std::size_t>(i.record);
-  const Staging& s = staging_[static_cast<std::size_t>(i.staging)];
-  const void* from = s.params ? static_cast<const void*>(s.params.data()) : state_in(r, cpu_memory(i)).p;
+  const void* from =
+      options_.compute == DType::f32 ? static_cast<const void*>(state_in(r, work_memory(i)).p) : staging_of(i)->params.data();
   copy_async(from, stored_params(r), static_cast<std::size_t>(records()[r].range.count) * size_of(options_.compute),
-             streams_.cpu_to_gpu, i.amount);
+             stream_of(i.resource), i.amount);
+}
+
+void OptimizerStore::enqueue_grads(const Instruction& i) {
+  const OptimizerRecord& record = records()[static_cast<std::size_t>(i.record)];
+  copy_async(grads_.for_update(record.unit).at(record.range.first, grads_.dtype()), staging_of(i)->grads.data(),
+             static_cast<std::size_t>(record.range.count) * size_of(grads_.dtype()), stream_of(i.resource), i.amount);
 }
 
 void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) {
@@ -271,14 +302,11 @@ void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) 
       case Action::state_up: return copy_async(cpu_memory(i), work_memory(i), payload_bytes(r), streams_.cpu_to_gpu, i.amount);
       case Action::state_down:
         return copy_async(work_memory(i), cpu_memory(i), payload_bytes(r), streams_.gpu_to_cpu, i.amount);
-      case Action::grads_down: {
-        const GradStore::UpdateView view = grads_.for_update(records()[r].unit);
-        return copy_async(view.values + (records()[r].range.first - view.first),
-                          staging_[static_cast<std::size_t>(i.staging)].grads.data(),
-                          static_cast<std::size_t>(records()[r].range.count) * sizeof(float), streams_.gpu_to_cpu, i.amount);
-      }
+      case Action::grads_down:
+      case Action::grads_up: return enqueue_grads(i);
       case Action::update: return enqueue_update(i, scalars);
-      case Action::params_up: return enqueue_params_up(i);
+      case Action::params_up:
+      case Action::params_down: return enqueue_params(i);
     }
   };
   ordered(stream_of(i.resource), i.reads, i.writes, enqueue);
@@ -375,10 +403,14 @@ void OptimizerStore::refresh(std::size_t r, const HostView& view) {
     slots_[static_cast<std::size_t>(params[0])] = {slots_[static_cast<std::size_t>(here[0])].written, {}};
     return;
   }
-  if (!separate_) {
+  if (reaches_params(r)) {
     return ordered(streams_.host, here, params, [&] {
-      streams_.host.enqueue("refresh compute copy", [p, to = reinterpret_cast<bf16*>(stored_params(r)), n] {
-        kernels::cast_f32_to_bf16(p, to, n);
+      streams_.host.enqueue("refresh compute copy", [p, to = stored_params(r), n, dtype = options_.compute] {
+        if (dtype == DType::f32) {
+          std::memcpy(to, p, static_cast<std::size_t>(n) * sizeof(float));
+        } else {
+          kernels::cast_f32_to_bf16(p, reinterpret_cast<bf16*>(to), n);
+        }
         return Status();
       });
     });
@@ -387,9 +419,8 @@ void OptimizerStore::refresh(std::size_t r, const HostView& view) {
     return ordered(streams_.cpu_to_gpu, here, params,
                    [&] { copy_async(p, stored_params(r), static_cast<std::size_t>(n) * sizeof(float), streams_.cpu_to_gpu); });
   }
-  const Buffer& rounded = staging_.empty() ? rounded_ : staging_.front().params;
-  auto* p16 = reinterpret_cast<bf16*>(rounded.data());
-  const std::array<int, 1> between = {staging_.empty() ? plan_.schedule.slots.count() + 1 : plan_.schedule.slots.staging(0)};
+  auto* p16 = reinterpret_cast<bf16*>(rounded_ ? rounded_.data() : staging_.front().params.data());
+  const std::array<int, 1> between = {rounded_ ? plan_.schedule.slots.count() + 1 : plan_.schedule.slots.staging(0)};
   ordered(streams_.host, here, between, [&] {
     streams_.host.enqueue("refresh compute copy", [p, p16, n] {
       kernels::cast_f32_to_bf16(p, p16, n);

@@ -3,9 +3,9 @@
 // write) overlap over shared windows. Record size, windows, homes, processors and order change no bit.
 //
 // A record is a slice of one unit that this rank updates, with m and v (and p, the f32 master, when the parameter store's own
-// slice cannot serve: it is 16 bit, or in a GPU's memory while the home is not) side by side. Where the gpu tier is a memory of
-// its own, gradients come down and parameters go up for what the CPU updates, and whole states travel for what the GPU updates
-// away from its home. Called from the step's thread.
+// slice cannot serve: it is 16 bit, or not in the memory where the record is updated) side by side. Where the gpu tier is a
+// memory of its own, whatever an update needs or makes in the other memory is copied: gradients, parameters, and whole states
+// for what the GPU updates away from its home. Called from the step's thread.
 #pragma once
 
 #include <cstdint>
@@ -110,8 +110,8 @@ class OptimizerStore {
     std::vector<Event> read;  // since
   };
   struct Staging {
-    Buffer grads;   // f32
-    Buffer params;  // bf16; empty in f32, where p itself is copied
+    Buffer grads;   // empty where no record needs it
+    Buffer params;  // bf16; likewise, and in f32, where p itself is copied
   };
   // Where the host finds a record's state during fill() and visit().
   struct HostView {
@@ -126,7 +126,9 @@ class OptimizerStore {
   }
   std::size_t payload_bytes(std::size_t r) const;
   RecordState state_in(std::size_t r, std::byte* memory) const;
-  std::byte* stored_params(std::size_t r) const;  // of the record's first element
+  std::byte* stored_params(std::size_t r) const;                    // of the record's first element
+  bool reaches_params(std::size_t r) const;                         // whether host code does
+  const Staging* staging_of(const Instruction& instruction) const;  // null: has none
   StreamRef stream_of(Resource resource) const;
 
   // Makes `stream` wait until the slots may be read and written, calls `enqueue`, and notes what it enqueued.
@@ -138,7 +140,8 @@ class OptimizerStore {
   void enqueue_read(std::size_t r, int window);
   void enqueue_write(std::size_t r, int window);
   void enqueue_update(const Instruction& instruction, const AdamWScalars& scalars);
-  void enqueue_params_up(const Instruction& instruction);
+  void enqueue_params(const Instruction& instruction);  // up or down
+  void enqueue_grads(const Instruction& instruction);
   // Keeps every unit's gradient sums until what is enqueued has read them.
   void hold_gradients();
   // Makes every unit's new parameters known.
@@ -165,10 +168,11 @@ class OptimizerStore {
   std::vector<std::uint64_t> versions_;
   std::vector<std::int64_t> file_records_;  // place in the state file, by record
   std::vector<Buffer> cpu_windows_, gpu_windows_;
-  std::vector<Staging> staging_;
-  Buffer image_;         // p, m, v of one record in host memory, where some live in a GPU's
-  Buffer rounded_;       // 16-bit p of one record on its way up, where there is no staging
-  const bool separate_;  // whether the gpu tier is another memory
+  std::vector<Staging> staging_;      // in CPU memory
+  std::vector<Staging> gpu_staging_;  // in the gpu tier
+  Buffer image_;                      // p, m, v of one record in host memory, where some live in a GPU's
+  Buffer rounded_;                    // 16-bit p of one record on its way up, where there is no staging
+  const bool separate_;               // whether the gpu tier is another memory
   std::size_t nvme_bytes_ = 0;
   std::unique_ptr<RecordFile> file_;
   std::unique_ptr<IoEngine> read_engine_;   // used by the nvme_read stream only

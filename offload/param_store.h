@@ -1,8 +1,10 @@
-// The compute copy of the parameters (f32 or bf16), unit by unit, in the compute tier.
-// ZeRO stages 0 to 2 and a single rank keep every unit whole; stage 3 keeps this rank's slice and gathers a unit while
-// another one computes. Called from one thread (the one that enqueues a step).
+// The compute copy of the parameters (f32 or bf16), unit by unit, each at home in the gpu tier or in CPU memory.
+// A unit that is whole at home in the gpu tier is used where it is. The others are fetched for every use, while another unit
+// computes: copied up from CPU memory, gathered from the ranks that each keep a slice, or both. Slices are kept by ZeRO stage
+// 3, and in CPU memory by every stage but 0, whose ranks all update everything. Called from one thread (the one that enqueues a
+// step).
 //
-// Ordering. A gathered unit's memory comes from the arena, so its gather waits for the compute stream as it stands when
+// Ordering. A fetched unit's memory comes from the arena, so its fetch waits for the compute stream as it stands when
 // prefetch() is called: call prefetch(i + 1) before enqueueing the compute of unit i, and the two overlap.
 #pragma once
 
@@ -15,7 +17,7 @@
 
 namespace strata {
 
-// The right to read one unit's parameters on the compute stream. Dropping it returns the memory of a gathered unit.
+// The right to read one unit's parameters on the compute stream. Dropping it returns the memory of a fetched unit.
 class ParamLease {
  public:
   ParamLease() = default;
@@ -31,6 +33,13 @@ class ParamLease {
 struct ParamStoreOptions {
   int zero_stage = 0;
   DType dtype = DType::f32;
+  std::vector<Tier> homes = {};  // of each unit, gpu or cpu; empty: all in the gpu tier
+};
+
+struct ParamStoreStreams {
+  StreamRef compute;
+  StreamRef comm;
+  StreamRef cpu_to_gpu;
 };
 
 class ParamStore {
@@ -38,42 +47,44 @@ class ParamStore {
   // shapes[u][p]: of parameter p of unit u. All references outlive the store. Blocking: returns when everything stored is zero,
   // so that any stream may write next. Throws StatusError when memory or the compute stream fails.
   ParamStore(const StateLayout& layout, std::vector<std::vector<Shape>> shapes, const ParamStoreOptions& options,
-             Communicator& comm, TierArena& arena, StreamRef compute, StreamRef comm_stream);
+             Communicator& comm, TierArena& gpu, TierArena& cpu, const ParamStoreStreams& streams);
   ~ParamStore();  // waits for what it has enqueued
   ParamStore(const ParamStore&) = delete;
   ParamStore& operator=(const ParamStore&) = delete;
 
-  // Starts gathering unit u if it is not on its way already. No effect when units are kept whole.
+  // Starts fetching unit u if it is not on its way already. No effect on a unit that is used where it is.
   void prefetch(int u);
   // Makes the compute stream wait until unit u is there and up to date.
   ParamLease acquire(int u);
 
+  Tier home(int u) const { return options_.homes.empty() ? Tier::gpu : options_.homes[static_cast<std::size_t>(u)]; }
+  // What every use of the unit copies up from CPU memory, in bytes.
+  std::size_t bytes_up(int u) const { return home(u) == Tier::gpu ? 0 : stored(u).bytes(); }
   // The elements this rank stores and updates, with their place in the unit: everything it keeps.
   TensorRef stored(int u) const;
   Slice stored_slice(int u) const;
   // Declares that the owner slices of unit u are new once all of `updated` are complete; all ranks call it in the same order.
-  // Whole units are gathered from their owners unless every rank updated all of it (stage 0).
+  // Units that are used where they are are gathered from their owners unless every rank updated all of it (stage 0).
   void publish(int u, std::vector<Event> updated);
-  bool sharded() const { return sharded_; }
 
  private:
   struct UnitState {
-    Tensor stored;                    // whole unit, or this rank's slice when sharded
+    Tensor stored;                    // whole unit, or this rank's slice
     std::vector<Event> ready;         // after all of them the stored elements are up to date
-    std::shared_ptr<Tensor> pending;  // gathered or being gathered, not yet leased
-    Event gathered;
+    std::shared_ptr<Tensor> pending;  // fetched or on its way, not yet leased
+    Event fetched;
     std::weak_ptr<Tensor> leased;
   };
-  void gather(UnitState& unit, int u);
+  bool sliced(int u) const;
+  bool used_in_place(int u) const { return home(u) == Tier::gpu && !sliced(u); }
+  void fetch(UnitState& unit, int u);
 
   const StateLayout& layout_;
   std::vector<std::vector<Shape>> shapes_;
   ParamStoreOptions options_;
-  bool sharded_;
   Communicator& comm_;
-  TierArena& arena_;
-  StreamRef compute_;
-  StreamRef comm_stream_;
+  TierArena& gpu_;
+  ParamStoreStreams streams_;
   std::vector<UnitState> units_;
 };
 

@@ -21,6 +21,13 @@ struct RecordPlacement {
   bool operator==(const RecordPlacement&) const = default;
 };
 
+// Where a unit's compute copy of the parameters and its gradient sums live between uses: in the gpu tier or in CPU memory.
+struct UnitPlacement {
+  Tier params = Tier::gpu;
+  Tier grads = Tier::gpu;
+  bool operator==(const UnitPlacement&) const = default;
+};
+
 // Cuts what `rank` updates, in unit order. record_size: parameters, rounded up to whole layout blocks. Pure.
 std::vector<OptimizerRecord> cut_optimizer_records(const StateLayout& layout, Rank rank, int zero_stage,
                                                    std::int64_t record_size);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <functional>
-#include <optional>
 #include <queue>
 #include <set>
 
@@ -29,20 +28,46 @@ const char* to_string(Action action) {
     case Action::read_state: return "read state";
     case Action::state_up: return "state up";
     case Action::grads_down: return "gradients down";
+    case Action::grads_up: return "gradients up";
     case Action::update: return "update";
     case Action::params_up: return "parameters up";
+    case Action::params_down: return "parameters down";
     case Action::state_down: return "state down";
     case Action::write_state: return "write state";
   }
   return "?";
 }
 
+UnitPlacement unit_placement(const UpdateShape& shape, std::size_t record) {
+  if (shape.unit_placements.empty()) return {};
+  return shape.unit_placements[static_cast<std::size_t>(shape.records[record].unit)];
+}
+
 bool has_master(const UpdateShape& shape, std::size_t record) {
-  return shape.compute != DType::f32 || (shape.separate_memory && shape.placements[record].home != Tier::gpu);
+  if (shape.compute != DType::f32) return true;
+  if (!shape.separate_memory) return false;
+  const RecordPlacement& p = shape.placements[record];
+  const Tier params = unit_placement(shape, record).params;
+  return p.home == Tier::gpu ? params != Tier::gpu : p.on_gpu || params == Tier::gpu;
 }
 
 double state_bytes(const UpdateShape& shape, std::size_t record) {
   return static_cast<double>(shape.records[record].range.count) * (has_master(shape, record) ? 12.0 : 8.0);
+}
+
+UpdateRoute route_of(const UpdateShape& shape, std::size_t record) {
+  const RecordPlacement& p = shape.placements[record];
+  const UnitPlacement unit = unit_placement(shape, record);
+  UpdateRoute route;
+  route.reads_file = p.home == Tier::nvme;
+  if (!shape.separate_memory) return route;
+  route.on_gpu = p.on_gpu || p.home == Tier::gpu;
+  route.state_travels = route.on_gpu && p.home != Tier::gpu;
+  route.grads_down = !route.on_gpu && unit.grads == Tier::gpu;
+  route.grads_up = route.on_gpu && unit.grads != Tier::gpu;
+  route.params_up = !route.on_gpu && unit.params == Tier::gpu;
+  route.params_down = route.on_gpu && unit.params != Tier::gpu;
+  return route;
 }
 
 namespace {
@@ -57,8 +82,8 @@ Rates common_rates() {
   return rates;
 }
 
-enum class Kind { cpu, gpu, staging };
-constexpr std::size_t kKinds = 3;
+enum class Kind { cpu, gpu, staging, gpu_staging };
+constexpr std::size_t kKinds = 4;
 
 std::size_t index(Kind kind) { return static_cast<std::size_t>(kind); }
 
@@ -71,23 +96,15 @@ struct Task {
   std::vector<int> before;  // tasks of the same record
 };
 
-// How the record passes through the pipeline.
-struct Route {
-  bool cpu_window, gpu_window, staging, gpu_update;  // cpu_window: by way of the state file
-};
-
-Route route_of(const UpdateShape& shape, std::size_t r) {
-  const RecordPlacement& p = shape.placements[r];
-  Route route{};
-  route.cpu_window = p.home == Tier::nvme;
-  route.gpu_update = shape.separate_memory && (p.on_gpu || p.home == Tier::gpu);
-  route.gpu_window = route.gpu_update && p.home != Tier::gpu;
-  route.staging = shape.separate_memory && !route.gpu_update;
-  return route;
-}
-
-bool uses(const Route& route, Kind kind) {
-  return kind == Kind::cpu ? route.cpu_window : kind == Kind::gpu ? route.gpu_window : route.staging;
+bool uses(const UpdateShape& shape, const UpdateRoute& route, Kind kind) {
+  const bool rounds = shape.compute != DType::f32;  // else the parameters that travel are the state's own p
+  switch (kind) {
+    case Kind::cpu: return route.reads_file;
+    case Kind::gpu: return route.state_travels;
+    case Kind::staging: return route.grads_down || (route.params_up && rounds);
+    case Kind::gpu_staging: return route.grads_up || (route.params_down && rounds);
+  }
+  return false;
 }
 
 class ListScheduler {
@@ -97,13 +114,14 @@ class ListScheduler {
     schedule_.shape = shape;
     schedule_.windows = windows;
     schedule_.slots = Slots(shape.units, static_cast<int>(shape.records.size()), windows);
-    const std::array<int, kKinds> counts = {windows.cpu, windows.gpu, windows.staging};
+    const std::array<int, kKinds> counts = {windows.cpu, windows.gpu, windows.staging, windows.gpu_staging};
     for (std::size_t k = 0; k < kKinds; ++k)
       for (int w = 0; w < counts[k]; ++w) free_[k].insert(w);
     for (std::size_t r = 0; r < shape.records.size(); ++r) add_record(r);
   }
 
   UpdateSchedule run() {
+    ready_tasks_.assign(tasks_.size(), false);
     for (std::size_t t = 0; t < tasks_.size(); ++t)
       if (tasks_[t].before.empty()) make_ready(static_cast<int>(t));
     double now = 0.0;
@@ -131,65 +149,66 @@ class ListScheduler {
 
   void add_record(std::size_t r) {
     const UpdateShape& shape = schedule_.shape;
-    const Route route = route_of(shape, r);
+    const UpdateRoute route = route_of(shape, r);
     routes_.push_back(route);
-    windows_.push_back({-1, -1, -1});
-    users_.push_back({0, 0, 0});
+    windows_.push_back({-1, -1, -1, -1});
+    users_.push_back({});
+    openers_.push_back({-1, -1, -1, -1});
     for (std::size_t k = 0; k < kKinds; ++k)
-      if (uses(route, static_cast<Kind>(k))) waiting_[k].push_back(static_cast<int>(r));
+      if (uses(shape, route, static_cast<Kind>(k))) waiting_[k].push_back(static_cast<int>(r));
     const auto n = static_cast<double>(shape.records[r].range.count);
-    const double state = state_bytes(shape, r);
+    const double state = state_bytes(shape, r), params = n * static_cast<double>(size_of(shape.compute));
+    const double gradients = n * static_cast<double>(size_of(shape.grads));
     int last = -1;
     const auto add = [&](Action action, Resource resource, double amount, std::vector<int> before) {
       std::erase(before, -1);
       tasks_.push_back({action, resource, static_cast<int>(r), amount, std::move(before)});
       return static_cast<int>(tasks_.size()) - 1;
     };
-    if (route.cpu_window) last = add(Action::read_state, Resource::nvme_read, state, {});
-    if (route.gpu_window) last = add(Action::state_up, Resource::cpu_to_gpu, state, {last});
+    if (route.reads_file) last = add(Action::read_state, Resource::nvme_read, state, {});
+    if (route.state_travels) last = add(Action::state_up, Resource::cpu_to_gpu, state, {last});
     int grads = -1;
-    if (route.staging) grads = add(Action::grads_down, Resource::gpu_to_cpu, 4.0 * n, {});
-    last = add(Action::update, route.gpu_update ? Resource::gpu_update : Resource::cpu_update, n, {last, grads});
-    if (route.staging) add(Action::params_up, Resource::cpu_to_gpu, n * static_cast<double>(size_of(shape.compute)), {last});
-    if (route.gpu_window) last = add(Action::state_down, Resource::gpu_to_cpu, state, {last});
-    if (route.cpu_window) add(Action::write_state, Resource::nvme_write, state, {last});
+    if (route.grads_down) grads = add(Action::grads_down, Resource::gpu_to_cpu, gradients, {});
+    if (route.grads_up) grads = add(Action::grads_up, Resource::cpu_to_gpu, gradients, {});
+    last = add(Action::update, route.on_gpu ? Resource::gpu_update : Resource::cpu_update, n, {last, grads});
+    if (route.params_up) add(Action::params_up, Resource::cpu_to_gpu, params, {last});
+    if (route.params_down) add(Action::params_down, Resource::gpu_to_cpu, params, {last});
+    if (route.state_travels) last = add(Action::state_down, Resource::gpu_to_cpu, state, {last});
+    if (route.reads_file) add(Action::write_state, Resource::nvme_write, state, {last});
     for (std::size_t t = first_task_; t < tasks_.size(); ++t) {
       missing_.push_back(static_cast<int>(tasks_[t].before.size()));
       after_.emplace_back();
       for (const int b : tasks_[t].before) after_[static_cast<std::size_t>(b)].push_back(static_cast<int>(t));
       for (std::size_t k = 0; k < kKinds; ++k)
-        if (touches(tasks_[t], static_cast<Kind>(k))) ++users_[r][k];
+        if (touches(tasks_[t], static_cast<Kind>(k)) && users_[r][k]++ == 0) openers_[r][k] = static_cast<int>(t);
     }
     first_task_ = tasks_.size();
   }
 
-  // The kind of window that only this action is the first to use, if its record has one.
-  static std::optional<Kind> opens(Action action) {
-    switch (action) {
-      case Action::read_state: return Kind::cpu;
-      case Action::state_up: return Kind::gpu;
-      case Action::grads_down: return Kind::staging;
-      default: return std::nullopt;
-    }
+  // Whether the task is the first to use its record's window of this kind.
+  bool opens(int t, std::size_t k) const {
+    return openers_[static_cast<std::size_t>(tasks_[static_cast<std::size_t>(t)].record)][k] == t;
   }
 
   // Whether the task uses its record's window of this kind.
   bool touches(const Task& task, Kind kind) const {
-    const Route& route = routes_[static_cast<std::size_t>(task.record)];
-    if (!uses(route, kind)) return false;
+    const UpdateRoute& route = routes_[static_cast<std::size_t>(task.record)];
+    if (!uses(schedule_.shape, route, kind)) return false;
     switch (task.action) {
       case Action::read_state:
       case Action::write_state: return kind == Kind::cpu;
       case Action::state_up:
-      case Action::state_down: return kind != Kind::staging;
+      case Action::state_down: return kind == Kind::cpu || kind == Kind::gpu;
       case Action::grads_down: return kind == Kind::staging;
-      case Action::params_up: return kind == Kind::staging || (kind == Kind::cpu && copies_p());
-      case Action::update: return kind != Kind::cpu || !route.gpu_update;
+      case Action::grads_up: return kind == Kind::gpu_staging;
+      case Action::params_up: return kind == (copies_p() ? Kind::cpu : Kind::staging);
+      case Action::params_down: return kind == (copies_p() ? Kind::gpu : Kind::gpu_staging);
+      case Action::update: return kind != (route.on_gpu ? Kind::cpu : Kind::gpu);
     }
     return false;
   }
 
-  // Whether what goes up is the state's own p.
+  // Whether the parameters that travel are the state's own p.
   bool copies_p() const { return schedule_.shape.compute == DType::f32; }
 
   double earliest(const Task& task) const {
@@ -201,36 +220,47 @@ class ListScheduler {
   }
 
   bool reads_grads(const Task& task) const {
-    return task.action == Action::grads_down ||
-           (task.action == Action::update && !routes_[static_cast<std::size_t>(task.record)].staging);
+    const UpdateRoute& route = routes_[static_cast<std::size_t>(task.record)];
+    return task.action == Action::grads_down || task.action == Action::grads_up ||
+           (task.action == Action::update && !route.grads_down && !route.grads_up);
+  }
+
+  // Windows of a kind are granted in record order.
+  bool is_its_turn(int t) const {
+    for (std::size_t k = 0; k < kKinds; ++k)
+      if (opens(t, k) && waiting_[k][granted_[k]] != tasks_[static_cast<std::size_t>(t)].record) return false;
+    return true;
   }
 
   void make_ready(int t) {
     const Task& task = tasks_[static_cast<std::size_t>(t)];
-    if (const std::optional<Kind> kind = opens(task.action)) {
-      opening_[index(*kind)].insert(t);
-    } else {
-      ready_[static_cast<std::size_t>(task.resource)].insert(t);
-    }
+    ready_tasks_[static_cast<std::size_t>(t)] = true;
+    if (is_its_turn(t)) ready_[static_cast<std::size_t>(task.resource)].insert(t);
     if (const double time = earliest(task); time > 0.0) events_.push({time, -1});
   }
 
   // The first task in record order that the resource could begin, or -1.
   int choose(std::size_t resource, double now) const {
-    int best = -1;
-    for (const int t : ready_[resource])
-      if (earliest(tasks_[static_cast<std::size_t>(t)]) <= now) {
-        best = t;
-        break;
-      }
-    for (std::size_t k = 0; k < kKinds; ++k) {
-      if (opening_[k].empty() || free_[k].empty()) continue;
-      const int t = *opening_[k].begin();
-      const Task& task = tasks_[static_cast<std::size_t>(t)];
-      if (static_cast<std::size_t>(task.resource) != resource || waiting_[k][granted_[k]] != task.record) continue;
-      if (earliest(task) <= now && (best < 0 || t < best)) best = t;
+    for (const int t : ready_[resource]) {
+      bool can = earliest(tasks_[static_cast<std::size_t>(t)]) <= now;
+      for (std::size_t k = 0; k < kKinds && can; ++k) can = !opens(t, k) || !free_[k].empty();
+      if (can) return t;
     }
-    return best;
+    return -1;
+  }
+
+  // Gives the task the windows that it opens; others may then be next for one.
+  void grant(int t) {
+    const auto r = static_cast<std::size_t>(tasks_[static_cast<std::size_t>(t)].record);
+    for (std::size_t k = 0; k < kKinds; ++k) {
+      if (!opens(t, k)) continue;
+      windows_[r][k] = *free_[k].begin();
+      free_[k].erase(free_[k].begin());
+      if (++granted_[k] == waiting_[k].size()) continue;
+      const int next = openers_[static_cast<std::size_t>(waiting_[k][granted_[k]])][k];
+      if (ready_tasks_[static_cast<std::size_t>(next)] && is_its_turn(next))
+        ready_[static_cast<std::size_t>(tasks_[static_cast<std::size_t>(next)].resource)].insert(next);
+    }
   }
 
   // Starts at most one task on every free resource.
@@ -241,15 +271,8 @@ class ListScheduler {
       const int t = choose(resource, now);
       if (t < 0) continue;
       const Task& task = tasks_[static_cast<std::size_t>(t)];
-      if (const std::optional<Kind> kind = opens(task.action)) {
-        const std::size_t k = index(*kind);
-        windows_[static_cast<std::size_t>(task.record)][k] = *free_[k].begin();
-        free_[k].erase(free_[k].begin());
-        ++granted_[k];
-        opening_[k].erase(t);
-      } else {
-        ready_[resource].erase(t);
-      }
+      ready_[resource].erase(t);
+      grant(t);
       emit(task);
       busy_[resource] = started = true;
       events_.push({now + rates_.seconds(task.resource, task.amount), t});
@@ -271,7 +294,7 @@ class ListScheduler {
     const UpdateShape& shape = schedule_.shape;
     const Slots& slots = schedule_.slots;
     const auto r = static_cast<std::size_t>(task.record);
-    const Route& route = routes_[r];
+    const UpdateRoute& route = routes_[r];
     Instruction i;
     i.action = task.action;
     i.resource = task.resource;
@@ -280,27 +303,31 @@ class ListScheduler {
     i.cpu_window = windows_[r][index(Kind::cpu)];
     i.gpu_window = windows_[r][index(Kind::gpu)];
     i.staging = windows_[r][index(Kind::staging)];
-    const int home = slots.home(task.record);
-    const int in_cpu = route.cpu_window ? slots.cpu_window(i.cpu_window) : home;  // the state while it is in CPU memory
-    const int worked_on = route.gpu_window ? slots.gpu_window(i.gpu_window) : in_cpu;
+    i.gpu_staging = windows_[r][index(Kind::gpu_staging)];
+    const int grads = slots.grads(shape.records[r].unit), params = slots.params(task.record), home = slots.home(task.record);
+    const int in_cpu = route.reads_file ? slots.cpu_window(i.cpu_window) : home;  // the state while it is in CPU memory
+    const int worked_on = route.state_travels ? slots.gpu_window(i.gpu_window) : in_cpu;
     switch (task.action) {
       case Action::read_state: i.reads = {home}, i.writes = {in_cpu}; break;
       case Action::state_up: i.reads = {in_cpu}, i.writes = {worked_on}; break;
-      case Action::grads_down: i.reads = {slots.grads(shape.records[r].unit)}, i.writes = {slots.staging(i.staging)}; break;
+      case Action::grads_down: i.reads = {grads}, i.writes = {slots.staging(i.staging)}; break;
+      case Action::grads_up: i.reads = {grads}, i.writes = {slots.gpu_staging(i.gpu_staging)}; break;
       case Action::update:
         i.reads = {slots.norm()};
         i.writes = {worked_on};
-        if (route.staging) {
-          i.writes.push_back(slots.staging(i.staging));
-        } else {
-          i.reads.push_back(slots.grads(shape.records[r].unit));
-          i.writes.push_back(slots.params(task.record));
-        }
+        if (!route.grads_down && !route.grads_up) i.reads.push_back(grads);
+        // Of staging it reads the gradients and writes the parameters.
+        if (i.staging >= 0) i.writes.push_back(slots.staging(i.staging));
+        if (i.gpu_staging >= 0) i.writes.push_back(slots.gpu_staging(i.gpu_staging));
+        if (!route.params_up && !route.params_down) i.writes.push_back(params);
         break;
       case Action::params_up:
-        i.reads = {slots.staging(i.staging)};
-        if (copies_p()) i.reads.push_back(in_cpu);
-        i.writes = {slots.params(task.record)};
+        i.reads = {copies_p() ? in_cpu : slots.staging(i.staging)};
+        i.writes = {params};
+        break;
+      case Action::params_down:
+        i.reads = {copies_p() ? worked_on : slots.gpu_staging(i.gpu_staging)};
+        i.writes = {params};
         break;
       case Action::state_down: i.reads = {worked_on}, i.writes = {in_cpu}; break;
       case Action::write_state: i.reads = {in_cpu}, i.writes = {home}; break;
@@ -315,14 +342,15 @@ class ListScheduler {
   std::size_t first_task_ = 0;  // of the record that is added
   std::vector<int> missing_;
   std::vector<std::vector<int>> after_;
-  std::vector<Route> routes_;
+  std::vector<UpdateRoute> routes_;
   std::vector<std::array<int, kKinds>> windows_;  // of each record
+  std::vector<std::array<int, kKinds>> openers_;  // of each record: the first task that uses its window; -1: has none
   std::vector<std::array<int, kKinds>> users_;    // tasks left that use them
   std::array<std::vector<int>, kKinds> waiting_;  // records by kind
   std::array<std::size_t, kKinds> granted_{};     // of waiting_
   std::array<std::set<int>, kKinds> free_;
-  std::array<std::set<int>, kKinds> opening_;    // ready, and the first to use a window
-  std::array<std::set<int>, kResources> ready_;  // the others
+  std::vector<char> ready_tasks_;                // those whose record's earlier tasks are complete
+  std::array<std::set<int>, kResources> ready_;  // of these, those whose turn for their windows it is
   std::array<bool, kResources> busy_{};
   std::priority_queue<At, std::vector<At>, std::greater<>> events_;
 };
@@ -339,10 +367,12 @@ WindowCounts full_windows(const UpdateShape& shape) {
   constexpr int kEnough = 3;  // one filling, one worked on, one emptying
   WindowCounts counts;
   for (std::size_t r = 0; r < shape.records.size(); ++r) {
-    const Route route = route_of(shape, r);
-    counts.cpu = std::min(kEnough, counts.cpu + route.cpu_window);
-    counts.gpu = std::min(kEnough, counts.gpu + route.gpu_window);
-    counts.staging = std::min(kEnough, counts.staging + route.staging);
+    const UpdateRoute route = route_of(shape, r);
+    const auto one_more = [&](int& count, Kind kind) { count = std::min(kEnough, count + uses(shape, route, kind)); };
+    one_more(counts.cpu, Kind::cpu);
+    one_more(counts.gpu, Kind::gpu);
+    one_more(counts.staging, Kind::staging);
+    one_more(counts.gpu_staging, Kind::gpu_staging);
   }
   return counts;
 }

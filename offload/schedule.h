@@ -18,8 +18,10 @@ enum class Action {
   read_state,   // NVMe file -> CPU window
   state_up,     // CPU home or window -> GPU window
   grads_down,   // gradient sums -> staging in CPU memory
+  grads_up,     // gradient sums -> staging on the GPU
   update,       // on cpu_update or gpu_update
-  params_up,    // staging or the CPU's p -> compute copy
+  params_up,    // staging or the CPU's p -> compute copy in the gpu tier
+  params_down,  // staging or the GPU's p -> compute copy in CPU memory
   state_down,   // GPU window -> CPU home or window
   write_state,  // CPU window -> NVMe file
 };
@@ -27,9 +29,10 @@ const char* to_string(Action action);
 
 // Buffers that records share, one after another. 0 where no record needs one.
 struct WindowCounts {
-  int cpu = 0;      // p, m, v of a record on its way from and to NVMe
-  int gpu = 0;      // p, m, v of a record that the GPU updates away from its home
-  int staging = 0;  // gradients and parameters between GPU and CPU memory
+  int cpu = 0;          // p, m, v of a record on its way from and to NVMe
+  int gpu = 0;          // p, m, v of a record that the GPU updates away from its home
+  int staging = 0;      // CPU memory: gradients that come down to the CPU's update, parameters that go up from it
+  int gpu_staging = 0;  // gradients that go up to the GPU's update, parameters that come down from it
   bool operator==(const WindowCounts&) const = default;
 };
 
@@ -37,9 +40,9 @@ struct Instruction {
   Action action = Action::update;
   Resource resource = Resource::cpu_update;
   int record = 0;
-  double amount = 0.0;                                 // of the resource's unit (Rates)
-  int cpu_window = -1, gpu_window = -1, staging = -1;  // of the record; -1: has none
-  std::vector<int> reads, writes;                      // slots
+  double amount = 0.0;                                                   // of the resource's unit (Rates)
+  int cpu_window = -1, gpu_window = -1, staging = -1, gpu_staging = -1;  // of the record; -1: has none
+  std::vector<int> reads, writes;                                        // slots
 };
 
 // Numbers of the slots.
@@ -54,7 +57,8 @@ class Slots {
   int cpu_window(int w) const { return home(records_) + w; }
   int gpu_window(int w) const { return cpu_window(windows_.cpu) + w; }
   int staging(int s) const { return gpu_window(windows_.gpu) + s; }
-  int count() const { return staging(windows_.staging); }
+  int gpu_staging(int s) const { return staging(windows_.staging) + s; }
+  int count() const { return gpu_staging(windows_.gpu_staging); }
 
  private:
   int units_ = 0, records_ = 0;
@@ -65,14 +69,28 @@ class Slots {
 struct UpdateShape {
   int units = 0;
   std::vector<OptimizerRecord> records;
-  std::vector<RecordPlacement> placements;  // of each record
-  bool separate_memory = false;             // CPU and GPU memory are two: gradients and parameters are copied between them
-  DType compute = DType::f32;               // of the parameters that are computed with
+  std::vector<RecordPlacement> placements;     // of each record
+  std::vector<UnitPlacement> unit_placements;  // of each unit; empty: all in the gpu tier
+  bool separate_memory = false;                // CPU and GPU memory are two: gradients and parameters are copied between them
+  DType compute = DType::f32;                  // of the parameters that are computed with
+  DType grads = DType::f32;                    // of the gradient sums that the update reads
 };
 
-// Whether the record holds p, the f32 master: its compute copy is 16 bit, or in memory that its home is not.
+// Of the record's unit.
+UnitPlacement unit_placement(const UpdateShape& shape, std::size_t record);
+// Whether the record holds p, the f32 master: its compute copy is 16 bit, or not where the state is updated.
 bool has_master(const UpdateShape& shape, std::size_t record);
 double state_bytes(const UpdateShape& shape, std::size_t record);
+
+// How a record passes through the pipeline. Where CPU and GPU memory are one, nothing is copied between them.
+struct UpdateRoute {
+  bool on_gpu = false;  // updated there
+  bool reads_file = false;
+  bool state_travels = false;                   // up and down: the GPU updates what is not at home there
+  bool grads_down = false, grads_up = false;    // to where they are needed
+  bool params_up = false, params_down = false;  // to where they live
+};
+UpdateRoute route_of(const UpdateShape& shape, std::size_t record);
 
 // When the first step's backward gives what the update needs; 0 everywhere: at once.
 struct GradientTimes {

@@ -1,6 +1,8 @@
 #include "offload/simulator.h"
 
 #include <algorithm>
+#include <deque>
+#include <optional>
 
 namespace strata {
 
@@ -19,6 +21,9 @@ class StepSimulator {
     const auto slots = static_cast<std::size_t>(schedule.slots.count());
     written_.assign(slots, 0.0);
     read_.assign(slots, 0.0);
+    fetched_.resize(static_cast<std::size_t>(compute.units));
+    for (int u = 0; u < compute.units; ++u) order_.push_back(u);
+    for (int u = compute.units - 2; u >= 0; --u) order_.push_back(u);
     records_of_.resize(static_cast<std::size_t>(std::max(compute.units, schedule.shape.units)));
     for (std::size_t r = 0; r < schedule.shape.records.size(); ++r)
       records_of_[static_cast<std::size_t>(schedule.shape.records[r].unit)].push_back(static_cast<int>(r));
@@ -37,50 +42,111 @@ class StepSimulator {
     }
     result.busy = busy_;
     result.timeline = timeline_;
-    for (TimedInstruction& timed : result.timeline) timed.begin -= norm_, timed.end -= norm_;
+    for (TimedOperation& timed : result.timeline) timed.begin -= norm_, timed.end -= norm_;
     return result;
   }
 
  private:
-  double take(Resource resource, double ready, double amount) {
+  // Takes the resource as soon as it is free and all is ready; returns when the operation ends.
+  double take(Resource resource, double ready, double amount, int instruction, int unit) {
     double& free = free_[static_cast<std::size_t>(resource)];
     const double begin = std::max(free, ready), seconds = rates_.seconds(resource, amount);
     free = begin + seconds;
     busy_[static_cast<std::size_t>(resource)] += seconds;
-    return begin;
+    timeline_.push_back({resource, instruction, unit, begin, free});
+    return free;
   }
 
-  // A unit's parameters are read; returns when the operation ends.
-  double compute_unit(int u, double amount) {
-    double ready = 0.0;
-    const auto& records = records_of_[static_cast<std::size_t>(u)];
-    for (const int r : records) ready = std::max(ready, written_[slot(schedule_.slots.params(r))]);
-    const double begin = take(Resource::compute, ready, amount), end = begin + rates_.seconds(Resource::compute, amount);
-    for (const int r : records) read_[slot(schedule_.slots.params(r))] = end;
-    timeline_.push_back({-1 - u, begin, end});
+  // Over the units, in a step.
+  int passes() const { return compute_.vertical ? 1 : compute_.micro_batches; }
+  double& compute_free() { return free_[static_cast<std::size_t>(Resource::compute)]; }
+  double params_up(int u) const { return of(compute_.params_up, u); }
+  double grads_down(int u) const { return of(compute_.grads_down, u); }
+  double grads_between(int u) const { return of(compute_.grads_between, u); }
+  static double of(const std::vector<double>& values, int u) {
+    return values.empty() ? 0.0 : values[static_cast<std::size_t>(u)];
+  }
+  std::vector<int> uses(int u) const {
+    std::vector<int> units = {u};
+    if (!compute_.shared.empty())
+      for (const int other : compute_.shared[static_cast<std::size_t>(u)]) units.push_back(other);
+    return units;
+  }
+
+  // As ParamStore: a copy's memory is free when what was enqueued before it has computed.
+  void fetch(int u) {
+    std::optional<double>& fetched = fetched_[static_cast<std::size_t>(u)];
+    if (params_up(u) == 0.0 || fetched) return;
+    double ready = compute_free();
+    for (const int r : records_of_[static_cast<std::size_t>(u)])
+      ready = std::max(ready, written_[slot(schedule_.slots.params(r))]);
+    fetched = take(Resource::cpu_to_gpu, ready, params_up(u), -1, u);
+  }
+
+  // The unit at `position` of a micro-batch's order; returns when the operation ends.
+  double compute_unit(std::size_t position, double amount, double not_before = 0.0) {
+    const int unit = order_[position];
+    const std::vector<int> used = uses(unit);
+    double ready = not_before;
+    for (const int u : used) {
+      if (params_up(u) > 0.0) {
+        fetch(u);
+        ready = std::max(ready, *fetched_[static_cast<std::size_t>(u)]);
+      } else {
+        for (const int r : records_of_[static_cast<std::size_t>(u)])
+          ready = std::max(ready, written_[slot(schedule_.slots.params(r))]);
+      }
+    }
+    const auto ahead = static_cast<std::size_t>(compute_.prefetch_units);
+    for (std::size_t i = position + 1; i <= position + ahead && i < order_.size(); ++i)
+      for (const int u : uses(order_[i]))
+        if (std::find(used.begin(), used.end(), u) == used.end()) fetch(u);
+    const double end = take(Resource::compute, ready, amount, -1, unit);
+    for (const int u : used) {
+      fetched_[static_cast<std::size_t>(u)].reset();
+      for (const int r : records_of_[static_cast<std::size_t>(u)]) read_[slot(schedule_.slots.params(r))] = end;
+    }
     return end;
   }
 
-  // The sums are written when the last micro-batch's backward is done, and not before the last update has read them.
-  double gradients_of(int u, double amount) {
+  // As GradStore: sums are written when a micro-batch's backward is done, and not before the last update has read them. Those
+  // that leave do so behind it, two units' at a time.
+  double gradients_of(std::size_t position, double amount, int pass) {
+    const int u = order_[position];
     const std::size_t s = slot(schedule_.slots.grads(u));
-    double& free = free_[static_cast<std::size_t>(Resource::compute)];
-    free = std::max(free, read_[s]);
-    written_[s] = compute_unit(u, amount);
+    const bool last = pass + 1 == passes();
+    if (grads_down(u) == 0.0) return written_[s] = compute_unit(position, amount, read_[s]);
+    double has_memory = 0.0;
+    if (leaving_.size() >= 2) {
+      has_memory = leaving_.front();
+      leaving_.pop_front();
+    }
+    double reduced = compute_unit(position, amount, has_memory);
+    if (pass > 0) reduced = take(Resource::cpu_to_gpu, std::max(reduced, written_[s]), grads_between(u), -1, u);
+    reduced_ = std::max(reduced_, reduced);
+    written_[s] = take(Resource::gpu_to_cpu, std::max(reduced_, read_[s]), last ? grads_down(u) : grads_between(u), -1, u);
+    leaving_.push_back(written_[s]);
     return written_[s];
   }
 
   GradientTimes run_compute() {
-    const int head = compute_.units - 1;
+    const auto head = static_cast<std::size_t>(compute_.units) - 1;
     GradientTimes times;
-    times.grads.assign(static_cast<std::size_t>(compute_.units), 0.0);
-    for (int m = 0; m < compute_.micro_batches; ++m) {
-      for (int u = 0; u < head; ++u) compute_unit(u, compute_amount_forward());
-      times.grads[static_cast<std::size_t>(head)] = gradients_of(head, compute_amount_head());
-      for (int u = head - 1; u >= 0; --u)
-        times.grads[static_cast<std::size_t>(u)] = gradients_of(u, compute_amount_backward(compute_.recompute && u > 0));
+    times.grads.assign(head + 1, 0.0);
+    const double at_once = compute_.vertical ? compute_.micro_batches : 1;
+    for (int m = 0; m < passes(); ++m) {
+      for (std::size_t i = 0; i < order_.size(); ++i) {
+        if (i < head) {
+          compute_unit(i, at_once * compute_amount_forward());
+          continue;
+        }
+        const int u = order_[i];
+        const double amount = i == head ? compute_amount_head() : compute_amount_backward(compute_.recompute && u > 0);
+        times.grads[static_cast<std::size_t>(u)] = gradients_of(i, at_once * amount, m);
+      }
     }
-    norm_ = times.norm = free_[static_cast<std::size_t>(Resource::compute)];
+    leaving_.clear();
+    norm_ = times.norm = std::max(compute_free(), reduced_);
     written_[slot(schedule_.slots.norm())] = norm_;
     return times;
   }
@@ -92,11 +158,9 @@ class StepSimulator {
       double ready = i < early ? 0.0 : norm_;
       for (const int s : instruction.reads) ready = std::max(ready, written_[slot(s)]);
       for (const int s : instruction.writes) ready = std::max({ready, written_[slot(s)], read_[slot(s)]});
-      const double begin = take(instruction.resource, ready, instruction.amount);
-      const double end = begin + rates_.seconds(instruction.resource, instruction.amount);
+      const double end = take(instruction.resource, ready, instruction.amount, static_cast<int>(i), -1);
       for (const int s : instruction.reads) read_[slot(s)] = std::max(read_[slot(s)], end);
       for (const int s : instruction.writes) written_[slot(s)] = end;
-      timeline_.push_back({static_cast<int>(i), begin, end});
     }
   }
 
@@ -108,7 +172,11 @@ class StepSimulator {
   std::vector<std::vector<int>> records_of_;
   std::vector<double> written_, read_;  // when each slot's last writer and last reader end
   std::array<double, kResources> free_{}, busy_{};
-  std::vector<TimedInstruction> timeline_;
+  std::vector<TimedOperation> timeline_;
+  std::vector<int> order_;                      // units in the order of a micro-batch's forward and backward
+  std::vector<std::optional<double>> fetched_;  // when the parameters are there that were copied up and not used yet
+  std::deque<double> leaving_;                  // when sums on their way to CPU memory are there
+  double reduced_ = 0.0;                        // when the last sums were complete
   double norm_ = 0.0;
 };
 

@@ -8,11 +8,17 @@
 
 namespace strata {
 
-// What computes between two updates.
+// What happens between two updates.
 struct ComputeShape {
   int units = 0;  // the last one is the head, whose forward and backward are one operation
   int micro_batches = 1;
   bool recompute = false;
+  bool vertical = false;  // a unit computes all micro-batches before the next unit does
+  int prefetch_units = 1;
+  std::vector<std::vector<int>> shared = {};  // of each unit, others whose parameters it uses too; empty: none
+  std::vector<double> params_up = {};         // bytes of each unit that are copied up for every use; 0, or empty: none
+  std::vector<double> grads_down = {};        // bytes of each unit's sums that leave when the last backward is done; likewise
+  std::vector<double> grads_between = {};     // that leave after the others, and come back for the next
 };
 
 // Forwards of one unit that one operation is worth: a backward is two, and the forward again where it is recomputed.
@@ -20,16 +26,20 @@ double compute_amount_forward();
 double compute_amount_backward(bool recomputes);
 double compute_amount_head();
 
-struct TimedInstruction {
-  int instruction = 0;  // in the schedule; negative: compute of unit -1 - instruction
+// An instruction of the schedule, or what a unit does on a resource: it computes, its parameters come up, its sums leave or
+// come back.
+struct TimedOperation {
+  Resource resource = Resource::compute;
+  int instruction = -1;  // in the schedule
+  int unit = -1;
   double begin = 0.0, end = 0.0;
 };
 
 struct StepForecast {
-  double step_seconds = 0.0;               // from the end of one step's gradients to the next one's, when it repeats
-  std::array<double, kResources> busy{};   // of one step
-  std::vector<TimedInstruction> timeline;  // of one step; time 0: its gradients are complete
-  GradientTimes gradients;                 // of a step from its beginning
+  double step_seconds = 0.0;              // from the end of one step's gradients to the next one's, when it repeats
+  std::array<double, kResources> busy{};  // of one step
+  std::vector<TimedOperation> timeline;   // of one step; time 0: its gradients are complete
+  GradientTimes gradients;                // of a step from its beginning
   // The resource that works longest, and its seconds: no order can make the step shorter.
   Resource bound() const;
   double bound_seconds() const { return busy[static_cast<std::size_t>(bound())]; }

@@ -23,7 +23,18 @@ double power(double x, std::int64_t n) {
 }
 
 AdamWSlice part(const AdamWSlice& s, std::int64_t begin, std::int64_t n) {
-  return {s.p + begin, s.m + begin, s.v + begin, s.g + begin, s.p16 != nullptr ? s.p16 + begin : nullptr, n, s.decay};
+  AdamWSlice part = s;
+  part.n = n;
+  const auto move = [begin](auto*& array) {
+    if (array != nullptr) array += begin;
+  };
+  move(part.p);
+  move(part.m);
+  move(part.v);
+  move(part.g);
+  move(part.g16);
+  move(part.p16);
+  return part;
 }
 
 }  // namespace

@@ -31,8 +31,8 @@ struct AdamWScalars {
 // Powers of the betas are made by repeated squaring, so they are the same on every machine.
 AdamWScalars adamw_scalars(const AdamWConfig& config, double lr, std::int64_t step, double grad_scale);
 
-// n elements of one parameter group, all f32. The arrays do not overlap; any alignment of the element type will do.
-// Per element, in this order, each operation rounded once:
+// n elements of one parameter group, f32 but for what has 16 in its name. The arrays do not overlap; any alignment of the
+// element type will do. Per element, in this order, each operation rounded once:
 //   g' = g * grad_scale;  p' = decay ? p * decay_factor : p;  m = fma(one_minus_beta1, g' - m, m);
 //   v = fma(one_minus_beta2 * g', g', beta2 * v);  d = fma(sqrt(v), inv_sqrt_bias2, eps);  p = fma(-step_size, m / d, p')
 // Speed: arrays whose distances are multiples of a large power of two (p, m, v, g of 2^k elements laid end to end) meet in the
@@ -47,6 +47,7 @@ struct AdamWSlice {
       nullptr;  // optional: receives p rounded to bf16; written past the caches, and visible to all when the call returns
   std::int64_t n = 0;
   bool decay = false;
+  const bf16* g16 = nullptr;  // if any, the gradient is this and not g
 };
 // On the calling thread. Elements do not depend on each other: any cutting into slices gives the same bits.
 void adamw_update(const AdamWSlice& slice, const AdamWScalars& scalars);

@@ -36,9 +36,12 @@ struct Ops {
     return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)));
   }
   static V load(const float* from) { return _mm512_loadu_ps(from); }
+  static V widen(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
+  static V load(const bf16* from) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
   static void store(float* to, V a) { _mm512_storeu_ps(to, a); }
   static __mmask16 first(std::int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
   static V load_first(const float* from, std::int64_t n) { return _mm512_maskz_loadu_ps(first(n), from); }
+  static V load_first(const bf16* from, std::int64_t n) { return widen(_mm256_maskz_loadu_epi16(first(n), from)); }
   static void store_first(float* to, V a, std::int64_t n) { _mm512_mask_storeu_ps(to, first(n), a); }
   // a holds no NaN but the canonical one, which this rounding maps to bf16's canonical NaN.
   static __m256i round16(V a) {
@@ -68,11 +71,20 @@ struct Ops {
     return _mm256_blendv_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   }
   static V load(const float* from) { return _mm256_loadu_ps(from); }
+  static V load(const bf16* from) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
   static void store(float* to, V a) { _mm256_storeu_ps(to, a); }
   static __m256i first(std::int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
   static V load_first(const float* from, std::int64_t n) { return _mm256_maskload_ps(from, first(n)); }
+  static V load_first(const bf16* from, std::int64_t n) {
+    bf16 all[kWidth] = {};
+    for (std::int64_t i = 0; i < n; ++i) all[i] = from[i];
+    return load(all);
+  }
   static void store_first(float* to, V a, std::int64_t n) { _mm256_maskstore_ps(to, first(n), a); }
   static __m256i rounded(V a) {
     const __m256i u = _mm256_castps_si256(a);
@@ -105,8 +117,12 @@ struct Ops {
   static V sqrt(V a) { return __builtin_sqrtf(a); }
   static V canonical(V a) { return a != a ? __builtin_nanf("") : a; }
   static V load(const float* from) { return *from; }
+  static V load(const bf16* from) { return to_float(*from); }
   static void store(float* to, V a) { *to = a; }
-  static V load_first(const float* from, std::int64_t) { return *from; }
+  template <class T>
+  static V load_first(const T* from, std::int64_t) {
+    return load(from);
+  }
   static void store_first(float* to, V a, std::int64_t) { *to = a; }
   static void store16_first(bf16* to, V a, std::int64_t) { *to = to_bf16(a); }
   static void stream16(bf16* to, const V* a) {
@@ -116,24 +132,26 @@ struct Ops {
 };
 #endif
 
-void prefetch_chunk(const float* from) {
-  for (std::int64_t i = 0; i < kChunk; i += kLine / sizeof(float)) __builtin_prefetch(from + i);
+template <class T>
+void prefetch_chunk(const T* from) {
+  for (std::int64_t i = 0; i < kChunk; i += kLine / sizeof(T)) __builtin_prefetch(from + i);
 }
 
 // May ask for lines past the end of the arrays, which does no harm.
-void chunk(const AdamWSlice& s, std::int64_t at, const AdamWCoefficients<Ops>& c) {
+template <class G>
+void chunk(const AdamWSlice& s, const G* g, std::int64_t at, const AdamWCoefficients<Ops>& c) {
   constexpr std::int64_t kVectors = kChunk / Ops::kWidth;
   prefetch_chunk(s.p + at + kAhead);
   prefetch_chunk(s.m + at + kAhead);
   prefetch_chunk(s.v + at + kAhead);
-  prefetch_chunk(s.g + at + kAhead);
+  prefetch_chunk(g + at + kAhead);
   Ops::V p[kVectors];
   for (std::int64_t k = 0; k < kVectors; ++k) {
     const std::int64_t i = at + k * Ops::kWidth;
     p[k] = Ops::load(s.p + i);
     Ops::V m = Ops::load(s.m + i);
     Ops::V v = Ops::load(s.v + i);
-    adamw_element<Ops>(p[k], m, v, Ops::load(s.g + i), c);
+    adamw_element<Ops>(p[k], m, v, Ops::load(g + i), c);
     Ops::store(s.p + i, p[k]);
     Ops::store(s.m + i, m);
     Ops::store(s.v + i, v);
@@ -141,13 +159,14 @@ void chunk(const AdamWSlice& s, std::int64_t at, const AdamWCoefficients<Ops>& c
   if (s.p16 != nullptr) Ops::stream16(s.p16 + at, p);
 }
 
-void elements(const AdamWSlice& s, std::int64_t begin, std::int64_t end, const AdamWCoefficients<Ops>& c) {
+template <class G>
+void elements(const AdamWSlice& s, const G* g, std::int64_t begin, std::int64_t end, const AdamWCoefficients<Ops>& c) {
   for (std::int64_t i = begin; i < end; i += Ops::kWidth) {
     const std::int64_t n = end - i < Ops::kWidth ? end - i : Ops::kWidth;
     Ops::V p = Ops::load_first(s.p + i, n);
     Ops::V m = Ops::load_first(s.m + i, n);
     Ops::V v = Ops::load_first(s.v + i, n);
-    adamw_element<Ops>(p, m, v, Ops::load_first(s.g + i, n), c);
+    adamw_element<Ops>(p, m, v, Ops::load_first(g + i, n), c);
     Ops::store_first(s.p + i, p, n);
     Ops::store_first(s.m + i, m, n);
     Ops::store_first(s.v + i, v, n);
@@ -155,18 +174,24 @@ void elements(const AdamWSlice& s, std::int64_t begin, std::int64_t end, const A
   }
 }
 
-}  // namespace
-
-void adamw_update(const AdamWSlice& s, const AdamWScalars& scalars) {
+template <class G>
+void update(const AdamWSlice& s, const G* g, const AdamWScalars& scalars) {
   const AdamWCoefficients<Ops> c(scalars, s.decay);
   // Whole lines of p16 are streamed past the caches: nothing on this processor reads them soon.
   const auto misaligned = reinterpret_cast<std::uintptr_t>(s.p16) % kLine;
   const auto to_line = static_cast<std::int64_t>((kLine - misaligned) % kLine / sizeof(bf16));
   std::int64_t i = to_line < s.n ? to_line : s.n;
-  elements(s, 0, i, c);
-  for (; i + kChunk <= s.n; i += kChunk) chunk(s, i, c);
-  elements(s, i, s.n, c);
+  elements(s, g, 0, i, c);
+  for (; i + kChunk <= s.n; i += kChunk) chunk(s, g, i, c);
+  elements(s, g, i, s.n, c);
   if (s.p16 != nullptr) Ops::fence();
+}
+
+}  // namespace
+
+void adamw_update(const AdamWSlice& s, const AdamWScalars& scalars) {
+  if (s.g16 != nullptr) return update(s, s.g16, scalars);
+  update(s, s.g, scalars);
 }
 
 }  // namespace strata::STRATA_ISA

@@ -1,5 +1,6 @@
 #include "runtime/status.h"
 
+#include <cerrno>
 #include <system_error>
 
 namespace strata {
@@ -23,7 +24,9 @@ const char* to_string(Code code) {
 }
 
 Status Status::from_errno(const std::string& operation, const std::string& where, int error_number) {
-  return {Code::io_error, operation + ": " + where + ": " + std::generic_category().message(error_number)};
+  const bool no_room = error_number == ENOSPC || error_number == EDQUOT;
+  return {Code::io_error, operation + ": " + where + ": " + std::generic_category().message(error_number) +
+                              (no_room ? "; make room there and start again" : "")};
 }
 
 Status Status::with_context(const std::string& context) const {

@@ -78,7 +78,8 @@ struct Config {
   } training;
 
   struct Precision {
-    DType compute = DType::f32;  // f32 or bf16
+    DType compute = DType::f32;    // f32 or bf16
+    DType gradients = DType::f32;  // of the sums that the optimizer reads: f32 or bf16
   } precision;
 
   struct Optimizer {
@@ -115,6 +116,12 @@ struct Config {
       std::optional<double> gpu_fraction;  // of the records away from the GPU, those that it updates; absent: planned
       std::int64_t stride = 0;             // every stride-th of them; 0: gpu_fraction
     } optimizer;
+    struct Unit {
+      std::optional<Tier> device = Tier::gpu;  // or cpu; absent: as memory.gpu allows
+    };
+    Unit param;     // the compute copy of the parameters
+    Unit gradient;  // gradient sums
+    enum class Order { horizontal, vertical } micro_batch_order = Order::horizontal;
   } offload;
 
   // Budgets per rank, in bytes; absent: what the machine has, divided by the ranks on it.

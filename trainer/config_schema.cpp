@@ -187,6 +187,12 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
       .alias("bf16", {{"true", "bf16"}, {"false", "fp32"}})
       .alias("bf16.enabled", {{"true", "bf16"}, {"false", "fp32"}});
 
+  s.add_choice<DType>(
+      "precision.gradients", c.precision.gradients, {{"fp32", DType::f32}, {"bf16", DType::bf16}},
+      "Format in which the optimizer gets gradients. They are summed in fp32 over micro-batches and ranks in any "
+      "case; bf16 rounds the sums once and takes half the memory for them (in steps of several micro-batches, only in vertical "
+      "order).");
+
   s.section("optimizer", "How an update is computed.");
   s.add_choice<Config::Optimizer::Type>("optimizer.type", c.optimizer.type, {{"adamw", Config::Optimizer::Type::adamw}},
                                         "adamw: Loshchilov and Hutter 2019. Norms and biases are not decayed.")
@@ -256,7 +262,8 @@ void describe_parallel(ConfigSchema& s, Config& c) {
       .alias("zero_stage")
       .alias("zero_optimization.stage");
   s.add("zero.prefetch_units", c.zero.prefetch_units,
-        "Stage 3: units whose parameters are gathered ahead of the one that computes.")
+        "Units whose parameters are fetched ahead of the one that computes: gathered in stage 3, copied up with "
+        "offload.param.device: cpu.")
       .at_least(0)
       .at_most(1000);
 }
@@ -284,6 +291,25 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   s.add("offload.optimizer.stride", c.offload.optimizer.stride,
         "The GPU updates every stride-th of those records, as Deep Optimizer States does; 0: gpu_fraction.")
       .at_least(0);
+
+  const std::vector<std::pair<std::string, Tier>> unit_homes = {{"none", Tier::gpu}, {"cpu", Tier::cpu}};
+  s.add_choice<Tier>(
+       "offload.param.device", c.offload.param.device, unit_homes,
+       "Home of the parameters that are computed with; none: the gpu tier. From cpu a unit is copied up for every "
+       "use, zero.prefetch_units ahead.")
+      .automatic("the gpu tier for as many units as memory.gpu holds")
+      .alias("offload_param.device")
+      .alias("zero_optimization.offload_param.device");
+  s.add_choice<Tier>("offload.gradient.device", c.offload.gradient.device, unit_homes,
+                     "Home of gradient sums; none: the gpu tier. To cpu a unit's leave as soon as its backward is done.")
+      .automatic("the gpu tier if memory.gpu holds them");
+  using Order = Config::Offload::Order;
+  s.add_choice<Order>(
+      "offload.micro_batch_order", c.offload.micro_batch_order,
+      {{"horizontal", Order::horizontal}, {"vertical", Order::vertical}},
+      "horizontal: one micro-batch after another goes through the model. vertical: each unit computes all "
+      "micro-batches of a step before the next one does: parameters and sums move once a step, and the inputs of "
+      "units are kept for all micro-batches. Not with tied embeddings.");
 
   s.section("memory", "Budgets of one rank. A plan that does not fit is refused before training.");
   s.add_bytes("memory.gpu", c.memory.gpu, "Compute tier; on the host backend a budget within host memory.")

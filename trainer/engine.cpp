@@ -69,6 +69,7 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   }
   STRATA_ASSIGN_OR_RETURN(control_, comm.duplicate());
   layout_ = make_layout(model_, comm.size());
+  STRATA_RETURN_IF_ERROR(check_order());
   compute_ = std::make_unique<Stream>(device_, "compute");
   comm_stream_ = std::make_unique<Stream>(device_, "communication");
   gpu_to_cpu_ = std::make_unique<Stream>(device_, "gpu to cpu");
@@ -80,17 +81,22 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   host_ = std::make_unique<Stream>(device_, "host", StreamKind::host);
   emulate_rates();
   STRATA_RETURN_IF_ERROR(allocate_scratch());
-  params_ = std::make_unique<ParamStore>(layout_, make_shapes(model_),
-                                         ParamStoreOptions{.zero_stage = options_.zero_stage, .dtype = options_.compute},
-                                         *data_comm_, gpu_, *compute_, *comm_stream_);
-  grads_ =
-      std::make_unique<GradStore>(layout_, make_shapes(model_),
-                                  GradStoreOptions{.zero_stage = options_.zero_stage, .micro_batches = options_.micro_batches},
-                                  *data_comm_, gpu_, cpu_, *compute_, *comm_stream_);
+  const auto units = static_cast<std::size_t>(model_.unit_count());
+  params_ = std::make_unique<ParamStore>(
+      layout_, make_shapes(model_),
+      ParamStoreOptions{.zero_stage = options_.zero_stage, .dtype = options_.compute, .homes = options_.params.of(units)},
+      *data_comm_, gpu_, cpu_, ParamStoreStreams{*compute_, *comm_stream_, *cpu_to_gpu_});
+  grads_ = std::make_unique<GradStore>(layout_, make_shapes(model_),
+                                       GradStoreOptions{.zero_stage = options_.zero_stage,
+                                                        .micro_batches = options_.micro_batches,
+                                                        .homes = options_.grads.of(units),
+                                                        .dtype = options_.grads_dtype,
+                                                        .vertical = options_.vertical},
+                                       *data_comm_, gpu_, cpu_,
+                                       GradStoreStreams{*compute_, *comm_stream_, *gpu_to_cpu_, *cpu_to_gpu_});
   options_.optimizer.zero_stage = options_.zero_stage;
   options_.optimizer.compute = options_.compute;
-  options_.optimizer.compute_shape = {
-      .units = model_.unit_count(), .micro_batches = options_.micro_batches, .recompute = options_.recompute};
+  options_.optimizer.compute_shape = compute_shape();
   STRATA_ASSIGN_OR_RETURN(
       optimizer_, OptimizerStore::create(layout_, comm.rank(), options_.optimizer, gpu_, cpu_, *params_, *grads_,
                                          UpdateStreams{*cpu_update_, gpu_update_ ? *gpu_update_ : *cpu_update_, *nvme_read_,
@@ -107,12 +113,40 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   return {};
 }
 
+ComputeShape Engine::compute_shape() const {
+  ComputeShape shape{.units = model_.unit_count(),
+                     .micro_batches = options_.micro_batches,
+                     .recompute = options_.recompute,
+                     .vertical = options_.vertical,
+                     .prefetch_units = options_.prefetch_units};
+  for (int u = 0; u < shape.units; ++u) {
+    shape.params_up.push_back(static_cast<double>(params_->bytes_up(u)));
+    shape.grads_down.push_back(static_cast<double>(grads_->bytes_down(u)));
+    shape.grads_between.push_back(static_cast<double>(grads_->bytes_between(u)));
+    shape.shared.emplace_back();
+    for (const SharedParam& shared : model_.unit(u).shared()) shape.shared.back().push_back(shared.unit);
+  }
+  return shape;
+}
+
 Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu) {
   std::shared_ptr<NcclApi> nccl;
   if (host->size().v > 1) {
     STRATA_ASSIGN_OR_RETURN(nccl, load_nccl());
   }
   return make_nccl_communicator(std::move(host), std::move(nccl), gpu, {.axis = "data", .scratch_bytes = kGpuScratchBytes});
+}
+
+// A unit that adds to another one's gradient does so long before that one's own backward, for every micro-batch in one buffer:
+// with all of them in between, the sums would be formed in another order.
+Status Engine::check_order() const {
+  if (!options_.vertical || options_.micro_batches == 1) return {};
+  for (int u = 0; u < model_.unit_count(); ++u)
+    if (!model_.unit(u).shared().empty())
+      return Status(Code::invalid_config, "offload.micro_batch_order: vertical needs units with parameters of their own, but " +
+                                              model_.unit(u).name() +
+                                              " shares one (tied embeddings); set offload.micro_batch_order: horizontal");
+  return {};
 }
 
 void Engine::emulate_rates() {
@@ -178,49 +212,55 @@ Batch Engine::batch_view(int slot) const {
           options_.seq_length};
 }
 
-Tensor Engine::run_forward(const Batch& batch, std::vector<Tensor>* boundaries, std::vector<Saved>* saved) {
-  const std::vector<TensorRef> no_grads;
+Engine::Pass Engine::make_pass(int index) const {
   const std::size_t n = model_.body().size();
-  Tensor x;
-  for (std::size_t u = 0; u < n; ++u) {
-    const Leases leases = acquire(static_cast<int>(u));
-    prefetch_after(u, saved != nullptr ? forward_order_.size() : n + 1);
-    const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, no_grads};
-    const bool keep = saved != nullptr && (!options_.recompute || u == 0);  // the first unit has no boundary to start from
-    Tensor y = model_.body()[u]->forward(ctx, x, keep ? &(*saved)[u] : nullptr);
-    pace_compute(compute_amount_forward());
-    if (boundaries != nullptr) (*boundaries)[u] = std::move(x);
-    x = std::move(y);
-  }
-  return x;
+  return {
+      .index = index, .batch = batch_view(index), .x = {}, .inputs = std::vector<Tensor>(n), .saved = std::vector<Saved>(n)};
 }
 
-void Engine::run_micro_batch(int index, const Batch& batch, TensorRef loss_R, float scale) {
+void Engine::run_forward(std::span<Pass> passes, bool for_backward) {
+  const std::vector<TensorRef> no_grads;
   const std::size_t n = model_.body().size();
-  std::vector<Tensor> inputs(n);
-  std::vector<Saved> saved(n);
-  Tensor x = run_forward(batch, &inputs, &saved);
-  Tensor dy;
+  for (std::size_t u = 0; u < n; ++u) {
+    const Leases leases = acquire(static_cast<int>(u));
+    prefetch_after(u, for_backward ? forward_order_.size() : n + 1);
+    const bool keep = for_backward && (!options_.recompute || u == 0);  // the first unit has no boundary to start from
+    for (Pass& pass : passes) {
+      const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, no_grads};
+      Tensor y = model_.body()[u]->forward(ctx, pass.x, keep ? &pass.saved[u] : nullptr);
+      pace_compute(compute_amount_forward());
+      if (for_backward) pass.inputs[u] = std::move(pass.x);
+      pass.x = std::move(y);
+    }
+  }
+}
+
+void Engine::run_forward_and_backward(std::span<Pass> passes, float scale) {
+  const std::size_t n = model_.body().size();
+  run_forward(passes, true);
   {
     const Leases leases = acquire(static_cast<int>(n));
     prefetch_after(n, forward_order_.size());
-    const std::vector<TensorRef> unit_grads = grads(static_cast<int>(n));
-    const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, unit_grads};
-    dy = model_.head().loss_and_backward(ctx, x, loss_R, scale);
-    pace_compute(compute_amount_head());
-    x.reset();
+    for (Pass& pass : passes) {
+      const std::vector<TensorRef> unit_grads = grads(static_cast<int>(n));
+      const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, unit_grads};
+      pass.x = model_.head().loss_and_backward(ctx, pass.x, losses_of(pass), scale);
+      pace_compute(compute_amount_head());
+      grads_->reduce(static_cast<int>(n), pass.index);
+    }
   }
-  grads_->reduce(static_cast<int>(n), index);
   for (std::size_t u = n; u-- > 0;) {
     const Leases leases = acquire(static_cast<int>(u));
     prefetch_after(2 * n - u, forward_order_.size());
-    const std::vector<TensorRef> unit_grads = grads(static_cast<int>(u));
-    const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, unit_grads};
-    if (options_.recompute && u > 0) (void)model_.body()[u]->forward(ctx, inputs[u], &saved[u]);
-    dy = model_.body()[u]->backward(ctx, inputs[u], std::move(dy), std::move(saved[u]));
-    pace_compute(compute_amount_backward(options_.recompute && u > 0));
-    inputs[u].reset();
-    grads_->reduce(static_cast<int>(u), index);
+    for (Pass& pass : passes) {
+      const std::vector<TensorRef> unit_grads = grads(static_cast<int>(u));
+      const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, unit_grads};
+      if (options_.recompute && u > 0) (void)model_.body()[u]->forward(ctx, pass.inputs[u], &pass.saved[u]);
+      pass.x = model_.body()[u]->backward(ctx, pass.inputs[u], std::move(pass.x), std::move(pass.saved[u]));
+      pace_compute(compute_amount_backward(options_.recompute && u > 0));
+      pass.inputs[u].reset();
+      grads_->reduce(static_cast<int>(u), pass.index);
+    }
   }
 }
 
@@ -249,8 +289,12 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
   for (int i = 0; i < options_.micro_batches; ++i) STRATA_RETURN_IF_ERROR(load_batch(i, load));
   tokens_.upload(*compute_);
   targets_.upload(*compute_);
-  for (int i = 0; i < options_.micro_batches; ++i)
-    run_micro_batch(i, batch_view(i), losses_.ref().rows(i, 1).view({losses_.shape()[1]}), static_cast<float>(1.0 / tokens));
+  const int at_once = options_.vertical ? options_.micro_batches : 1;
+  for (int i = 0; i < options_.micro_batches; i += at_once) {
+    std::vector<Pass> passes;
+    for (int j = i; j < i + at_once; ++j) passes.push_back(make_pass(j));
+    run_forward_and_backward(passes, static_cast<float>(1.0 / tokens));
+  }
   optimizer_->begin_step();
   STRATA_ASSIGN_OR_RETURN(StepResult result, exchange(wishes_to_stop));
   result.loss /= tokens;
@@ -306,11 +350,11 @@ Result<double> Engine::evaluate(int iterations, const BatchLoader& load) {
     }
     tokens_.upload(*compute_);
     targets_.upload(*compute_);
-    const Batch batch = batch_view(0);
-    const Tensor x = run_forward(batch, nullptr, nullptr);
+    Pass pass = make_pass(0);
+    run_forward({&pass, 1}, false);
     const Leases leases = acquire(model_.unit_count() - 1);
-    const UnitContext ctx{*compute_, gpu_, options_.compute, batch, leases.params, no_grads};
-    model_.head().loss(ctx, x, losses_.ref().rows(0, 1).view({losses_.shape()[1]}));
+    const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, no_grads};
+    model_.head().loss(ctx, pass.x, losses_of(pass));
     pace_compute(compute_amount_forward());
     losses_.download(*compute_);
     STRATA_RETURN_IF_ERROR(compute_->ref().synchronize());

@@ -37,15 +37,26 @@ using GpuCommunicatorMaker =
 // NCCL (parallel/nccl_communicator.h), which one rank alone does not need.
 Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu);
 
+// Homes of what units have, each gpu or cpu.
+struct UnitHomes {
+  std::optional<Tier> home = Tier::gpu;  // of every unit; absent: `homes` tells each
+  std::vector<Tier> homes = {};
+  std::vector<Tier> of(std::size_t units) const { return home ? std::vector<Tier>(units, *home) : homes; }
+};
+
 struct EngineOptions {
-  DType compute = DType::f32;  // f32 or bf16
+  DType compute = DType::f32;      // f32 or bf16
+  DType grads_dtype = DType::f32;  // of the sums that the update reads: f32 or bf16
   int zero_stage = 0;
   int prefetch_units = 1;
   bool recompute = false;        // keep only the units' boundaries; run each forward again before its backward
   std::int64_t micro_batch = 1;  // sequences
   int micro_batches = 1;         // a step and rank
+  bool vertical = false;         // each unit computes all of them before the next one does; else one micro-batch after another
   std::int64_t seq_length = 1;   // tokens
   double clip_norm = 1.0;        // 0: off
+  UnitHomes params;              // of the compute copy
+  UnitHomes grads;               // of gradient sums
   AdamWConfig adamw;
   OptimizerStoreOptions optimizer;  // homes, shares, rates, file; zero_stage, compute and its shape are set by the engine
   // Host backend: its operations take at least as long as at these rates, with a gpu tier that is a memory of its own.
@@ -101,8 +112,19 @@ class Engine {
  private:
   Engine(Device& device, const Model& model, const EngineOptions& options);
   Status allocate(Communicator& comm, std::vector<std::string>* notes);
-  void run_micro_batch(int index, const Batch& batch, TensorRef loss_R, float scale);
-  Tensor run_forward(const Batch& batch, std::vector<Tensor>* boundaries, std::vector<Saved>* saved);
+  // One micro-batch on its way through the units.
+  struct Pass {
+    int index = 0;  // in the step
+    Batch batch;
+    Tensor x;                    // output of the last unit's forward, or gradient of the last one's backward
+    std::vector<Tensor> inputs;  // of each unit, for its backward
+    std::vector<Saved> saved;
+  };
+  Pass make_pass(int index) const;
+  TensorRef losses_of(const Pass& pass) const { return losses_.ref().rows(pass.index, 1).view({losses_.shape()[1]}); }
+  // Unit after unit, each for all of the passes.
+  void run_forward(std::span<Pass> passes, bool for_backward);
+  void run_forward_and_backward(std::span<Pass> passes, float scale);
   struct Leases {
     std::vector<ParamLease> held;
     std::vector<ConstTensorRef> params;
@@ -114,11 +136,13 @@ class Engine {
   Batch batch_view(int slot) const;
   Result<StepResult> exchange(const StopWish& wishes_to_stop);
   Status diagnose(std::int64_t step, const StepResult& result);
+  Status check_order() const;
   Status allocate_scratch();
+  ComputeShape compute_shape() const;
   void emulate_rates();
   void pace_compute(double forwards);
-  // Index of the first element that is not finite, or -1. The compute stream is synchronized.
-  Result<std::int64_t> nonfinite_in(const ConstTensorRef& values);
+  // Index of the first element that is not finite, or -1. What writes them is complete.
+  Result<std::int64_t> nonfinite_in(const ConstTensorRef& values, Tier tier = Tier::gpu);
   Status first_bad_parameter(std::string* found);
   Status first_bad_activation(std::string* found);
   Status first_bad_gradient(std::string* found);

@@ -9,9 +9,9 @@
 
 namespace strata {
 
-Result<std::int64_t> Engine::nonfinite_in(const ConstTensorRef& values) {
+Result<std::int64_t> Engine::nonfinite_in(const ConstTensorRef& values, Tier tier) {
   if (dry()) return std::int64_t{-1};
-  if (!window_) return kernels::find_nonfinite(values);
+  if (!window_ || tier != Tier::gpu) return kernels::find_nonfinite(values);
   const auto size = static_cast<std::int64_t>(size_of(values.dtype));
   const std::int64_t step = static_cast<std::int64_t>(window_.size()) / size;
   for (std::int64_t first = 0; first < values.numel(); first += step) {
@@ -60,7 +60,8 @@ Status Engine::first_bad_activation(std::string* found) {
 
 Status Engine::first_bad_gradient(std::string* found) {
   for (int u = model_.unit_count() - 1; u >= 0 && found->empty(); --u) {
-    STRATA_ASSIGN_OR_RETURN(const std::int64_t index, nonfinite_in(grads_->owned(u)));
+    STRATA_RETURN_IF_ERROR(grads_->summed(u).wait());
+    STRATA_ASSIGN_OR_RETURN(const std::int64_t index, nonfinite_in(grads_->owned(u), grads_->home(u)));
     if (index < 0) continue;
     const UnitLayout& unit = layout_.units[static_cast<std::size_t>(u)];
     *found = "gradient of " + element_name(unit, unit.slices[static_cast<std::size_t>(control_->rank().v)].first + index);

@@ -38,15 +38,19 @@ Rates rates_of(const Config::Device::Speeds& speeds) {
 EngineOptions engine_options(const Config& c, Rank rank) {
   EngineOptions options;
   options.compute = c.precision.compute;
+  options.grads_dtype = c.precision.gradients;
   options.zero_stage = static_cast<int>(c.zero.stage);
   options.prefetch_units = static_cast<int>(c.zero.prefetch_units);
   options.recompute = c.training.recompute == Config::Training::Recompute::full;
   options.micro_batch = c.training.micro_batch_size;
   options.micro_batches = static_cast<int>(c.training.gradient_accumulation_steps);
+  options.vertical = c.offload.micro_batch_order == Config::Offload::Order::vertical;
   options.seq_length = c.training.seq_length;
   options.clip_norm = c.training.clip_grad;
   options.adamw = {
       .beta1 = c.optimizer.beta1, .beta2 = c.optimizer.beta2, .eps = c.optimizer.eps, .weight_decay = c.optimizer.weight_decay};
+  options.params.home = c.offload.param.device;
+  options.grads.home = c.offload.gradient.device;
   options.optimizer.home = c.offload.optimizer.device;  // absent: see make_plan()
   options.optimizer.record_size = c.offload.optimizer.record_size;
   options.optimizer.share = {.gpu_fraction = c.offload.optimizer.gpu_fraction, .stride = c.offload.optimizer.stride};

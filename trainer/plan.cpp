@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -33,6 +34,14 @@ std::string advice(const Plan& plan, const std::string& last) {
   if (!plan.options.recompute) text += "set training.recompute: full, ";
   if (plan.options.micro_batch > 1) text += "lower training.micro_batch_size, ";
   if (plan.world.v > 1 && plan.options.zero_stage < 3) text += "raise zero.stage, ";
+  if (const std::size_t units = static_cast<std::size_t>(plan.units); plan.backend == Backend::cuda) {
+    const auto in_gpu = [units](const UnitHomes& homes) {
+      const std::vector<Tier> all = homes.of(units);
+      return std::count(all.begin(), all.end(), Tier::gpu) > 0;
+    };
+    if (in_gpu(plan.options.grads)) text += "set offload.gradient.device: cpu, ";
+    if (in_gpu(plan.options.params)) text += "set offload.param.device: cpu, ";
+  }
   return text.empty() ? last : text + "or " + last;
 }
 
@@ -52,11 +61,20 @@ PlacementCounts count(const UpdatePlan& update) {
   return counts;
 }
 
+std::int64_t units_in_cpu(const UpdatePlan& update, Tier UnitPlacement::*what) {
+  const std::vector<UnitPlacement>& all = update.schedule.shape.unit_placements;
+  return std::count_if(all.begin(), all.end(), [what](const UnitPlacement& unit) { return unit.*what == Tier::cpu; });
+}
+
 // What each resource works in a step, and the step, by the rates the plan knows.
 std::string format_update(const UpdatePlan& update) {
   const PlacementCounts counts = count(update);
-  std::string text =
-      fmt::format("update: {} records at home in gpu, {} in cpu, {} on nvme", counts.gpu, counts.cpu, counts.nvme);
+  std::string text;
+  const std::int64_t params = units_in_cpu(update, &UnitPlacement::params), grads = units_in_cpu(update, &UnitPlacement::grads);
+  if (params + grads > 0)
+    text +=
+        fmt::format("in cpu: parameters of {} and gradients of {} of {} units\n", params, grads, update.schedule.shape.units);
+  text += fmt::format("update: {} records at home in gpu, {} in cpu, {} on nvme", counts.gpu, counts.cpu, counts.nvme);
   if (update.schedule.shape.separate_memory)
     text += fmt::format("; the GPU updates {} of those away from it ({:.0f} %)", counts.on_gpu, 100.0 * update.gpu_fraction);
   text += "\n";
@@ -74,14 +92,18 @@ std::string format_update(const UpdatePlan& update) {
 
 nlohmann::json update_to_json(const UpdatePlan& update) {
   const PlacementCounts counts = count(update);
-  nlohmann::json j = {{"homes", {{"gpu", counts.gpu}, {"cpu", counts.cpu}, {"nvme", counts.nvme}}},
-                      {"on_gpu_away_from_it", counts.on_gpu},
-                      {"gpu_fraction", update.gpu_fraction},
-                      {"windows",
-                       {{"cpu", update.schedule.windows.cpu},
-                        {"gpu", update.schedule.windows.gpu},
-                        {"staging", update.schedule.windows.staging}}},
-                      {"instructions", update.schedule.instructions.size()}};
+  nlohmann::json j = {
+      {"homes", {{"gpu", counts.gpu}, {"cpu", counts.cpu}, {"nvme", counts.nvme}}},
+      {"on_gpu_away_from_it", counts.on_gpu},
+      {"gpu_fraction", update.gpu_fraction},
+      {"units_in_cpu",
+       {{"params", units_in_cpu(update, &UnitPlacement::params)}, {"grads", units_in_cpu(update, &UnitPlacement::grads)}}},
+      {"windows",
+       {{"cpu", update.schedule.windows.cpu},
+        {"gpu", update.schedule.windows.gpu},
+        {"staging", update.schedule.windows.staging},
+        {"gpu_staging", update.schedule.windows.gpu_staging}}},
+      {"instructions", update.schedule.instructions.size()}};
   if (!update.forecast) return j;
   j["forecast"] = {{"step_seconds", update.forecast->step_seconds}, {"bound", to_string(update.forecast->bound())}};
   for (std::size_t r = 0; r < kResources; ++r)
@@ -130,17 +152,84 @@ Result<Plan> rehearse(const Model& model, const EngineOptions& wanted, WorldSize
   return plan;
 }
 
+// The same; where what the GPU updates would not fit there and the plan may choose, the CPU updates everything that is not at
+// home on the GPU.
+Result<Plan> rehearse_within(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
+                             Backend backend, const Budgets& budgets) {
+  STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse(model, options, world, rank, threads, backend));
+  const UpdateShare& share = options.optimizer.share;
+  const bool may_choose = share.stride == 0 && !share.gpu_fraction && plan.update.gpu_fraction > 0.0;
+  if (!budgets.gpu || plan.gpu.high_water <= *budgets.gpu || !may_choose) return plan;
+  EngineOptions by_cpu = options;
+  by_cpu.optimizer.share.gpu_fraction = 0.0;
+  return rehearse(model, by_cpu, world, rank, threads, backend);
+}
+
+// Chooses the unit homes that are left to the plan, with optimizer state at its farthest: gradient sums leave the gpu tier if
+// they must (what the CPU updates they would anyway), then parameters of as few units as will do, evenly spread so that copying
+// one overlaps the compute of several.
+class UnitPlacer {
+ public:
+  using Rehearsal = std::function<Result<Plan>(const EngineOptions&)>;
+  UnitPlacer(EngineOptions options, std::size_t units, Rehearsal rehearse, const Budgets& budgets)
+      : options_(std::move(options)), units_(units), rehearse_(std::move(rehearse)), budgets_(budgets) {}
+
+  Result<EngineOptions> run() {
+    const bool grads = !options_.grads.home, params = !options_.params.home;
+    if (grads) options_.grads.homes.assign(units_, Tier::gpu);
+    if (params) options_.params.homes = streamed(0);
+    if (grads) {
+      STRATA_ASSIGN_OR_RETURN(const bool fits, this->fits());
+      if (!fits) options_.grads.homes.assign(units_, Tier::cpu);
+    }
+    if (!params) return options_;
+    std::size_t fewest = 0, enough = units_;
+    while (fewest < enough) {
+      const std::size_t middle = (fewest + enough) / 2;
+      options_.params.homes = streamed(middle);
+      STRATA_ASSIGN_OR_RETURN(const bool fits, this->fits());
+      if (fits) {
+        enough = middle;
+      } else {
+        fewest = middle + 1;
+      }
+    }
+    options_.params.homes = streamed(enough);
+    return options_;
+  }
+
+ private:
+  std::vector<Tier> streamed(std::size_t count) const {
+    std::vector<Tier> homes;
+    for (std::size_t u = 0; u < units_; ++u)
+      homes.push_back((u + 1) * count / units_ > u * count / units_ ? Tier::cpu : Tier::gpu);
+    return homes;
+  }
+  Result<bool> fits() {
+    if (!budgets_.gpu) return true;
+    STRATA_ASSIGN_OR_RETURN(const Plan plan, rehearse_(options_));
+    return plan.gpu.high_water <= *budgets_.gpu;
+  }
+
+  EngineOptions options_;
+  const std::size_t units_;
+  const Rehearsal rehearse_;
+  const Budgets& budgets_;
+};
+
 // Fills the tiers. The rehearsal counts what the records' sizes alone do not tell (holes, windows that a home asks for); where
 // it shows that a tier overflows, the tier gets that much less and the homes are dealt again.
 class GradualPlacement {
  public:
   GradualPlacement(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads, Backend backend,
                    const Budgets& budgets)
-      : rehearse_([&, world, rank, threads, backend](const std::vector<Tier>& homes) {
-          EngineOptions with_homes = options;
-          with_homes.optimizer.homes = homes;
-          return rehearse(model, with_homes, world, rank, threads, backend);
+      : rehearse_([&, world, rank, threads, backend](const std::vector<Tier>& homes, const UpdateShare& share) {
+          EngineOptions tried = options;
+          tried.optimizer.homes = homes;
+          tried.optimizer.share = share;
+          return rehearse(model, tried, world, rank, threads, backend);
         }),
+        share_(options.optimizer.share),
         fills_gpu_((backend == Backend::cuda || options.emulate) && budgets.gpu),
         budgets_(budgets) {
     const bool f32 = options.compute == DType::f32, copied = backend == Backend::cuda || options.emulate;
@@ -154,25 +243,36 @@ class GradualPlacement {
   }
 
   Result<Plan> run() {
-    STRATA_ASSIGN_OR_RETURN(Plan on_nvme, rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme)));
-    double gpu = fills_gpu_ ? left(budgets_.gpu, on_nvme.gpu.high_water) : 0.0;
-    double cpu = std::min(left(budgets_.cpu, on_nvme.cpu.high_water), left(budgets_.host_memory, on_nvme.host_bytes()));
-    for (int attempt = 0; attempt < kAttempts && gpu + cpu > 0.0; ++attempt) {
-      // First without NVMe, whose windows would take the room of states.
-      STRATA_ASSIGN_OR_RETURN(Plan in_memory, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, kEndless)));
-      if (fits(in_memory)) return in_memory;
-      STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, cpu)));
-      if (fits(plan)) return plan;
-      gpu = less(gpu, gpu_overflow(plan), plan, Tier::gpu, on_gpu_);
-      cpu = less(cpu, cpu_overflow(plan), plan, Tier::cpu, on_cpu_);
+    STRATA_ASSIGN_OR_RETURN(std::optional<Plan> plan, placed(share_));
+    UpdateShare share = share_;
+    if (!plan && share_.stride == 0 && !share_.gpu_fraction) {
+      share.gpu_fraction = 0.0;  // needs no windows in the gpu tier
+      STRATA_ASSIGN_OR_RETURN(plan, placed(share));
     }
-    return on_nvme;
+    if (plan) return *std::move(plan);
+    return rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share);
   }
 
  private:
   static constexpr int kAttempts = 8;
-
   static constexpr double kEndless = 1e300;
+
+  // With as much in the gpu tier and in CPU memory as fits; nothing if that is nothing.
+  Result<std::optional<Plan>> placed(const UpdateShare& share) {
+    STRATA_ASSIGN_OR_RETURN(Plan on_nvme, rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share));
+    double gpu = fills_gpu_ ? left(budgets_.gpu, on_nvme.gpu.high_water) : 0.0;
+    double cpu = std::min(left(budgets_.cpu, on_nvme.cpu.high_water), left(budgets_.host_memory, on_nvme.host_bytes()));
+    for (int attempt = 0; attempt < kAttempts && gpu + cpu > 0.0; ++attempt) {
+      // First without NVMe, whose windows would take the room of states.
+      STRATA_ASSIGN_OR_RETURN(Plan in_memory, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, kEndless), share));
+      if (fits(in_memory)) return std::optional(std::move(in_memory));
+      STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, cpu), share));
+      if (fits(plan)) return std::optional(std::move(plan));
+      gpu = less(gpu, gpu_overflow(plan), plan, Tier::gpu, on_gpu_);
+      cpu = less(cpu, cpu_overflow(plan), plan, Tier::cpu, on_cpu_);
+    }
+    return std::optional<Plan>();
+  }
 
   static double left(const std::optional<std::size_t>& budget, std::size_t used) {
     if (!budget) return kEndless;
@@ -196,7 +296,8 @@ class GradualPlacement {
   }
   bool fits(const Plan& plan) const { return gpu_overflow(plan) + cpu_overflow(plan) == 0.0; }
 
-  std::function<Result<Plan>(const std::vector<Tier>&)> rehearse_;
+  std::function<Result<Plan>(const std::vector<Tier>&, const UpdateShare&)> rehearse_;
+  const UpdateShare share_;
   std::vector<double> on_gpu_, on_cpu_;  // bytes of each record's state
   const bool fills_gpu_;                 // its tier is memory of its own, and has a budget
   const Budgets& budgets_;
@@ -206,8 +307,18 @@ class GradualPlacement {
 
 Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                        Backend backend, const Budgets& budgets) {
-  if (options.optimizer.home) return rehearse(model, options, world, rank, threads, backend);
-  return GradualPlacement(model, options, world, rank, threads, backend, budgets).run();
+  EngineOptions chosen = options;
+  if (!options.params.home || !options.grads.home) {
+    const auto at_its_farthest = [&](const EngineOptions& tried) {
+      EngineOptions with_home = tried;
+      with_home.optimizer.home = options.optimizer.home.value_or(Tier::nvme);
+      return rehearse_within(model, with_home, world, rank, threads, backend, budgets);
+    };
+    STRATA_ASSIGN_OR_RETURN(chosen,
+                            UnitPlacer(options, static_cast<std::size_t>(model.unit_count()), at_its_farthest, budgets).run());
+  }
+  if (chosen.optimizer.home) return rehearse_within(model, chosen, world, rank, threads, backend, budgets);
+  return GradualPlacement(model, chosen, world, rank, threads, backend, budgets).run();
 }
 
 Rank largest_rank(const Model& model, WorldSize world) {

@@ -37,8 +37,9 @@ struct Plan {
 };
 
 // Pure: depends on its arguments alone; for cuda too it needs no GPU. Whether it fits is not decided here; see check_budgets().
-// Budgets matter where options.optimizer.home is absent: states then stay in the gpu tier as far as its budget goes (where it
-// is memory of its own), then in CPU memory, the rest on NVMe; the plan's options tell each record's home.
+// Budgets matter where a home is absent. Parameters and gradient sums then stay in the gpu tier as far as its budget goes (as
+// if states took none of it that they need not); states stay in the gpu tier as far as its budget goes (where it is memory of
+// its own), then in CPU memory, the rest on NVMe; the plan's options tell each record's home.
 Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                        Backend backend, const Budgets& budgets = {});
 // The rank that owns the most elements (shares differ by at most one block a unit): whose plan stands for all.

@@ -9,9 +9,9 @@ namespace strata {
 
 std::string format_timeline(const UpdatePlan& plan, int columns) {
   if (!plan.forecast || plan.forecast->timeline.empty()) return "";
-  const std::vector<TimedInstruction>& timeline = plan.forecast->timeline;
+  const std::vector<TimedOperation>& timeline = plan.forecast->timeline;
   double first = 0.0, last = 0.0;
-  for (const TimedInstruction& t : timeline) {
+  for (const TimedOperation& t : timeline) {
     first = std::min(first, t.begin);
     last = std::max(last, t.end);
   }
@@ -22,12 +22,13 @@ std::string format_timeline(const UpdatePlan& plan, int columns) {
   };
   std::array<std::string, kResources> rows;
   rows.fill(std::string(static_cast<std::size_t>(columns), ' '));
-  for (const TimedInstruction& t : timeline) {
+  for (const TimedOperation& t : timeline) {
     if (t.end <= t.begin) continue;
-    const bool computes = t.instruction < 0;
-    const Instruction* i = computes ? nullptr : &plan.schedule.instructions[static_cast<std::size_t>(t.instruction)];
-    const char mark = computes ? '.' : static_cast<char>('0' + i->record % 10);
-    std::string& row = rows[static_cast<std::size_t>(computes ? Resource::compute : i->resource)];
+    const char mark =
+        t.instruction >= 0
+            ? static_cast<char>('0' + plan.schedule.instructions[static_cast<std::size_t>(t.instruction)].record % 10)
+            : '.';
+    std::string& row = rows[static_cast<std::size_t>(t.resource)];
     for (int c = column(t.begin + hair); c <= column(t.end - hair); ++c) row[static_cast<std::size_t>(c)] = mark;
   }
   std::string text = fmt::format("{:<12}{}| norm\n", "", std::string(static_cast<std::size_t>(column(hair)), ' '));

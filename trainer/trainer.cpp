@@ -103,6 +103,7 @@ const Status& status_of(const Result<T>& result) {
 template <class Call>
 auto Trainer::Impl::guarded(const Call& call) -> decltype(call()) {
   const auto failed = [&](const Status& status) {
+    if (extras_.on_error) extras_.on_error(status);
     if (!status.is_on_every_rank()) environment_.world().abort(status.message());
   };
   try {
@@ -234,7 +235,10 @@ Status Trainer::Impl::prepare_nvme_folder() const {
 
 Status Trainer::Impl::start_engine() {
   EngineOptions options = engine_options(config_, environment_.world().rank());
+  options.params = plan_.options.params;
+  options.grads = plan_.options.grads;
   options.optimizer.homes = plan_.options.optimizer.homes;
+  options.optimizer.share = plan_.options.optimizer.share;
   options.gpu_budget = plan_.gpu.high_water;
   options.cpu_budget = plan_.cpu.high_water;
   if (extras_.make_gpu_communicator) options.make_gpu_communicator = extras_.make_gpu_communicator;
@@ -284,6 +288,9 @@ Status Trainer::Impl::initialise() {
   std::string from;
   Status looked;
   if (environment_.leader()) {
+    // What a run left that was killed while it saved or removed a checkpoint.
+    if (const Status tidied = prune_step_dirs(checkpoints_folder(), 0); !tidied.ok())
+      note("what a killed run left could not be removed: " + tidied.message());
     Result<std::string> found = checkpoint_to_resume();
     looked = found.status();
     if (found.ok()) from = *found;

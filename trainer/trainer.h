@@ -34,8 +34,10 @@ struct TrainerExtras {
   std::shared_ptr<const DataSource> validation;     // null: from config.data, which may have none
   std::function<void(const StepMetrics&)> on_step;  // on every rank, after every step
   std::function<void(const std::string&)> on_note;  // on rank 0: lines worth telling the user
-  GpuDriverMaker make_gpu;                          // null: CUDA's, as config.device says
-  GpuCommunicatorMaker make_gpu_communicator;       // null: NCCL
+  // On every rank, before anything is torn down: that waits for calls which hang in the kernel.
+  std::function<void(const Status&)> on_error;
+  GpuDriverMaker make_gpu;                     // null: CUDA's, as config.device says
+  GpuCommunicatorMaker make_gpu_communicator;  // null: NCCL
 };
 
 class Trainer {

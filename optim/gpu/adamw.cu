@@ -20,13 +20,14 @@ struct Ops {
   }
 };
 
-STRATA_KERNEL adamw_kernel(AdamWSlice s, Units units, AdamWCoefficients<Ops> c) {
+template <class G>
+STRATA_KERNEL adamw_kernel(AdamWSlice s, const G* gradient, Units units, AdamWCoefficients<Ops> c) {
   const Unit unit = unit_of_thread(units);
   float p[kUnit], m[kUnit], v[kUnit], g[kUnit];
   load_unit(s.p, unit, 0.0f, p);
   load_unit(s.m, unit, 0.0f, m);
   load_unit(s.v, unit, 0.0f, v);
-  load_unit(s.g, unit, 0.0f, g);
+  load_unit(gradient, unit, 0.0f, g);
   for (int k = 0; k < kUnit; ++k) adamw_element<Ops>(p[k], m[k], v[k], g[k], c);
   store_unit(p, s.p, unit);
   store_unit(m, s.m, unit);
@@ -34,10 +35,16 @@ STRATA_KERNEL adamw_kernel(AdamWSlice s, Units units, AdamWCoefficients<Ops> c) 
   if (s.p16 != nullptr) store_unit(p, s.p16, unit);
 }
 
-void adamw_update(const AdamWSlice& s, const AdamWScalars& scalars, GpuQueue& queue) {
-  const int phase = s.p16 == nullptr ? common_phase(s.p, s.m, s.v, s.g) : common_phase(s.p, s.m, s.v, s.g, s.p16);
+template <class G>
+void update(const AdamWSlice& s, const G* g, const AdamWScalars& scalars, GpuQueue& queue) {
+  const int phase = s.p16 == nullptr ? common_phase(s.p, s.m, s.v, g) : common_phase(s.p, s.m, s.v, g, s.p16);
   const Units units = {s.n, phase};
-  launch(queue, adamw_kernel, grid_of(units), kThreads, 0, s, units, AdamWCoefficients<Ops>(scalars, s.decay));
+  launch(queue, adamw_kernel<G>, grid_of(units), kThreads, 0, s, g, units, AdamWCoefficients<Ops>(scalars, s.decay));
+}
+
+void adamw_update(const AdamWSlice& s, const AdamWScalars& scalars, GpuQueue& queue) {
+  if (s.g16 != nullptr) return update(s, s.g16, scalars, queue);
+  update(s, s.g, scalars, queue);
 }
 
 }  // namespace

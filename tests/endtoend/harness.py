@@ -37,8 +37,8 @@ def command(ranks, *args):
     return ["timeout", "-k", "5", "150", "mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks), STRATA, *args]
 
 
-def run(*args, ranks=0, check=None, timeout=160):
-    done = subprocess.run(command(ranks, *args), env=environment(), capture_output=True, text=True, errors="replace", timeout=timeout)
+def run(*args, ranks=0, check=None, timeout=160, env=None):
+    done = subprocess.run(command(ranks, *args), env={**environment(), **(env or {})}, capture_output=True, text=True, errors="replace", timeout=timeout)
     if check is not None and done.returncode != check:
         raise AssertionError(f"{' '.join(args)}: exit code {done.returncode}, expected {check}\n{done.stdout}\n{done.stderr}")
     return done

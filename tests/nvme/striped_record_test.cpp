@@ -10,6 +10,7 @@
 #include "nvme/record_file.h"
 #include "nvme/record_layout.h"
 #include "nvme/state_files.h"
+#include "small_file_system.h"
 #include "support.h"
 
 namespace strata {
@@ -198,6 +199,19 @@ TEST(RecordPaths, WeightsAreMeasuredWhereNoneAreGivenAndSaid) {
   const auto one = RecordFile::create({paths[0]}, {1000}, {});
   ASSERT_TRUE(one.ok());
   for (const std::string& note : (*one)->notes()) EXPECT_THAT(note, ::testing::Not(HasSubstr("gets")));
+}
+
+TEST(RecordPaths, MeasuringNeedsNoMoreRoomThanTheState) {
+  SmallFileSystem small(1 << 20);
+  if (small.why_not()) GTEST_SKIP() << *small.why_not();
+  TempFolder folder;
+  const std::vector<std::string> paths = {small.file("state"), folder.file("state")};
+  for (const std::vector<std::size_t>& payloads : {std::vector<std::size_t>{100000}, {}}) {
+    const auto file = RecordFile::create(paths, payloads, {});
+    EXPECT_TRUE(file.ok()) << file.status().message();
+  }
+  const auto larger = RecordFile::create(paths, {100 * kChunk}, {});
+  EXPECT_THAT(larger.status().message(), AllOf(HasSubstr("nvme.weights makes that unnecessary"), HasSubstr(paths[0])));
 }
 
 TEST(RecordPaths, LeftoversOnEveryPathAreTakenOver) {

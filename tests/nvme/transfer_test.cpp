@@ -24,6 +24,22 @@ IoRequest request(std::size_t bytes, std::uint64_t offset, IoRequest::Kind kind 
   return {kind, &some_file(), memory, bytes, offset};
 }
 
+TEST(Silence, EndsAfterTheLimitUnlessSomethingWasHeard) {
+  using std::chrono::milliseconds;
+  Silence silence(milliseconds(800));
+  EXPECT_EQ(silence.part(), milliseconds(100));
+  for (int i = 0; i < 7; ++i) EXPECT_FALSE(silence.add(milliseconds(100)));
+  silence.heard();
+  for (int i = 0; i < 15; ++i) EXPECT_FALSE(silence.add(milliseconds(50)));
+  EXPECT_TRUE(silence.add(milliseconds(50)));
+}
+
+TEST(Silence, DoesNotCountTheTimeInWhichTheProcessWasStopped) {
+  Silence silence(std::chrono::milliseconds(800));
+  EXPECT_FALSE(silence.add(std::chrono::hours(1)));
+  EXPECT_GE(Silence(std::chrono::milliseconds(1)).part().count(), 1) << "a wait of nothing would spin";
+}
+
 TEST(TransferQueue, EmptyRequestsAreFinishedAtOnce) {
   const IoRequest requests[] = {request(0, 0), request(0, 4096)};
   TransferQueue queue(requests, kBlock, 2);

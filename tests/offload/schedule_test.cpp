@@ -72,6 +72,38 @@ TEST(UpdateSchedule, EveryRecordTakesItsRoute) {
   same(4, {read_state, state_up, update, state_down, write_state});
 }
 
+TEST(UpdateSchedule, WhatLivesWhereItIsUpdatedDoesNotTravel) {
+  UpdateShape shape = shape_of(1, 6, kMixed);
+  using enum Action;
+  const auto routes = [&](Tier params, Tier grads) {
+    shape.unit_placements = {{params, grads}};
+    const UpdateSchedule schedule = make_update_schedule(shape, full_windows(shape), kRates);
+    std::vector<std::set<Action>> found;
+    for (int r = 0; r < 5; ++r) {
+      const std::vector<Action> actions = actions_of(schedule, r);
+      found.emplace_back(actions.begin(), actions.end());
+    }
+    return found;
+  };
+  using Routes = std::vector<std::set<Action>>;
+  EXPECT_EQ(routes(Tier::cpu, Tier::cpu),
+            (Routes{{read_state, update, write_state},
+                    {state_up, grads_up, update, params_down, state_down},
+                    {update},
+                    {grads_up, update, params_down},
+                    {read_state, state_up, grads_up, update, params_down, state_down, write_state}}));
+  EXPECT_EQ(routes(Tier::cpu, Tier::gpu), (Routes{{read_state, grads_down, update, write_state},
+                                                  {state_up, update, params_down, state_down},
+                                                  {grads_down, update},
+                                                  {update, params_down},
+                                                  {read_state, state_up, update, params_down, state_down, write_state}}));
+  EXPECT_EQ(routes(Tier::gpu, Tier::cpu), (Routes{{read_state, update, params_up, write_state},
+                                                  {state_up, grads_up, update, state_down},
+                                                  {update, params_up},
+                                                  {grads_up, update},
+                                                  {read_state, state_up, grads_up, update, state_down, write_state}}));
+}
+
 TEST(UpdateSchedule, WithOneMemoryOnlyFilesAreMoved) {
   UpdateShape shape = shape_of(1, 6, kMixed);
   shape.separate_memory = false;
@@ -84,9 +116,13 @@ TEST(UpdateSchedule, WithOneMemoryOnlyFilesAreMoved) {
 // From the first instruction that names a window to the last one of the same record, no other record names it.
 TEST(UpdateSchedule, AWindowHasOneOwnerAtATime) {
   for (const int windows : {1, 2, 3}) {
-    for (const DType compute : {DType::f32, DType::bf16}) {
-      const UpdateShape shape = shape_of(4, 9, kMixed, compute);
-      const UpdateSchedule schedule = make_update_schedule(shape, {windows, windows, windows}, kRates);
+    for (const auto& [compute, elsewhere] :
+         {std::pair(DType::f32, false), {DType::bf16, false}, {DType::f32, true}, {DType::bf16, true}}) {
+      UpdateShape shape = shape_of(4, 9, kMixed, compute);
+      if (elsewhere)
+        shape.unit_placements = {
+            {Tier::cpu, Tier::gpu}, {Tier::gpu, Tier::cpu}, {Tier::cpu, Tier::cpu}, {Tier::gpu, Tier::gpu}};
+      const UpdateSchedule schedule = make_update_schedule(shape, {windows, windows, windows, windows}, kRates);
       const auto last_use = [&](std::size_t from, int slot) {
         std::size_t last = from;
         for (std::size_t j = from; j < schedule.instructions.size(); ++j) {
@@ -152,7 +188,7 @@ TEST(Simulator, AddsUpAPipelineAsByHand) {
   // Repeating: the next step's first reads run under this one's updates; compute takes no time.
   EXPECT_NEAR(forecast.step_seconds, 6.0, 1.01);
   std::map<std::pair<int, Action>, double> begin;
-  for (const TimedInstruction& t : forecast.timeline)
+  for (const TimedOperation& t : forecast.timeline)
     if (t.instruction >= 0) {
       const Instruction& i = schedule.instructions[static_cast<std::size_t>(t.instruction)];
       begin[{i.record, i.action}] = t.begin;
@@ -162,6 +198,42 @@ TEST(Simulator, AddsUpAPipelineAsByHand) {
   EXPECT_DOUBLE_EQ(begin.at({2, Action::update}), first + 4.0);
   EXPECT_DOUBLE_EQ(begin.at({0, Action::write_state}), first + 2.0);
   EXPECT_DOUBLE_EQ(begin.at({2, Action::write_state}), first + 6.0);
+}
+
+// By hand: three units, the last one the head; a forward takes 1 s and a unit's parameters 1 s on their way up. The first copy
+// is waited for, each other one is under the compute before.
+TEST(Simulator, FetchesUnitsAheadAsByHand) {
+  UpdateSchedule nothing;
+  nothing.shape.units = 3;
+  nothing.slots = Slots(3, 0, {});
+  const Rates rates = rates_of(0, 1.0, 0, 0, 0, 0, 1.0);
+  ComputeShape compute{.units = 3, .params_up = {1.0, 1.0, 1.0}};
+  EXPECT_DOUBLE_EQ(forecast_step(nothing, compute, rates).step_seconds, 10.0);
+  EXPECT_DOUBLE_EQ(forecast_step(nothing, compute, rates).busy[static_cast<std::size_t>(Resource::cpu_to_gpu)], 5.0);
+  compute.prefetch_units = 0;
+  EXPECT_DOUBLE_EQ(forecast_step(nothing, compute, rates).step_seconds, 14.0);
+  compute.micro_batches = 2;
+  EXPECT_DOUBLE_EQ(forecast_step(nothing, compute, rates).step_seconds, 28.0);
+  compute.vertical = true;
+  EXPECT_DOUBLE_EQ(forecast_step(nothing, compute, rates).step_seconds, 23.0);
+}
+
+// By hand: sums take 3 s to leave, two units' at a time, so the last backward waits for memory until 8 s.
+TEST(Simulator, SumsLeaveBehindTheBackwardAsByHand) {
+  const Rates rates = rates_of(1.0, 1.0, 0, 0, 0, 0, 1.0);
+  ComputeShape compute{.units = 3, .grads_down = {3.0, 3.0, 3.0}, .grads_between = {2.0, 2.0, 2.0}};
+  GradientTimes times = gradient_times(compute, rates);
+  EXPECT_EQ(times.grads, (std::vector<double>{14.0, 11.0, 8.0}));
+  EXPECT_DOUBLE_EQ(times.norm, 10.0);
+  compute.micro_batches = 2;
+  compute.vertical = true;
+  times = gradient_times(compute, rates);
+  EXPECT_EQ(times.grads, (std::vector<double>{21.0, 17.0, 13.0}));
+  compute.vertical = false;
+  times = gradient_times(compute, rates);
+  // The first micro-batch ends at 9 s. The second one's backwards end at 14, 16 and, because of memory, 21; each unit's sums
+  // come back in 2 s and leave in 3.
+  EXPECT_EQ(times.grads, (std::vector<double>{26.0, 22.0, 19.0}));
 }
 
 TEST(Simulator, ALongUpdateTakesLittleMoreThanItsSlowestResource) {

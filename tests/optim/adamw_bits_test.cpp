@@ -27,7 +27,7 @@ constexpr std::uint32_t kCanonicalNaN = 0x7fc00000u;
 void reference(const AdamWSlice& s, const AdamWScalars& c) {
   const auto canonical = [](float x) { return std::isnan(x) ? std::bit_cast<float>(kCanonicalNaN) : x; };
   for (std::int64_t i = 0; i < s.n; ++i) {
-    const float g = s.g[i] * c.grad_scale;
+    const float g = (s.g16 != nullptr ? to_float(s.g16[i]) : s.g[i]) * c.grad_scale;
     const float p = s.decay ? s.p[i] * c.decay_factor : s.p[i];
     const float m = std::fma(c.one_minus_beta1, g - s.m[i], s.m[i]);
     const float v = std::fma(c.one_minus_beta2 * g, g, c.beta2 * s.v[i]);
@@ -56,15 +56,16 @@ TEST_P(AdamWBits, EqualTheWrittenSequenceForAnyValueLengthAndAlignment) {
   for (const std::size_t n : kLengths) {
     for (const std::size_t offset : {0, 1, 2, 3, 5, 8, 13}) {
       for (const bool decay : {false, true}) {
-        for (const bool with16 : {false, true}) {
+        for (const auto& [with16, gradient16] : {std::pair(false, false), {true, false}, {false, true}, {true, true}}) {
           State want(n, 0), got(n, offset);
           want.fill(n, n + offset);
           got.fill(n, n + offset);
-          AdamWSlice a = want.slice(0, n, with16), b = got.slice(0, n, with16);
+          AdamWSlice a = want.slice(0, n, with16, gradient16), b = got.slice(0, n, with16, gradient16);
           a.decay = b.decay = decay;
           reference(a, kScalars);
           adamw_update(b, kScalars);
-          ASSERT_TRUE(same(want, got, n)) << "n " << n << ", offset " << offset << ", decay " << decay << ", p16 " << with16;
+          ASSERT_TRUE(same(want, got, n)) << "n " << n << ", offset " << offset << ", decay " << decay << ", p16 " << with16
+                                          << ", g16 " << gradient16;
           ASSERT_TRUE(got.guards_intact()) << "wrote outside: n " << n << ", offset " << offset;
         }
       }
@@ -87,16 +88,18 @@ TEST_P(AdamWBits, DoNotDependOnCutting) {
 
 TEST_P(AdamWBits, DoNotDependOnTheNumberOfThreads) {
   constexpr std::size_t kN = 3 * 65536 + 17;
-  State alone(kN, 0);
-  alone.fill(kN, 2);
-  adamw_update(alone.slice(0, kN, true), kScalars);
-  for (const int threads : {1, 2, 3}) {
-    ThreadPool pool(threads);
-    State shared(kN, 3);
-    shared.fill(kN, 2);
-    adamw_update(shared.slice(0, kN, true), kScalars, pool);
-    ASSERT_TRUE(same(alone, shared, kN)) << threads << " threads";
-    ASSERT_TRUE(shared.guards_intact());
+  for (const bool gradient16 : {false, true}) {
+    State alone(kN, 0);
+    alone.fill(kN, 2);
+    adamw_update(alone.slice(0, kN, true, gradient16), kScalars);
+    for (const int threads : {1, 2, 3}) {
+      ThreadPool pool(threads);
+      State shared(kN, 3);
+      shared.fill(kN, 2);
+      adamw_update(shared.slice(0, kN, true, gradient16), kScalars, pool);
+      ASSERT_TRUE(same(alone, shared, kN)) << threads << " threads";
+      ASSERT_TRUE(shared.guards_intact());
+    }
   }
 }
 

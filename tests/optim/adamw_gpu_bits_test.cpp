@@ -57,14 +57,14 @@ TEST_F(AdamWGpuBits, EqualEveryHostBodyForAnyValueLengthAndAlignment) {
   const kernels::Isa before = kernels::active_isa();
   for (const std::size_t n : lengths()) {
     for (const bool decay : {false, true}) {
-      for (const bool with16 : {false, true}) {
-        const auto fill = [&](State& state) {
+      for (const auto& [with16, gradient16] : {std::pair(false, false), {true, false}, {true, true}}) {
+        const auto fill = [&, with16 = with16, gradient16 = gradient16](State& state) {
           state.fill(n, n);
-          AdamWSlice slice = state.slice(0, n, with16);
+          AdamWSlice slice = state.slice(0, n, with16, gradient16);
           slice.decay = decay;
           return slice;
         };
-        SCOPED_TRACE(::testing::Message() << "n " << n << ", decay " << decay << ", p16 " << with16);
+        SCOPED_TRACE(::testing::Message() << "n " << n << ", decay " << decay << ", p16 " << with16 << ", g16 " << gradient16);
         std::deque<State> wants;
         for (const kernels::Isa isa : kernels::available_isas()) {
           ASSERT_TRUE(kernels::set_isa(isa).ok());

@@ -80,6 +80,7 @@ struct State {
         m(n, offsets[1], -7.0f),
         v(n, offsets[2], -7.0f),
         g(n, offsets[3], -7.0f),
+        g16(n, offsets[3], {0xabcd}),
         p16(n, offsets[4], {0xabcd}) {}
   void fill(std::size_t n, std::uint64_t seed) {
     Values values(seed);
@@ -88,22 +89,25 @@ struct State {
       m.data()[i] = values.any();
       v.data()[i] = i % 16 == 3 ? values.any() : std::abs(values.any());
       g.data()[i] = values.any();
+      g16.data()[i].bits = static_cast<std::uint16_t>(bits(values.any()) >> 16);
     }
   }
-  AdamWSlice slice(std::size_t begin, std::size_t n, bool with16) {
+  AdamWSlice slice(std::size_t begin, std::size_t n, bool with16, bool gradient16 = false) {
     return {p.data() + begin,
             m.data() + begin,
             v.data() + begin,
-            g.data() + begin,
+            gradient16 ? nullptr : g.data() + begin,
             with16 ? p16.data() + begin : nullptr,
             static_cast<std::int64_t>(n),
-            true};
+            true,
+            gradient16 ? g16.data() + begin : nullptr};
   }
   bool guards_intact() const {
-    return p.guards_intact() && m.guards_intact() && v.guards_intact() && g.guards_intact() && p16.guards_intact();
+    return p.guards_intact() && m.guards_intact() && v.guards_intact() && g.guards_intact() && g16.guards_intact() &&
+           p16.guards_intact();
   }
   Guarded<float> p, m, v, g;
-  Guarded<bf16> p16;
+  Guarded<bf16> g16, p16;
 };
 
 inline ::testing::AssertionResult same(State& a, State& b, std::size_t n) {

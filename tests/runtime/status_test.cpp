@@ -23,9 +23,11 @@ TEST(Status, ContextIsPutBeforeTheMessageAndKeepsTheCode) {
 }
 
 TEST(Status, FromErrnoNamesOperationPlaceAndReason) {
-  const Status status = Status::from_errno("write of 4096 bytes at 8192", "/x/y", ENOSPC);
+  const Status status = Status::from_errno("write of 4096 bytes at 8192", "/x/y", EIO);
   EXPECT_EQ(status.code(), Code::io_error);
-  EXPECT_EQ(status.message(), "write of 4096 bytes at 8192: /x/y: No space left on device");
+  EXPECT_EQ(status.message(), "write of 4096 bytes at 8192: /x/y: Input/output error");
+  EXPECT_EQ(Status::from_errno("write", "/x/y", ENOSPC).message(),
+            "write: /x/y: No space left on device; make room there and start again");
 }
 
 TEST(Status, ExitCodesAreThePromisedOnes) {

@@ -14,7 +14,7 @@ namespace {
 using Speeds = Config::Device::Speeds;
 
 // 0.4 M parameters in 50 records.
-Config emulated(const std::string& folder, const Speeds& speeds, Tier home) {
+Config emulated(const std::string& folder, const Speeds& speeds, Tier home, Tier units) {
   Config c = small_config(folder);
   c.model.hidden_size = 96;
   c.model.num_layers = 4;
@@ -24,6 +24,7 @@ Config emulated(const std::string& folder, const Speeds& speeds, Tier home) {
   c.training.global_batch_size = 1;
   c.training.seq_length = 8;
   c.offload.optimizer.device = home;
+  c.offload.param.device = c.offload.gradient.device = units;
   c.offload.optimizer.record_size = 8192;
   c.device.emulate = speeds;
   c.checkpoint.save_final = false;
@@ -69,6 +70,7 @@ struct Machine {
   Speeds speeds;
   Tier home;
   bool update_is_longest;
+  Tier units = Tier::gpu;  // where parameters and gradient sums live
 };
 
 const std::vector<Machine> kMachines = {
@@ -82,6 +84,9 @@ const std::vector<Machine> kMachines = {
     {"slow_compute", speeds(60, 60, 60, 500, 60, 60, 0.02), Tier::nvme, false},
     {"balanced_cpu", speeds(30, 30, 20, 100, 60, 60, 0.008), Tier::cpu, false},
     {"balanced_nvme", speeds(30, 30, 30, 100, 40, 40, 0.008), Tier::nvme, false},
+    {"units_in_cpu", speeds(40, 40, 20, 100, 200, 200, 0.008), Tier::cpu, false, Tier::cpu},
+    {"units_in_cpu_slow_h2d", speeds(10, 100, 60, 500, 200, 200, 0.004), Tier::cpu, false, Tier::cpu},
+    {"units_in_cpu_slow_d2h", speeds(100, 6, 60, 500, 200, 200, 0.004), Tier::nvme, false, Tier::cpu},
 };
 
 class StepTime : public ::testing::TestWithParam<Machine> {};
@@ -95,7 +100,7 @@ TEST_P(StepTime, IsWhatThePlanSays) {
   Measured m;
   for (int attempt = 0; attempt < 3 && !holds(m); ++attempt) {
     const TemporaryFolder folder;
-    m = measure(emulated(folder.path(), machine.speeds, machine.home));
+    m = measure(emulated(folder.path(), machine.speeds, machine.home, machine.units));
   }
   RecordProperty("seconds", m.text());
   EXPECT_TRUE(holds(m)) << m.text();

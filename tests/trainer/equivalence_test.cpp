@@ -11,11 +11,14 @@
 namespace strata {
 namespace {
 
-// Under a sanitizer, where a run takes ten times as long, every seventh: seven rows, with every stage and every home.
+// Under a sanitizer, where a run takes ten times as long, every seventh: seven rows, with every stage and every home; and where
+// stages are all that differs, the last one.
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 constexpr std::size_t kEvery = 7;
+constexpr int kFirstStage = 3;
 #else
 constexpr std::size_t kEvery = 1;
+constexpr int kFirstStage = 0;
 #endif
 
 std::vector<Placement> table() {
@@ -125,6 +128,130 @@ INSTANTIATE_TEST_SUITE_P(WorldSizes, EquivalenceOfProcessors,
                          [](const auto& test) {
                            return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
                          });
+
+// Parameters and gradient sums in CPU memory: with the tiers in one memory, and with the gpu tier as another one.
+class EquivalenceOfUnitHomes : public ::testing::TestWithParam<std::tuple<int, DType>> {};
+
+TEST_P(EquivalenceOfUnitHomes, DigestIsThatOfUnitsInTheGpuTier) {
+  const auto [world, compute] = GetParam();
+  const auto data = std::make_shared<FormulaSource>(61);
+  const auto digest_of = [&, world = world, compute = compute](const Placement& placement, bool emulated) {
+    const TemporaryFolder folder;
+    Config c = config_of(placement, folder.path(), compute);
+    if (emulated) c.device.emulate.h2d = c.device.emulate.d2h = std::uint64_t{1} << 40;
+    const RunResult run = run_training(c, world, data);
+    EXPECT_TRUE(run.status.ok()) << describe(placement) << ": " << run.status.message();
+    EXPECT_EQ(run.measured_gpu, run.planned_gpu) << describe(placement);
+    EXPECT_EQ(run.measured_cpu, run.planned_cpu) << describe(placement);
+    return run.digest;
+  };
+  const std::string reference = digest_of({0, Tier::cpu, 8192, false}, false);
+  ASSERT_FALSE(reference.empty());
+  std::vector<Placement> placements;
+  for (int stage = 0; stage <= 3; ++stage) {
+    placements.push_back({stage, Tier::cpu, 4096, false, 0.0, 0, Tier::cpu, Tier::gpu});
+    placements.push_back({stage, Tier::cpu, 4096, true, 0.4, 0, Tier::gpu, Tier::cpu});
+    placements.push_back({stage, Tier::nvme, 8192, false, 0.4, 0, Tier::cpu, Tier::cpu});
+    placements.push_back({stage, Tier::gpu, 4096, true, 0.0, 0, Tier::cpu, Tier::cpu});
+  }
+  for (std::size_t i = 0; i<placements.size(); i += kEvery> 1 ? 5 : 1) {
+    EXPECT_EQ(digest_of(placements[i], true), reference) << describe(placements[i]) << ", emulated";
+    if (placements[i].gpu_fraction > 0.0) continue;
+    EXPECT_EQ(digest_of(placements[i], false), reference) << describe(placements[i]);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(WorldSizes, EquivalenceOfUnitHomes,
+                         ::testing::Values(std::tuple(1, DType::f32), std::tuple(1, DType::bf16), std::tuple(2, DType::bf16),
+                                           std::tuple(3, DType::f32)),
+                         [](const auto& test) {
+                           return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
+                         });
+
+// Gradients rounded to bf16 are another arithmetic, and one for every placement: sums are rounded where they are made.
+TEST(EquivalenceOfRoundedGradients, DigestIsOneStringForEveryPlacement) {
+  const auto data = std::make_shared<FormulaSource>(61);
+  const auto run = [&](Placement placement, int world, bool emulated, int micro_batches) {
+    const TemporaryFolder folder;
+    Config c = config_of(placement, folder.path(), DType::bf16);
+    c.training.micro_batch_size = 1;
+    c.training.global_batch_size = micro_batches * world;
+    c.training.steps = 8;
+    if (emulated) c.device.emulate.h2d = std::uint64_t{1} << 40;
+    const RunResult result = run_training(c, world, data);
+    EXPECT_TRUE(result.status.ok()) << describe(placement) << ": " << result.status.message();
+    EXPECT_EQ(result.measured_gpu, result.planned_gpu) << describe(placement);
+    EXPECT_EQ(result.measured_cpu, result.planned_cpu) << describe(placement);
+    return result;
+  };
+  const auto with_grads = [](int stage, Tier home, double fraction, Tier params, Tier grads) {
+    return Placement{stage, home, 4096, false, fraction, 0, params, grads, DType::bf16};
+  };
+  for (const auto& [world, micro_batches] : {std::pair(1, 1), {1, 2}, {2, 1}, {3, 2}}) {
+    SCOPED_TRACE(std::to_string(world) + " ranks, micro-batches " + std::to_string(micro_batches));
+    const RunResult in_gpu = run(with_grads(0, Tier::cpu, 0.0, Tier::gpu, Tier::gpu), world, false, micro_batches);
+    ASSERT_FALSE(in_gpu.digest.empty());
+    EXPECT_NE(in_gpu.digest, run({0, Tier::cpu, 4096, false}, world, false, micro_batches).digest);
+    for (int stage = kFirstStage; stage <= 3; ++stage) {
+      const RunResult in_cpu = run(with_grads(stage, Tier::cpu, 0.0, Tier::cpu, Tier::cpu), world, false, micro_batches);
+      EXPECT_EQ(in_cpu.digest, in_gpu.digest) << stage;
+      EXPECT_EQ(run(with_grads(stage, Tier::nvme, 0.4, Tier::gpu, Tier::cpu), world, true, micro_batches).digest,
+                in_gpu.digest);
+      EXPECT_EQ(run(with_grads(stage, Tier::gpu, 0.0, Tier::gpu, Tier::gpu), world, true, micro_batches).digest, in_gpu.digest);
+    }
+  }
+}
+
+// Units that compute all micro-batches before the next one does.
+TEST(EquivalenceOfMicroBatchOrders, DigestIsOneStringForBoth) {
+  const auto data = std::make_shared<FormulaSource>(61);
+  using Order = Config::Offload::Order;
+  const auto run = [&](const Placement& placement, int world, bool emulated, Order order) {
+    const TemporaryFolder folder;
+    Config c = config_of(placement, folder.path(), DType::bf16);
+    c.model.tie_embeddings = false;
+    c.training.global_batch_size = 3 * world;
+    c.training.steps = 8;
+    c.offload.micro_batch_order = order;
+    if (emulated) c.device.emulate.h2d = std::uint64_t{1} << 40;
+    const RunResult result = run_training(c, world, data, data);
+    EXPECT_TRUE(result.status.ok()) << describe(placement) << ": " << result.status.message();
+    EXPECT_EQ(result.measured_gpu, result.planned_gpu) << describe(placement);
+    EXPECT_EQ(result.measured_cpu, result.planned_cpu) << describe(placement);
+    return result;
+  };
+  for (const DType grads : {DType::f32, DType::bf16}) {
+    for (const int world : {1, 2}) {
+      const auto placed = [grads](int stage, Tier home, bool recompute, Tier units) {
+        return Placement{stage, home, 4096, recompute, 0.0, 0, units, units, grads};
+      };
+      const RunResult horizontal = run(placed(0, Tier::cpu, false, Tier::gpu), world, false, Order::horizontal);
+      ASSERT_FALSE(horizontal.digest.empty());
+      for (int stage = kFirstStage; stage <= 3; ++stage) {
+        SCOPED_TRACE(std::to_string(world) + " ranks, stage " + std::to_string(stage) + ", gradients " + to_string(grads));
+        const RunResult in_gpu = run(placed(stage, Tier::cpu, stage % 2 == 0, Tier::gpu), world, false, Order::vertical);
+        EXPECT_EQ(in_gpu.digest, horizontal.digest);
+        EXPECT_EQ(in_gpu.losses, horizontal.losses);
+        const RunResult in_cpu = run(placed(stage, Tier::nvme, true, Tier::cpu), world, true, Order::vertical);
+        EXPECT_EQ(in_cpu.digest, horizontal.digest);
+        if (grads == DType::f32) continue;
+        // Sums of 16 bit are all that is at home.
+        const RunResult moved = run(placed(stage, Tier::nvme, true, Tier::cpu), world, true, Order::horizontal);
+        EXPECT_EQ(moved.digest, horizontal.digest);
+        EXPECT_LT(in_cpu.measured_cpu, moved.measured_cpu);
+      }
+    }
+  }
+}
+
+TEST(EquivalenceOfMicroBatchOrders, VerticalIsRefusedWhereEmbeddingsAreTied) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.offload.micro_batch_order = Config::Offload::Order::vertical;
+  const RunResult run = run_training(c, 1, std::make_shared<FormulaSource>(61));
+  EXPECT_EQ(run.status.code(), Code::invalid_config);
+  EXPECT_NE(run.status.message().find("offload.micro_batch_order"), std::string::npos) << run.status.message();
+}
 
 // Budgets that leave room for some records in each tier, and the same digest with states in all three.
 TEST(EquivalenceOfHomes, StatesSplitOverTheTiersGiveTheSameDigest) {

@@ -14,6 +14,9 @@ struct Placement {
   bool recompute;
   double gpu_fraction = 0.0;  // of the records away from the GPU; needs one, or an emulated one
   std::int64_t stride = 0;    // goes before it
+  Tier params = Tier::gpu;
+  Tier grads = Tier::gpu;
+  DType grads_dtype = DType::f32;  // the one that changes bits
 };
 
 inline Config config_of(const Placement& placement, const std::string& folder, DType compute) {
@@ -23,6 +26,9 @@ inline Config config_of(const Placement& placement, const std::string& folder, D
   c.offload.optimizer.record_size = placement.record_size;
   c.training.recompute = placement.recompute ? Config::Training::Recompute::full : Config::Training::Recompute::none;
   c.precision.compute = compute;
+  c.offload.param.device = placement.params;
+  c.offload.gradient.device = placement.grads;
+  c.precision.gradients = placement.grads_dtype;
   c.offload.optimizer.stride = placement.stride;
   if (placement.gpu_fraction > 0.0) c.offload.optimizer.gpu_fraction = placement.gpu_fraction;
   return c;
@@ -31,7 +37,8 @@ inline Config config_of(const Placement& placement, const std::string& folder, D
 inline std::string describe(const Placement& p) {
   return "stage " + std::to_string(p.stage) + " " + to_string(p.home) + " record " + std::to_string(p.record_size) +
          (p.recompute ? " recompute" : "") + (p.stride > 0 ? " stride " + std::to_string(p.stride) : "") +
-         (p.gpu_fraction > 0.0 ? " on the GPU " + std::to_string(p.gpu_fraction) : "");
+         (p.gpu_fraction > 0.0 ? " on the GPU " + std::to_string(p.gpu_fraction) : "") +
+         (p.params != Tier::gpu ? " parameters in CPU memory" : "") + (p.grads != Tier::gpu ? " gradients in CPU memory" : "");
 }
 
 }  // namespace strata
