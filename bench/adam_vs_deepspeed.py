@@ -10,15 +10,15 @@ repeated. Results are written to bench/results/<cpu>/adam_deepspeed.json, with e
 each run and what others took during it.
 """
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
 import time
+
+from results_file import store
 
 HERE = pathlib.Path(__file__).resolve().parent
 SIDES = ("strata", "deepspeed", "deepspeed placed")
@@ -42,16 +42,6 @@ def parse_arguments():
     if not set(options.cases) <= {"fp32", "bf16"}:
         parser.error("--cases wants fp32, bf16 or both")
     return options
-
-
-def cpu_name():
-    try:
-        for line in open("/proc/cpuinfo"):
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return "unknown"
 
 
 def busy_seconds():
@@ -137,22 +127,12 @@ def main():
             ratio = f"{case['ratios'][side]:.2f} x" if side in case["ratios"] else ""
             print(f"{case['precision']:<6}{side:<18}{s['median'] / 1e9:13.2f} +-{100 * s['spread']:5.1f}%{s['n']:>5}{ratio:>11}")
         print(f"{case['precision']:<6}strata is at {case['measured_over_bound']:.2f} of the bound of `strata bench adam`")
-    cpu = cpu_name()
-    output = options.output or HERE / "results" / re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-") / "adam_deepspeed.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True)
-    output.write_text(json.dumps({
-        "benchmark": "adam against DeepSpeed",
-        "date": datetime.date.today().isoformat(),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
+    store(options.output, "adam_deepspeed", "adam against DeepSpeed", {
         "threads": options.threads,
         "parameters": options.parameters,
-        "commit": commit.stdout.strip() or "unknown",
         "deepspeed": cases[0]["runs"]["deepspeed"][0]["machine"]["framework"],
         "cases": cases,
-    }, indent=1) + "\n")
-    print(f"written to {output}")
+    })
 
 
 if __name__ == "__main__":

@@ -7,16 +7,14 @@ The drive needs 31 GB. Written to bench/results/<cpu>/large_model.json: the plan
 load of the machine. The text is bytes of the documentation; nothing is said about what the model learns in so few steps.
 """
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
 
-from nvme_vs_fio import cpu_name
+from results_file import store
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONFIG = """
@@ -56,13 +54,15 @@ def main():
         with open(f"{folder}/run/metrics.jsonl") as file:
             steps = [json.loads(line) for line in file]
     resident = usage.ru_maxrss * 1024
-    result = {"cpu": cpu_name(), "date": datetime.date.today().isoformat(), "load_before": load, "state_bytes": 16 * plan["parameters"],
-              "peak_resident_bytes": resident, "plan": plan, "steps": steps}
-    output = options.output or HERE / "results" / re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-") / "large_model.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{plan['parameters'] / 1e9:.2f} G parameters, {16 * plan['parameters'] / 1e9:.1f} GB of states; at most {resident / 2**30:.2f} GiB "
-          f"resident of {LIMIT / 2**30:.0f} GiB; written to {output}")
+          f"resident of {LIMIT / 2**30:.0f} GiB")
+    store(options.output, "large_model", "a large model on little memory", {
+        "state_bytes": 16 * plan["parameters"],
+        "peak_resident_bytes": resident,
+        "load_before": load,
+        "plan": plan,
+        "steps": steps,
+    })
     return 0 if resident <= LIMIT else 1
 
 

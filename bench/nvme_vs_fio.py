@@ -8,16 +8,16 @@ all rounds. Results are written to bench/results/<cpu>/nvme_fio.json, with every
 each run. Scratch files are removed.
 """
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+
+from results_file import store
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Name in our report -> fio's pattern.
@@ -38,16 +38,6 @@ def parse_arguments():
     if shutil.which("fio") is None:
         parser.error("fio is not installed")
     return options
-
-
-def cpu_name():
-    try:
-        for line in open("/proc/cpuinfo"):
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return "unknown"
 
 
 def run(words):
@@ -127,16 +117,7 @@ def main():
     for case in cases:
         columns = "".join(f"{case[side]['median'] / 1e9:12.2f} +-{100 * case[side]['spread']:5.1f}%" for side in ("strata", "fio"))
         print(f"{case['traffic']:<16}{columns:>44}{case['fio']['n']:>4}{case['ratio']:8.2f}{case['ratio_of_best']:9.2f}")
-    cpu = cpu_name()
-    output = options.output or HERE / "results" / re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-") / "nvme_fio.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True)
-    output.write_text(json.dumps({
-        "benchmark": "nvme against fio",
-        "date": datetime.date.today().isoformat(),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "commit": commit.stdout.strip() or "unknown",
+    store(options.output, "nvme_fio", "nvme against fio", {
         "fio": run(["fio", "--version"]).strip(),
         "file_mib": options.mib,
         "block_kib": options.block_kib,
@@ -144,8 +125,7 @@ def main():
         "seconds": options.seconds,
         "load_before": loads,
         "cases": cases,
-    }, indent=1) + "\n")
-    print(f"written to {output}")
+    })
 
 
 if __name__ == "__main__":

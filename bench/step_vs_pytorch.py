@@ -7,14 +7,14 @@ Only the interpreter named by --python needs torch. Medians are over the steps o
 bench/results/<cpu>/step.json, with every sample, the commit and the load of the machine before each run.
 """
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
+
+from results_file import store
 
 HERE = pathlib.Path(__file__).resolve().parent
 CASES = "fp32:4:1024,fp32:4:64,bf16:4:1024,bf16:4:64"
@@ -37,16 +37,6 @@ def parse_arguments():
     except ValueError:
         parser.error("--cases wants precision:B:T[,precision:B:T...]")
     return options
-
-
-def cpu_name():
-    try:
-        for line in open("/proc/cpuinfo"):
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return "unknown"
 
 
 def command(side, options, case):
@@ -121,22 +111,11 @@ def print_table(sides, cases):
 def main():
     options = parse_arguments()
     sides, cases = measure(options)
-    cpu = cpu_name()
     print_table(sides, cases)
-    folder = re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
-    output = options.output or HERE / "results" / folder / "step.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True)
-    output.write_text(json.dumps({
-        "benchmark": "step against PyTorch eager",
-        "date": datetime.date.today().isoformat(),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
+    store(options.output, "step", "step against PyTorch eager", {
         "threads": options.threads,
-        "commit": commit.stdout.strip() or "unknown",
         "cases": cases,
-    }, indent=1) + "\n")
-    print(f"written to {output}")
+    })
 
 
 if __name__ == "__main__":

@@ -48,17 +48,15 @@ GradStore::~GradStore() {
     (void)stream.record().drain();
 }
 
-TensorRef GradStore::owned(int u) const {
-  const UnitState& unit = units_[static_cast<std::size_t>(u)];
-  if (direct_ && made_at_home(u)) return *unit.gradient;
-  const std::int64_t skip = unit.sums.numel() == slice(u).count ? 0 : slice(u).first;
-  return {unit.sums.ref().data + static_cast<std::size_t>(skip) * size_of(options_.dtype), options_.dtype, {slice(u).count}};
-}
-
-TensorRef GradStore::running(int u) const {
+TensorRef GradStore::at_home(int u, DType dtype) const {
   const TensorRef sums = units_[static_cast<std::size_t>(u)].sums;
   const std::int64_t skip = sums.numel() == slice(u).count ? 0 : slice(u).first;
-  return {sums.data + static_cast<std::size_t>(skip) * sizeof(float), DType::f32, {slice(u).count}};
+  return {sums.data + static_cast<std::size_t>(skip) * size_of(dtype), dtype, {slice(u).count}};
+}
+
+TensorRef GradStore::owned(int u) const {
+  if (direct_ && made_at_home(u)) return *units_[static_cast<std::size_t>(u)].gradient;
+  return at_home(u, options_.dtype);
 }
 
 void GradStore::make_gradient(UnitState& unit, int u) {
@@ -152,7 +150,7 @@ void GradStore::reduce_away_from_home(UnitState& unit, int u, int index) {
     if (fetched) {
       back.wait(streams_.compute.record());  // their memory is free
       back.wait(unit.summed);
-      copy_async(running(u).data, sums.data, sums.bytes(), back, static_cast<double>(sums.bytes()));
+      copy_async(at_home(u, DType::f32).data, sums.data, sums.bytes(), back, static_cast<double>(sums.bytes()));
       streams_.comm.wait(back.record());
     }
   }
@@ -160,15 +158,20 @@ void GradStore::reduce_away_from_home(UnitState& unit, int u, int index) {
   if (options_.vertical && !last)
     return in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, streams_.comm.record()});
   TensorRef from = last && gathers() ? unit.gradient->ref() : sums;
-  if (last && options_.dtype != DType::f32) {
-    rounded = std::make_shared<Tensor>(gpu_, Category::gradients, options_.dtype, from.shape, name.c_str());
+  const DType dtype = last ? options_.dtype : DType::f32;
+  const TensorRef to = {last ? unit.sums.ref().data : at_home(u, dtype).data, dtype, from.shape};
+  if (dtype != DType::f32 && !in_gpu) {
+    rounded = std::make_shared<Tensor>(gpu_, Category::gradients, dtype, from.shape, name.c_str());
     kernels::cast({.x = from, .y = *rounded}, streams_.comm);
     from = *rounded;
   }
-  std::byte* const to = last ? unit.sums.ref().data : running(u).data;
   leave.wait(streams_.comm.record());
   for (const Event& used : unit.in_use) leave.wait(used);
-  copy_async(from.data, to, from.bytes(), leave, static_cast<double>(from.bytes()));
+  if (from.dtype == dtype) {
+    copy_async(from.data, to.data, to.bytes(), leave, static_cast<double>(to.bytes()));
+  } else {
+    kernels::cast({.x = from, .y = to}, leave);
+  }
   unit.summed = leave.record();
   in_flight_.push_back({std::move(unit.gradient), std::move(unit.held), std::move(rounded), unit.summed});
 }

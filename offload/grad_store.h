@@ -6,8 +6,8 @@
 //
 // A unit's sums are at home in the gpu tier or in CPU memory; at home there they leave while the backward goes on, and come
 // back for the next micro-batch's. Memory of the gpu tier: two units in flight (gradient, and sums that are not at home), and
-// for units at home there their sums; in stages 0 and 1 also each one's gradient. Stage 0 also gathers the finished sums. CPU
-// memory holds the norms' partial sums too. Called from the thread that enqueues the step.
+// for units at home there their sums; in stages 0 and 1 (1: in horizontal order) also each one's gradient. Stage 0 also gathers
+// the finished sums. CPU memory holds the norms' partial sums too. Called from the thread that enqueues the step.
 #pragma once
 
 #include <cstdint>
@@ -112,7 +112,8 @@ class GradStore {
   void measure(UnitState& unit, TensorRef sums);
   void reduce_at_home(UnitState& unit, int u, int index);
   void reduce_away_from_home(UnitState& unit, int u, int index);
-  TensorRef running(int u) const;  // this rank's sums at home between micro-batches, f32
+  // This rank's sums in `sums`: f32 between micro-batches, then of dtype().
+  TensorRef at_home(int u, DType dtype) const;
 
   const StateLayout& layout_;
   std::vector<std::vector<Shape>> shapes_;
@@ -123,7 +124,7 @@ class GradStore {
   GradStoreStreams streams_;
   std::vector<UnitState> units_;
   struct InFlight {
-    std::shared_ptr<Tensor> gradient, sums, rounded;
+    std::shared_ptr<Tensor> gradient, sums, rounded;  // those that are in flight
     Event done;
   };
   std::deque<InFlight> in_flight_;  // at most two; the compute stream waits before a buffer's memory returns to the arena

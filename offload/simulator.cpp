@@ -48,17 +48,18 @@ class StepSimulator {
 
  private:
   // Takes the resource as soon as it is free and all is ready; returns when the operation ends.
-  double take(Resource resource, double ready, double amount, int instruction, int unit) {
+  double take(Resource resource, double ready, double amount, int instruction = -1) {
     double& free = free_[static_cast<std::size_t>(resource)];
     const double begin = std::max(free, ready), seconds = rates_.seconds(resource, amount);
     free = begin + seconds;
     busy_[static_cast<std::size_t>(resource)] += seconds;
-    timeline_.push_back({resource, instruction, unit, begin, free});
+    timeline_.push_back({resource, instruction, begin, free});
     return free;
   }
 
-  // Over the units, in a step.
+  // How often a step goes over the units, and with how many micro-batches.
   int passes() const { return compute_.vertical ? 1 : compute_.micro_batches; }
+  int at_once() const { return compute_.vertical ? compute_.micro_batches : 1; }
   double& compute_free() { return free_[static_cast<std::size_t>(Resource::compute)]; }
   double params_up(int u) const { return of(compute_.params_up, u); }
   double grads_down(int u) const { return of(compute_.grads_down, u); }
@@ -80,14 +81,13 @@ class StepSimulator {
     double ready = compute_free();
     for (const int r : records_of_[static_cast<std::size_t>(u)])
       ready = std::max(ready, written_[slot(schedule_.slots.params(r))]);
-    fetched = take(Resource::cpu_to_gpu, ready, params_up(u), -1, u);
+    fetched = take(Resource::cpu_to_gpu, ready, params_up(u));
   }
 
-  // The unit at `position` of a micro-batch's order; returns when the operation ends.
-  double compute_unit(std::size_t position, double amount, double not_before = 0.0) {
-    const int unit = order_[position];
-    const std::vector<int> used = uses(unit);
-    double ready = not_before;
+  // The unit at `position` of a pass's order: fetches its parameters and those of the next ones; returns when its are there.
+  double acquire(std::size_t position) {
+    const std::vector<int> used = uses(order_[position]);
+    double ready = 0.0;
     for (const int u : used) {
       if (params_up(u) > 0.0) {
         fetch(u);
@@ -101,31 +101,45 @@ class StepSimulator {
     for (std::size_t i = position + 1; i <= position + ahead && i < order_.size(); ++i)
       for (const int u : uses(order_[i]))
         if (std::find(used.begin(), used.end(), u) == used.end()) fetch(u);
-    const double end = take(Resource::compute, ready, amount, -1, unit);
-    for (const int u : used) {
+    return ready;
+  }
+
+  // What was enqueued for it has computed by now.
+  void release(std::size_t position) {
+    for (const int u : uses(order_[position])) {
       fetched_[static_cast<std::size_t>(u)].reset();
-      for (const int r : records_of_[static_cast<std::size_t>(u)]) read_[slot(schedule_.slots.params(r))] = end;
+      for (const int r : records_of_[static_cast<std::size_t>(u)]) read_[slot(schedule_.slots.params(r))] = compute_free();
     }
-    return end;
+  }
+
+  void forward(std::size_t position) {
+    take(Resource::compute, acquire(position), at_once() * compute_amount_forward());
+    release(position);
   }
 
   // As GradStore: sums are written when a micro-batch's backward is done, and not before the last update has read them. Those
-  // that leave do so behind it, two units' at a time.
-  double gradients_of(std::size_t position, double amount, int pass) {
+  // that leave do so behind it; two gradients, with sums that leave, are in flight. Returns when the sums are where they live.
+  double backward(std::size_t position, double amount, int pass) {
     const int u = order_[position];
     const std::size_t s = slot(schedule_.slots.grads(u));
-    const bool last = pass + 1 == passes();
-    if (grads_down(u) == 0.0) return written_[s] = compute_unit(position, amount, read_[s]);
-    double has_memory = 0.0;
-    if (leaving_.size() >= 2) {
-      has_memory = leaving_.front();
-      leaving_.pop_front();
+    const bool leaves = grads_down(u) > 0.0, last_pass = pass + 1 == passes();
+    const double ready = std::max(acquire(position), leaves ? 0.0 : read_[s]);
+    for (int m = 0; m < at_once(); ++m) {
+      double has_memory = 0.0;
+      if (leaves && leaving_.size() >= 2) {
+        has_memory = leaving_.front();
+        leaving_.pop_front();
+      }
+      double reduced = take(Resource::compute, std::max(ready, has_memory), amount);
+      if (leaves && pass > 0) reduced = take(Resource::cpu_to_gpu, std::max(reduced, written_[s]), grads_between(u));
+      reduced_ = std::max(reduced_, reduced);
+      double done = reduced_;
+      if (leaves && m + 1 == at_once())
+        done = take(Resource::gpu_to_cpu, std::max(reduced_, read_[s]), last_pass ? grads_down(u) : grads_between(u));
+      if (leaves) leaving_.push_back(done);
+      written_[s] = done;
     }
-    double reduced = compute_unit(position, amount, has_memory);
-    if (pass > 0) reduced = take(Resource::cpu_to_gpu, std::max(reduced, written_[s]), grads_between(u), -1, u);
-    reduced_ = std::max(reduced_, reduced);
-    written_[s] = take(Resource::gpu_to_cpu, std::max(reduced_, read_[s]), last ? grads_down(u) : grads_between(u), -1, u);
-    leaving_.push_back(written_[s]);
+    release(position);
     return written_[s];
   }
 
@@ -133,20 +147,21 @@ class StepSimulator {
     const auto head = static_cast<std::size_t>(compute_.units) - 1;
     GradientTimes times;
     times.grads.assign(head + 1, 0.0);
-    const double at_once = compute_.vertical ? compute_.micro_batches : 1;
-    for (int m = 0; m < passes(); ++m) {
+    for (int pass = 0; pass < passes(); ++pass) {
       for (std::size_t i = 0; i < order_.size(); ++i) {
         if (i < head) {
-          compute_unit(i, at_once * compute_amount_forward());
+          forward(i);
           continue;
         }
         const int u = order_[i];
         const double amount = i == head ? compute_amount_head() : compute_amount_backward(compute_.recompute && u > 0);
-        times.grads[static_cast<std::size_t>(u)] = gradients_of(i, at_once * amount, m);
+        times.grads[static_cast<std::size_t>(u)] = backward(i, amount, pass);
       }
     }
-    leaving_.clear();
     norm_ = times.norm = std::max(compute_free(), reduced_);
+    // The next step computes when their memory is free.
+    for (const double done : leaving_) compute_free() = std::max(compute_free(), done);
+    leaving_.clear();
     written_[slot(schedule_.slots.norm())] = norm_;
     return times;
   }
@@ -158,7 +173,7 @@ class StepSimulator {
       double ready = i < early ? 0.0 : norm_;
       for (const int s : instruction.reads) ready = std::max(ready, written_[slot(s)]);
       for (const int s : instruction.writes) ready = std::max({ready, written_[slot(s)], read_[slot(s)]});
-      const double end = take(instruction.resource, ready, instruction.amount, static_cast<int>(i), -1);
+      const double end = take(instruction.resource, ready, instruction.amount, static_cast<int>(i));
       for (const int s : instruction.reads) read_[slot(s)] = std::max(read_[slot(s)], end);
       for (const int s : instruction.writes) written_[slot(s)] = end;
     }
@@ -175,7 +190,7 @@ class StepSimulator {
   std::vector<TimedOperation> timeline_;
   std::vector<int> order_;                      // units in the order of a micro-batch's forward and backward
   std::vector<std::optional<double>> fetched_;  // when the parameters are there that were copied up and not used yet
-  std::deque<double> leaving_;                  // when sums on their way to CPU memory are there
+  std::deque<double> leaving_;                  // when the memory of gradients in flight is free
   double reduced_ = 0.0;                        // when the last sums were complete
   double norm_ = 0.0;
 };

@@ -26,12 +26,11 @@ double compute_amount_forward();
 double compute_amount_backward(bool recomputes);
 double compute_amount_head();
 
-// An instruction of the schedule, or what a unit does on a resource: it computes, its parameters come up, its sums leave or
+// An instruction of the schedule, or something between two updates: a unit computes, its parameters come up, its sums leave or
 // come back.
 struct TimedOperation {
   Resource resource = Resource::compute;
-  int instruction = -1;  // in the schedule
-  int unit = -1;
+  int instruction = -1;  // in the schedule; -1: between two updates
   double begin = 0.0, end = 0.0;
 };
 

@@ -34,15 +34,19 @@ std::string advice(const Plan& plan, const std::string& last) {
   if (!plan.options.recompute) text += "set training.recompute: full, ";
   if (plan.options.micro_batch > 1) text += "lower training.micro_batch_size, ";
   if (plan.world.v > 1 && plan.options.zero_stage < 3) text += "raise zero.stage, ";
-  if (const std::size_t units = static_cast<std::size_t>(plan.units); plan.backend == Backend::cuda) {
-    const auto in_gpu = [units](const UnitHomes& homes) {
-      const std::vector<Tier> all = homes.of(units);
-      return std::count(all.begin(), all.end(), Tier::gpu) > 0;
-    };
-    if (in_gpu(plan.options.grads)) text += "set offload.gradient.device: cpu, ";
-    if (in_gpu(plan.options.params)) text += "set offload.param.device: cpu, ";
-  }
   return text.empty() ? last : text + "or " + last;
+}
+
+// What could leave the gpu tier; `last` in any case.
+std::string gpu_advice(const Plan& plan, const std::string& last) {
+  const auto in_gpu = [units = static_cast<std::size_t>(plan.units)](const UnitHomes& homes) {
+    const std::vector<Tier> all = homes.of(units);
+    return std::find(all.begin(), all.end(), Tier::gpu) != all.end();
+  };
+  std::string text;
+  if (in_gpu(plan.options.grads)) text += "set offload.gradient.device: cpu, ";
+  if (in_gpu(plan.options.params)) text += "set offload.param.device: cpu, ";
+  return advice(plan, text.empty() ? last : text + "or " + last);
 }
 
 std::string home_of(const Plan& plan) {
@@ -152,14 +156,15 @@ Result<Plan> rehearse(const Model& model, const EngineOptions& wanted, WorldSize
   return plan;
 }
 
+bool is_left_to_plan(const UpdateShare& share) { return share.stride == 0 && !share.gpu_fraction; }
+
 // The same; where what the GPU updates would not fit there and the plan may choose, the CPU updates everything that is not at
 // home on the GPU.
 Result<Plan> rehearse_within(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                              Backend backend, const Budgets& budgets) {
   STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse(model, options, world, rank, threads, backend));
-  const UpdateShare& share = options.optimizer.share;
-  const bool may_choose = share.stride == 0 && !share.gpu_fraction && plan.update.gpu_fraction > 0.0;
-  if (!budgets.gpu || plan.gpu.high_water <= *budgets.gpu || !may_choose) return plan;
+  const bool other_way = is_left_to_plan(options.optimizer.share) && plan.update.gpu_fraction > 0.0;
+  if (!budgets.gpu || plan.gpu.high_water <= *budgets.gpu || !other_way) return plan;
   EngineOptions by_cpu = options;
   by_cpu.optimizer.share.gpu_fraction = 0.0;
   return rehearse(model, by_cpu, world, rank, threads, backend);
@@ -245,7 +250,7 @@ class GradualPlacement {
   Result<Plan> run() {
     STRATA_ASSIGN_OR_RETURN(std::optional<Plan> plan, placed(share_));
     UpdateShare share = share_;
-    if (!plan && share_.stride == 0 && !share_.gpu_fraction) {
+    if (!plan && is_left_to_plan(share_)) {
       share.gpu_fraction = 0.0;  // needs no windows in the gpu tier
       STRATA_ASSIGN_OR_RETURN(plan, placed(share));
     }
@@ -333,7 +338,7 @@ Status check_budgets(const Plan& plan, const Budgets& budgets) {
   std::string problems;
   const auto add = [&](const std::string& text) { problems += (problems.empty() ? "" : "\n") + text; };
   if (budgets.gpu && plan.gpu.high_water > *budgets.gpu)
-    add(too_small("memory.gpu", plan.gpu.high_water, *budgets.gpu, parts(plan.gpu), advice(plan, "raise memory.gpu")));
+    add(too_small("memory.gpu", plan.gpu.high_water, *budgets.gpu, parts(plan.gpu), gpu_advice(plan, "raise memory.gpu")));
   if (budgets.cpu && plan.cpu.high_water > *budgets.cpu)
     add(too_small("memory.cpu", plan.cpu.high_water, *budgets.cpu, parts(plan.cpu),
                   std::string(plan.options.optimizer.home == Tier::cpu ? "set offload.optimizer.device: nvme, "

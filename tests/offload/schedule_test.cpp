@@ -225,10 +225,16 @@ TEST(Simulator, SumsLeaveBehindTheBackwardAsByHand) {
   GradientTimes times = gradient_times(compute, rates);
   EXPECT_EQ(times.grads, (std::vector<double>{14.0, 11.0, 8.0}));
   EXPECT_DOUBLE_EQ(times.norm, 10.0);
+  // The next step begins when the last sums have left, at 14 s.
+  UpdateSchedule nothing;
+  nothing.shape.units = 3;
+  nothing.slots = Slots(3, 0, {});
+  EXPECT_DOUBLE_EQ(forecast_step(nothing, compute, rates).step_seconds, 14.0);
   compute.micro_batches = 2;
   compute.vertical = true;
   times = gradient_times(compute, rates);
-  EXPECT_EQ(times.grads, (std::vector<double>{21.0, 17.0, 13.0}));
+  // Backwards of the head end at 7 and 10, of the next unit at 12 and, waiting for the head's sums to have left, at 15.
+  EXPECT_EQ(times.grads, (std::vector<double>{23.0, 18.0, 13.0}));
   compute.vertical = false;
   times = gradient_times(compute, rates);
   // The first micro-batch ends at 9 s. The second one's backwards end at 14, 16 and, because of memory, 21; each unit's sums

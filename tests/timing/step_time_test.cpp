@@ -13,24 +13,6 @@ namespace {
 
 using Speeds = Config::Device::Speeds;
 
-// 0.4 M parameters in 50 records.
-Config emulated(const std::string& folder, const Speeds& speeds, Tier home, Tier units) {
-  Config c = small_config(folder);
-  c.model.hidden_size = 96;
-  c.model.num_layers = 4;
-  c.model.head_dim = 24;
-  c.model.ffn_size = 256;
-  c.training.steps = 7;
-  c.training.global_batch_size = 1;
-  c.training.seq_length = 8;
-  c.offload.optimizer.device = home;
-  c.offload.param.device = c.offload.gradient.device = units;
-  c.offload.optimizer.record_size = 8192;
-  c.device.emulate = speeds;
-  c.checkpoint.save_final = false;
-  return c;
-}
-
 struct Measured {
   double step = 0.0, planned = 1.0, bound = 0.0;
   std::string resource;
@@ -71,6 +53,8 @@ struct Machine {
   Tier home;
   bool update_is_longest;
   Tier units = Tier::gpu;  // where parameters and gradient sums live
+  int micro_batches = 1;
+  bool vertical = false;
 };
 
 const std::vector<Machine> kMachines = {
@@ -87,7 +71,29 @@ const std::vector<Machine> kMachines = {
     {"units_in_cpu", speeds(40, 40, 20, 100, 200, 200, 0.008), Tier::cpu, false, Tier::cpu},
     {"units_in_cpu_slow_h2d", speeds(10, 100, 60, 500, 200, 200, 0.004), Tier::cpu, false, Tier::cpu},
     {"units_in_cpu_slow_d2h", speeds(100, 6, 60, 500, 200, 200, 0.004), Tier::nvme, false, Tier::cpu},
+    {"units_in_cpu_horizontal", speeds(40, 20, 20, 100, 200, 200, 0.004), Tier::cpu, false, Tier::cpu, 3},
+    {"units_in_cpu_vertical", speeds(20, 8, 20, 100, 200, 200, 0.004), Tier::cpu, false, Tier::cpu, 3, true},
 };
+
+// 0.4 M parameters in 50 records.
+Config emulated(const std::string& folder, const Machine& machine) {
+  Config c = small_config(folder);
+  c.model.hidden_size = 96;
+  c.model.num_layers = 4;
+  c.model.head_dim = 24;
+  c.model.ffn_size = 256;
+  c.training.steps = 7;
+  c.training.global_batch_size = machine.micro_batches;
+  c.model.tie_embeddings = !machine.vertical;
+  c.training.seq_length = 8;
+  c.offload.optimizer.device = machine.home;
+  c.offload.param.device = c.offload.gradient.device = machine.units;
+  if (machine.vertical) c.offload.micro_batch_order = Config::Offload::Order::vertical;
+  c.offload.optimizer.record_size = 8192;
+  c.device.emulate = machine.speeds;
+  c.checkpoint.save_final = false;
+  return c;
+}
 
 class StepTime : public ::testing::TestWithParam<Machine> {};
 
@@ -100,7 +106,7 @@ TEST_P(StepTime, IsWhatThePlanSays) {
   Measured m;
   for (int attempt = 0; attempt < 3 && !holds(m); ++attempt) {
     const TemporaryFolder folder;
-    m = measure(emulated(folder.path(), machine.speeds, machine.home, machine.units));
+    m = measure(emulated(folder.path(), machine));
   }
   RecordProperty("seconds", m.text());
   EXPECT_TRUE(holds(m)) << m.text();
