@@ -35,8 +35,11 @@ Result<std::vector<BlockFile>> create_files(const std::vector<std::string>& path
   std::vector<BlockFile> files;
   Status first;
   const auto add = [&](Result<BlockFile> file) {
-    if (file.ok()) files.push_back(std::move(file).value());
-    if (first.ok()) first = file.status();
+    if (file.ok()) {
+      files.push_back(std::move(file).value());
+    } else if (first.ok()) {
+      first = file.status();
+    }
   };
   add(BlockFile::create(paths[0], layout.file_bytes(0), options));
   for (auto& file : pending) add(file.get());
