@@ -59,7 +59,7 @@ class RecordFile {
 
   // Errors of both name the record, its version, the path and the offset.
   // Writes `buffer`'s payload as `version`, which follows the last one written to this record (versions of one parity share a
-  // slot); after a failure the same version may be written again. Blocks until the payload, on all paths, and then the header
+  // slot) or is that one again, which leaves the version before it as it is. Blocks until the payload, on all paths, and then the header
   // are written. The buffer's bytes beyond the payload are overwritten. Different records may be used from different threads,
   // each thread with its own engine.
   Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);

@@ -49,7 +49,6 @@ void OptimizerStore::make_plan(Rank rank) {
   ComputeShape compute = options_.compute_shape;
   compute.units = shape.units;
   plan_ = plan_updates(std::move(shape), options_.share, compute, options_.rates);
-  early_ = early_instructions(plan_.schedule);
   slots_.resize(static_cast<std::size_t>(plan_.schedule.slots.count()) + 2);
 }
 
@@ -62,6 +61,7 @@ std::size_t OptimizerStore::payload_bytes(std::size_t r) const {
 Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes) {
   STRATA_RETURN_IF_ERROR(allocate_windows(gpu, cpu));
   homes_.resize(records().size());
+  shadows_.resize(records().size());
   versions_.resize(records().size());
   file_records_.resize(records().size());
   std::vector<std::size_t> payloads;
@@ -74,6 +74,8 @@ Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std:
     const std::string what = "optimizer state of " + layout_.units[static_cast<std::size_t>(records()[r].unit)].name;
     TierArena& home = placement(r).home == Tier::gpu ? gpu : cpu;
     STRATA_ASSIGN_OR_RETURN(homes_[r], home.allocate(payload_bytes(r), Category::optimizer, what.c_str()));
+    if (!needs_shadow(plan_.schedule.shape, r)) continue;
+    STRATA_ASSIGN_OR_RETURN(shadows_[r], cpu.allocate(payload_bytes(r), Category::optimizer, ("second " + what).c_str()));
   }
   if (payloads.empty()) return {};
   nvme_bytes_ = RecordFile::file_bytes(payloads);
@@ -251,6 +253,9 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
     const bool travels = route.params_up || route.params_down;
     p16 = reinterpret_cast<bf16*>(travels ? staged->params.data() : stored_params(r));
   }
+  // The old state stays until the guess is known to be right.
+  const bool elsewhere = guess_ && !route.on_gpu && needs_shadow(plan_.schedule.shape, r);
+  const RecordState result = elsewhere ? state_in(r, shadows_[r].data()) : RecordState();
   std::vector<AdamWSlice> slices;
   for (const DecayRun& run : decay_runs(layout_.units[static_cast<std::size_t>(record.unit)], record.range)) {
     const std::int64_t at = run.range.first - record.range.first;
@@ -261,7 +266,10 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
                       .p16 = p16 == nullptr ? nullptr : p16 + at,
                       .n = run.range.count,
                       .decay = run.decay,
-                      .g16 = rounded ? reinterpret_cast<const bf16*>(grads) + at : nullptr});
+                      .g16 = rounded ? reinterpret_cast<const bf16*>(grads) + at : nullptr,
+                      .new_p = elsewhere ? result.p + at : nullptr,
+                      .new_m = elsewhere ? result.m + at : nullptr,
+                      .new_v = elsewhere ? result.v + at : nullptr});
   }
   const StreamRef stream = stream_of(i.resource);
   if (stream.on_gpu()) {
@@ -300,8 +308,10 @@ void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) 
       case Action::read_state: return enqueue_read(r, i.cpu_window);
       case Action::write_state: return enqueue_write(r, i.cpu_window);
       case Action::state_up: return copy_async(cpu_memory(i), work_memory(i), payload_bytes(r), streams_.cpu_to_gpu, i.amount);
-      case Action::state_down:
-        return copy_async(work_memory(i), cpu_memory(i), payload_bytes(r), streams_.gpu_to_cpu, i.amount);
+      case Action::state_down: {
+        std::byte* const to = guess_ && shadows_[r] ? shadows_[r].data() : cpu_memory(i);
+        return copy_async(work_memory(i), to, payload_bytes(r), streams_.gpu_to_cpu, i.amount);
+      }
       case Action::grads_down:
       case Action::grads_up: return enqueue_grads(i);
       case Action::update: return enqueue_update(i, scalars);
@@ -312,23 +322,62 @@ void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) 
   ordered(stream_of(i.resource), i.reads, i.writes, enqueue);
 }
 
-void OptimizerStore::begin_step() {
-  const UpdateSchedule& schedule = plan_.schedule;
+void OptimizerStore::execute_all(const std::vector<Instruction>& instructions, std::size_t first, const AdamWScalars& scalars) {
+  for (std::size_t i = first; i < instructions.size(); ++i) execute(instructions[i], scalars);
+}
+
+void OptimizerStore::begin_step(const std::optional<AdamWScalars>& guess) {
+  const UpdateSchedule& schedule = this->schedule(guess.has_value());
   for (int u = 0; u < schedule.shape.units; ++u)
     slots_[static_cast<std::size_t>(schedule.slots.grads(u))] = {grads_.summed(u), {}};
-  for (std::size_t i = 0; i < early_; ++i) execute(schedule.instructions[i], {});
+  kept_versions_ = versions_;
+  guess_ = plan_.waiting ? guess : std::nullopt;
+  for (std::size_t i = 0, early = early_instructions(schedule); i < early; ++i)
+    execute(schedule.instructions[i], guess_.value_or(AdamWScalars()));
   hold_gradients();
   begun_ = true;
 }
 
-void OptimizerStore::step(const AdamWScalars& scalars, const Event& after) {
+bool OptimizerStore::step(const AdamWScalars& scalars, const Event& after) {
   if (!begun_) begin_step();
   begun_ = false;
-  const UpdateSchedule& schedule = plan_.schedule;
-  slots_[static_cast<std::size_t>(schedule.slots.norm())] = {after, {}};
-  for (std::size_t i = early_; i < schedule.instructions.size(); ++i) execute(schedule.instructions[i], scalars);
+  slots_[static_cast<std::size_t>(plan_.schedule.slots.norm())] = {after, {}};
+  const bool guessed = guess_.has_value(), kept = guessed && *guess_ == scalars;
+  if (guessed && !kept) {
+    forget();
+    execute_all(schedule(false).instructions, 0, scalars);
+  } else {
+    execute_all(schedule(guessed).instructions, early_instructions(schedule(guessed)), scalars);
+    if (kept) commit();
+  }
   hold_gradients();
   publish();
+  return kept;
+}
+
+void OptimizerStore::commit() {
+  for (std::size_t r = 0; r < records().size(); ++r)
+    if (shadows_[r]) std::swap(homes_[r], shadows_[r]);
+  guess_.reset();
+}
+
+// What was written to a file is the slot that the next write takes.
+void OptimizerStore::forget() {
+  versions_ = kept_versions_;
+  guess_.reset();
+}
+
+Status OptimizerStore::drop_step() {
+  begun_ = false;
+  if (!guess_) return {};
+  forget();
+  for (std::size_t r = 0; r < records().size(); ++r) {
+    if (!speculates(plan_.schedule.shape, r)) continue;
+    const HostView view = host_view(r);
+    load(r, view);
+    refresh(r, view);
+  }
+  return synchronize();
 }
 
 void OptimizerStore::hold_gradients() {

@@ -74,14 +74,18 @@ class OptimizerStore {
   OptimizerStore(const OptimizerStore&) = delete;
   OptimizerStore& operator=(const OptimizerStore&) = delete;
 
-  // Enqueues what a step's update can do before the norm is known: states begin to arrive, gradients to leave. After the last
-  // reduce() of the step was enqueued. May be followed by another begin_step(): a step without update.
-  void begin_step();
+  // Enqueues what a step's update can do before the norm is known: states begin to arrive, gradients to leave; and, with
+  // `guess`, the records that speculate are updated with these scalars, their old states kept. After the last reduce() of the
+  // step was enqueued.
+  void begin_step(const std::optional<AdamWScalars>& guess = {});
   // Enqueues the rest of the update; each record starts when its gradient sums and `after` are there, and each unit is
   // published to the parameter store. Begins the step if begin_step() did not. Does not block; errors poison the streams. A
   // record that could not be written stops the next step (its read waits for that write); after the last step, synchronize
-  // nvme_write to hear of it.
-  void step(const AdamWScalars& scalars, const Event& after);
+  // nvme_write to hear of it. Where `scalars` are not those that were guessed, every record is updated from its old state: the
+  // same bits as without the guess. Returns whether the guess was kept.
+  bool step(const AdamWScalars& scalars, const Event& after);
+  // Blocking. Instead of step(): the step has no update. Parameters and states are as they were before begin_step().
+  Status drop_step();
 
   // Blocking. Calls `fill` for every record with p, m, v to be set (contents undefined before), stores them, refreshes the
   // compute copy and publishes every unit. Collective.
@@ -91,6 +95,10 @@ class OptimizerStore {
 
   const std::vector<OptimizerRecord>& records() const { return plan_.schedule.shape.records; }
   const UpdatePlan& plan() const { return plan_; }
+  // When record r's parameters are new, as enqueued so far.
+  const Event& updated(std::size_t r) const {
+    return slots_[static_cast<std::size_t>(plan_.schedule.slots.params(static_cast<int>(r)))].written;
+  }
   std::size_t nvme_bytes() const { return nvme_bytes_; }
   // Of each path, since the last call; empty where no state is on NVMe.
   std::vector<PathTraffic> take_nvme_traffic() { return file_ ? file_->take_traffic() : std::vector<PathTraffic>(); }
@@ -118,6 +126,7 @@ class OptimizerStore {
     RecordState state;
     int slot = 0;
   };
+  const UpdateSchedule& schedule(bool guessing) const { return guessing || !plan_.waiting ? plan_.schedule : *plan_.waiting; }
   const RecordPlacement& placement(std::size_t r) const { return plan_.schedule.shape.placements[r]; }
   // Elements from one array of a record to the next: large arrays whose addresses differ by a power of two would share cache
   // sets and halve the speed of the update.
@@ -135,6 +144,10 @@ class OptimizerStore {
   template <class Enqueue>
   void ordered(StreamRef stream, std::span<const int> reads, std::span<const int> writes, const Enqueue& enqueue);
   void execute(const Instruction& instruction, const AdamWScalars& scalars);
+  void execute_all(const std::vector<Instruction>& instructions, std::size_t first, const AdamWScalars& scalars);
+  // What a guess has made of the states is the states, or is not.
+  void commit();
+  void forget();
   std::byte* cpu_memory(const Instruction& instruction) const;   // of the state, at home or on its way
   std::byte* work_memory(const Instruction& instruction) const;  // where it is updated
   void enqueue_read(std::size_t r, int window);
@@ -161,11 +174,13 @@ class OptimizerStore {
   GradStore& grads_;
   UpdateStreams streams_;
   UpdatePlan plan_;
-  std::size_t early_ = 0;  // instructions that begin_step() enqueues
   bool begun_ = false;
+  std::optional<AdamWScalars> guess_;  // of the step that has begun
   std::vector<SlotEvents> slots_;  // of the schedule, then of image_ and rounded_
   std::vector<Buffer> homes_;      // empty for records on NVMe
+  std::vector<Buffer> shadows_;    // empty for records that need none
   std::vector<std::uint64_t> versions_;
+  std::vector<std::uint64_t> kept_versions_;  // when the step began
   std::vector<std::int64_t> file_records_;  // place in the state file, by record
   std::vector<Buffer> cpu_windows_, gpu_windows_;
   std::vector<Staging> staging_;      // in CPU memory

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <functional>
 #include <queue>
 #include <set>
@@ -53,6 +54,22 @@ bool has_master(const UpdateShape& shape, std::size_t record) {
 
 double state_bytes(const UpdateShape& shape, std::size_t record) {
   return static_cast<double>(shape.records[record].range.count) * (has_master(shape, record) ? 12.0 : 8.0);
+}
+
+std::size_t prompt_records(std::size_t records, double delayed) {
+  return records - static_cast<std::size_t>(std::llround(delayed * static_cast<double>(records)));
+}
+
+bool speculates(const UpdateShape& shape, std::size_t record) {
+  return !shape.speculates.empty() && shape.speculates[record] != 0;
+}
+
+bool can_speculate(const UpdateShape& shape, std::size_t record) {
+  return shape.placements[record].home != Tier::gpu && has_master(shape, record);
+}
+
+bool needs_shadow(const UpdateShape& shape, std::size_t record) {
+  return speculates(shape, record) && shape.placements[record].home == Tier::cpu;
 }
 
 UpdateRoute route_of(const UpdateShape& shape, std::size_t record) {
@@ -117,7 +134,15 @@ class ListScheduler {
     const std::array<int, kKinds> counts = {windows.cpu, windows.gpu, windows.staging, windows.gpu_staging};
     for (std::size_t k = 0; k < kKinds; ++k)
       for (int w = 0; w < counts[k]; ++w) free_[k].insert(w);
-    for (std::size_t r = 0; r < shape.records.size(); ++r) add_record(r);
+    const std::size_t records = shape.records.size();
+    windows_.assign(records, {-1, -1, -1, -1});
+    openers_.assign(records, {-1, -1, -1, -1});
+    users_.assign(records, {});
+    for (std::size_t r = 0; r < records; ++r) routes_.push_back(route_of(shape, r));
+    for (std::size_t r = records; r-- > 0;)
+      if (speculates(shape, r)) add_record(r);
+    for (std::size_t r = 0; r < records; ++r)
+      if (!speculates(shape, r)) add_record(r);
   }
 
   UpdateSchedule run() {
@@ -149,11 +174,7 @@ class ListScheduler {
 
   void add_record(std::size_t r) {
     const UpdateShape& shape = schedule_.shape;
-    const UpdateRoute route = route_of(shape, r);
-    routes_.push_back(route);
-    windows_.push_back({-1, -1, -1, -1});
-    users_.push_back({});
-    openers_.push_back({-1, -1, -1, -1});
+    const UpdateRoute& route = routes_[r];
     for (std::size_t k = 0; k < kKinds; ++k)
       if (uses(shape, route, static_cast<Kind>(k))) waiting_[k].push_back(static_cast<int>(r));
     const auto n = static_cast<double>(shape.records[r].range.count);
@@ -215,8 +236,12 @@ class ListScheduler {
     const auto unit = static_cast<std::size_t>(schedule_.shape.records[static_cast<std::size_t>(task.record)].unit);
     double time = 0.0;
     if (reads_grads(task) && unit < times_.grads.size()) time = times_.grads[unit];
-    if (task.action == Action::update) time = std::max(time, times_.norm);
+    if (waits_for_norm(task)) time = std::max(time, times_.norm);
     return time;
+  }
+
+  bool waits_for_norm(const Task& task) const {
+    return task.action == Action::update && !speculates(schedule_.shape, static_cast<std::size_t>(task.record));
   }
 
   bool reads_grads(const Task& task) const {
@@ -225,7 +250,7 @@ class ListScheduler {
            (task.action == Action::update && !route.grads_down && !route.grads_up);
   }
 
-  // Windows of a kind are granted in record order.
+  // Windows of a kind are granted in the records' order.
   bool is_its_turn(int t) const {
     for (std::size_t k = 0; k < kKinds; ++k)
       if (opens(t, k) && waiting_[k][granted_[k]] != tasks_[static_cast<std::size_t>(t)].record) return false;
@@ -239,7 +264,7 @@ class ListScheduler {
     if (const double time = earliest(task); time > 0.0) events_.push({time, -1});
   }
 
-  // The first task in record order that the resource could begin, or -1.
+  // The first task in the records' order that the resource could begin, or -1.
   int choose(std::size_t resource, double now) const {
     for (const int t : ready_[resource]) {
       bool can = earliest(tasks_[static_cast<std::size_t>(t)]) <= now;
@@ -313,7 +338,7 @@ class ListScheduler {
       case Action::grads_down: i.reads = {grads}, i.writes = {slots.staging(i.staging)}; break;
       case Action::grads_up: i.reads = {grads}, i.writes = {slots.gpu_staging(i.gpu_staging)}; break;
       case Action::update:
-        i.reads = {slots.norm()};
+        if (waits_for_norm(task)) i.reads = {slots.norm()};
         i.writes = {worked_on};
         if (!route.grads_down && !route.grads_up) i.reads.push_back(grads);
         // Of staging it reads the gradients and writes the parameters.
@@ -358,8 +383,10 @@ class ListScheduler {
 }  // namespace
 
 std::size_t early_instructions(const UpdateSchedule& schedule) {
-  const auto first = std::find_if(schedule.instructions.begin(), schedule.instructions.end(),
-                                  [](const Instruction& i) { return i.action == Action::update; });
+  const auto first =
+      std::find_if(schedule.instructions.begin(), schedule.instructions.end(), [&schedule](const Instruction& i) {
+        return i.action == Action::update && !speculates(schedule.shape, static_cast<std::size_t>(i.record));
+      });
   return static_cast<std::size_t>(first - schedule.instructions.begin());
 }
 

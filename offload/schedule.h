@@ -71,6 +71,9 @@ struct UpdateShape {
   std::vector<OptimizerRecord> records;
   std::vector<RecordPlacement> placements;     // of each record
   std::vector<UnitPlacement> unit_placements;  // of each unit; empty: all in the gpu tier
+  // Of each record: updated as soon as its gradients are there, before the norm is known, in such a way that what it was can
+  // still be had (speculation; offload/optimizer_store.h). Empty: none.
+  std::vector<char> speculates = {};
   bool separate_memory = false;                // CPU and GPU memory are two: gradients and parameters are copied between them
   DType compute = DType::f32;                  // of the parameters that are computed with
   DType grads = DType::f32;                    // of the gradient sums that the update reads
@@ -81,6 +84,15 @@ UnitPlacement unit_placement(const UpdateShape& shape, std::size_t record);
 // Whether the record holds p, the f32 master: its compute copy is 16 bit, or not where the state is updated.
 bool has_master(const UpdateShape& shape, std::size_t record);
 double state_bytes(const UpdateShape& shape, std::size_t record);
+bool speculates(const UpdateShape& shape, std::size_t record);
+// Whether it could: it holds its master, so that the compute copy can be made again, and lives where a second copy can be kept
+// beside the first: on NVMe, where every record has two slots, or in CPU memory.
+bool can_speculate(const UpdateShape& shape, std::size_t record);
+// Whether it does, and needs memory for its second copy.
+bool needs_shadow(const UpdateShape& shape, std::size_t record);
+
+// How many of `records`, the first ones, are updated before the next forward begins where the share `delayed` may be late.
+std::size_t prompt_records(std::size_t records, double delayed);
 
 // How a record passes through the pipeline. Where CPU and GPU memory are one, nothing is copied between them.
 struct UpdateRoute {
@@ -105,7 +117,7 @@ struct UpdateSchedule {
   std::vector<Instruction> instructions;
 };
 
-// How many instructions at the list's beginning need no norm: they run beside the backward.
+// How many instructions at the list's beginning do not wait for the norm: they run beside the backward.
 std::size_t early_instructions(const UpdateSchedule& schedule);
 
 // The windows that `shape` needs so that every stage of the pipeline has one in hand: three of each kind, or as many as there
@@ -113,7 +125,8 @@ std::size_t early_instructions(const UpdateSchedule& schedule);
 WindowCounts full_windows(const UpdateShape& shape);
 
 // List scheduling: each resource, when free, takes the first record's instruction that could begin; windows are granted in
-// record order. The order depends on `rates` (all unknown: those of a common machine), the result of executing it does not.
+// the same order. Records that speculate come first, the last unit's before the others', as a backward gives their gradients;
+// then the others, the first unit's first, as the next forward needs their parameters. The order depends on `rates` (all unknown: those of a common machine), the result of executing it does not.
 UpdateSchedule make_update_schedule(const UpdateShape& shape, WindowCounts windows, const Rates& rates,
                                     const GradientTimes& times = {});
 

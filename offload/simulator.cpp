@@ -177,6 +177,9 @@ class StepSimulator {
       for (const int s : instruction.reads) read_[slot(s)] = std::max(read_[slot(s)], end);
       for (const int s : instruction.writes) written_[slot(s)] = end;
     }
+    const std::size_t prompt = prompt_records(schedule_.shape.records.size(), compute_.delayed_share);
+    for (std::size_t r = 0; r < prompt; ++r)
+      compute_free() = std::max(compute_free(), written_[slot(schedule_.slots.params(static_cast<int>(r)))]);
   }
 
   static std::size_t slot(int s) { return static_cast<std::size_t>(s); }

@@ -15,6 +15,7 @@ struct ComputeShape {
   bool recompute = false;
   bool vertical = false;  // a unit computes all micro-batches before the next unit does
   int prefetch_units = 1;
+  double delayed_share = 1.0;  // of the records, the last ones, that may be updated while the next forward computes
   std::vector<std::vector<int>> shared = {};  // of each unit, others whose parameters it uses too; empty: none
   std::vector<double> params_up = {};         // bytes of each unit that are copied up for every use; 0, or empty: none
   std::vector<double> grads_down = {};        // bytes of each unit's sums that leave when the last backward is done; likewise
@@ -44,7 +45,7 @@ struct StepForecast {
   double bound_seconds() const { return busy[static_cast<std::size_t>(bound())]; }
 };
 
-// Pure. Nothing waits in a step but for what its slots and resources say, and every update for the norm.
+// Pure. Nothing waits in a step but for what its slots and resources say. The schedule's guess, if it has one, is right.
 StepForecast forecast_step(const UpdateSchedule& schedule, const ComputeShape& compute, const Rates& rates);
 // When a step's backward has each unit's gradients, as forecast_step() has it.
 GradientTimes gradient_times(const ComputeShape& compute, const Rates& rates);

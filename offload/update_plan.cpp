@@ -17,11 +17,39 @@ std::vector<RecordPlacement> placements_of(const std::vector<Tier>& homes) {
   return placements;
 }
 
-UpdatePlan plan_with(UpdateShape shape, std::vector<RecordPlacement> placements, const ComputeShape& compute,
-                     const Rates& rates) {
+// The last units' records first: a backward gives their gradients first.
+std::vector<char> speculating(const UpdateShape& shape, double fraction, double shadow_bytes) {
+  std::vector<std::size_t> can;
+  for (std::size_t r = shape.records.size(); r-- > 0;)
+    if (can_speculate(shape, r)) can.push_back(r);
+  const auto wanted = static_cast<std::size_t>(std::llround(fraction * static_cast<double>(can.size())));
+  std::vector<char> chosen(shape.records.size(), 0);
+  for (std::size_t i = 0; i < wanted; ++i) {
+    if (shape.placements[can[i]].home == Tier::cpu && (shadow_bytes -= state_bytes(shape, can[i])) < 0.0) break;
+    chosen[can[i]] = 1;
+  }
+  return chosen;
+}
+
+struct Fractions {
+  double gpu = 0.0, speculation = 0.0;
+};
+
+UpdatePlan plan_with(UpdateShape shape, std::vector<RecordPlacement> placements, Fractions fractions, double shadow_bytes,
+                     const ComputeShape& compute, const Rates& rates) {
   shape.placements = std::move(placements);
+  shape.speculates = {};
+  const GradientTimes times = gradient_times(compute, rates);
+  const auto schedule = [&] { return make_update_schedule(shape, full_windows(shape), rates, times); };
   UpdatePlan plan;
-  plan.schedule = make_update_schedule(shape, full_windows(shape), rates, gradient_times(compute, rates));
+  plan.gpu_fraction = fractions.gpu;
+  std::vector<char> speculates = speculating(shape, fractions.speculation, shadow_bytes);
+  plan.speculating = static_cast<int>(std::count(speculates.begin(), speculates.end(), 1));
+  if (plan.speculating > 0) {
+    plan.waiting = schedule();
+    shape.speculates = std::move(speculates);
+  }
+  plan.schedule = schedule();
   if (rates.any()) plan.forecast = forecast_step(plan.schedule, compute, rates);
   return plan;
 }
@@ -72,28 +100,46 @@ UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const Compu
   std::vector<Tier> homes;
   for (const RecordPlacement& placement : shape.placements) homes.push_back(placement.home);
   const bool some_away = std::any_of(homes.begin(), homes.end(), [](Tier home) { return home != Tier::gpu; });
-  if (!shape.separate_memory) return plan_with(std::move(shape), placements_of(homes), compute, rates);
+  const bool choose = rates.any() && some_away;
+  const bool choose_gpu = choose && shape.separate_memory && share.stride == 0 && !share.gpu_fraction;
+  const bool choose_speculation = choose && !share.speculation;
+  const auto placements = [&](double fraction) {
+    if (!shape.separate_memory) return placements_of(homes);
+    return share.stride > 0 ? by_stride(homes, share.stride) : spread(homes, fraction);
+  };
+  const auto with = [&](Fractions f) {
+    return plan_with(shape, placements(f.gpu), f, share.shadow_bytes, compute, rates);
+  };
+  Fractions fractions;
   if (share.stride > 0) {
-    UpdatePlan plan = plan_with(std::move(shape), by_stride(homes, share.stride), compute, rates);
-    plan.gpu_fraction = 1.0 / static_cast<double>(share.stride);
-    return plan;
+    fractions.gpu = shape.separate_memory ? 1.0 / static_cast<double>(share.stride) : 0.0;
+  } else if (shape.separate_memory) {
+    fractions.gpu = share.gpu_fraction.value_or(0.0);
   }
-  const auto with_fraction = [&](double fraction) {
-    UpdatePlan plan = plan_with(shape, spread(homes, fraction), compute, rates);
-    plan.gpu_fraction = fraction;
-    return plan;
+  fractions.speculation = share.speculation.value_or(0.0);
+  UpdatePlan best = with(fractions);
+  Fractions best_fractions;
+  // From 0 to 1, then between the neighbours of the best.
+  const auto sweep = [&](double Fractions::* which) {
+    const auto try_between = [&](double from, double to) {
+      for (int i = 0; i <= kFractions; ++i) {
+        Fractions tried = fractions;
+        tried.*which = from + (to - from) * i / kFractions;
+        UpdatePlan plan = with(tried);
+        if (plan.forecast->step_seconds >= best.forecast->step_seconds * kNoticeable) continue;
+        best = std::move(plan);
+        best_fractions = tried;
+      }
+    };
+    best_fractions = fractions;
+    try_between(0.0, 1.0);
+    const double around = best_fractions.*which, step = 1.0 / kFractions;
+    try_between(std::max(0.0, around - step), std::min(1.0, around + step));
+    fractions = best_fractions;
   };
-  if (share.gpu_fraction || !rates.any() || !some_away) return with_fraction(share.gpu_fraction.value_or(0.0));
-  UpdatePlan best = with_fraction(0.0);
-  const auto sweep = [&](double from, double to) {
-    for (int i = 0; i <= kFractions; ++i) {
-      UpdatePlan plan = with_fraction(from + (to - from) * i / kFractions);
-      if (plan.forecast->step_seconds < best.forecast->step_seconds * kNoticeable) best = std::move(plan);
-    }
-  };
-  sweep(0.0, 1.0);
-  const double around = best.gpu_fraction, step = 1.0 / kFractions;
-  sweep(std::max(0.0, around - step), std::min(1.0, around + step));
+  if (choose_gpu) sweep(&Fractions::gpu);
+  if (choose_speculation) sweep(&Fractions::speculation);
+  if (choose_gpu && choose_speculation && best.speculating > 0) sweep(&Fractions::gpu);
   return best;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -21,6 +22,11 @@ struct UpdateShare {
   std::optional<double> gpu_fraction;
   // 0, or every stride-th of those records on the GPU (Deep Optimizer States), for comparison; goes before gpu_fraction.
   std::int64_t stride = 0;
+  // Of the records that can speculate (schedule.h), the part that does: those whose gradients a backward gives first. Absent:
+  // chosen; 0 without rates.
+  std::optional<double> speculation = 0.0;
+  // Bytes of CPU memory for the second copies of those that live there; what is beyond does not speculate.
+  double shadow_bytes = std::numeric_limits<double>::infinity();
 };
 
 // Placements of records at `homes` with the GPU updating `fraction` of those that live elsewhere.
@@ -29,12 +35,16 @@ std::vector<RecordPlacement> by_stride(const std::vector<Tier>& homes, std::int6
 
 struct UpdatePlan {
   double gpu_fraction = 0.0;
+  int speculating = 0;  // records
   UpdateSchedule schedule;
   std::optional<StepForecast> forecast;  // absent when no rate is known
+  // Of a step that does not speculate; absent where none does.
+  std::optional<UpdateSchedule> waiting;
 };
 
-// The schedule of `shape` (whose placements give the homes; on_gpu is overwritten). A fraction to be chosen is the one with the
-// shortest forecast step, the smallest of equal ones; without rates it is 0. Where CPU and GPU memory are one it is 0 too.
+// The schedule of `shape` (whose placements give the homes; on_gpu and speculates are overwritten). Fractions to be chosen are
+// those with the shortest forecast step, the smallest of equal ones: first of the GPU's part without speculation, then of
+// speculation, then of the GPU's part again; without rates they are 0. Where CPU and GPU memory are one the GPU's part is 0 too.
 UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const ComputeShape& compute, const Rates& rates);
 
 }  // namespace strata

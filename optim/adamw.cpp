@@ -34,6 +34,9 @@ AdamWSlice part(const AdamWSlice& s, std::int64_t begin, std::int64_t n) {
   move(part.g);
   move(part.g16);
   move(part.p16);
+  move(part.new_p);
+  move(part.new_m);
+  move(part.new_v);
   return part;
 }
 

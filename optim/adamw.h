@@ -26,6 +26,7 @@ struct AdamWScalars {
   float eps;
   float decay_factor;  // 1 - lr * weight_decay
   float grad_scale;    // clip coefficient; 1 changes no bit
+  bool operator==(const AdamWScalars&) const = default;
 };
 // step is 1-based.
 // Powers of the betas are made by repeated squaring, so they are the same on every machine.
@@ -48,6 +49,10 @@ struct AdamWSlice {
   std::int64_t n = 0;
   bool decay = false;
   const bf16* g16 = nullptr;  // if any, the gradient is this and not g
+  // All three or none: what p, m and v become goes here, and they are only read.
+  float* new_p = nullptr;
+  float* new_m = nullptr;
+  float* new_v = nullptr;
 };
 // On the calling thread. Elements do not depend on each other: any cutting into slices gives the same bits.
 void adamw_update(const AdamWSlice& slice, const AdamWScalars& scalars);

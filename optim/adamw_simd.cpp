@@ -137,9 +137,13 @@ void prefetch_chunk(const T* from) {
   for (std::int64_t i = 0; i < kChunk; i += kLine / sizeof(T)) __builtin_prefetch(from + i);
 }
 
+struct Results {
+  float *p, *m, *v;
+};
+
 // May ask for lines past the end of the arrays, which does no harm.
 template <class G>
-void chunk(const AdamWSlice& s, const G* g, std::int64_t at, const AdamWCoefficients<Ops>& c) {
+void chunk(const AdamWSlice& s, const Results& to, const G* g, std::int64_t at, const AdamWCoefficients<Ops>& c) {
   constexpr std::int64_t kVectors = kChunk / Ops::kWidth;
   prefetch_chunk(s.p + at + kAhead);
   prefetch_chunk(s.m + at + kAhead);
@@ -152,24 +156,25 @@ void chunk(const AdamWSlice& s, const G* g, std::int64_t at, const AdamWCoeffici
     Ops::V m = Ops::load(s.m + i);
     Ops::V v = Ops::load(s.v + i);
     adamw_element<Ops>(p[k], m, v, Ops::load(g + i), c);
-    Ops::store(s.p + i, p[k]);
-    Ops::store(s.m + i, m);
-    Ops::store(s.v + i, v);
+    Ops::store(to.p + i, p[k]);
+    Ops::store(to.m + i, m);
+    Ops::store(to.v + i, v);
   }
   if (s.p16 != nullptr) Ops::stream16(s.p16 + at, p);
 }
 
 template <class G>
-void elements(const AdamWSlice& s, const G* g, std::int64_t begin, std::int64_t end, const AdamWCoefficients<Ops>& c) {
+void elements(const AdamWSlice& s, const Results& to, const G* g, std::int64_t begin, std::int64_t end,
+              const AdamWCoefficients<Ops>& c) {
   for (std::int64_t i = begin; i < end; i += Ops::kWidth) {
     const std::int64_t n = end - i < Ops::kWidth ? end - i : Ops::kWidth;
     Ops::V p = Ops::load_first(s.p + i, n);
     Ops::V m = Ops::load_first(s.m + i, n);
     Ops::V v = Ops::load_first(s.v + i, n);
     adamw_element<Ops>(p, m, v, Ops::load_first(g + i, n), c);
-    Ops::store_first(s.p + i, p, n);
-    Ops::store_first(s.m + i, m, n);
-    Ops::store_first(s.v + i, v, n);
+    Ops::store_first(to.p + i, p, n);
+    Ops::store_first(to.m + i, m, n);
+    Ops::store_first(to.v + i, v, n);
     if (s.p16 != nullptr) Ops::store16_first(s.p16 + i, p, n);
   }
 }
@@ -177,13 +182,14 @@ void elements(const AdamWSlice& s, const G* g, std::int64_t begin, std::int64_t 
 template <class G>
 void update(const AdamWSlice& s, const G* g, const AdamWScalars& scalars) {
   const AdamWCoefficients<Ops> c(scalars, s.decay);
+  const Results to = s.new_p != nullptr ? Results{s.new_p, s.new_m, s.new_v} : Results{s.p, s.m, s.v};
   // Whole lines of p16 are streamed past the caches: nothing on this processor reads them soon.
   const auto misaligned = reinterpret_cast<std::uintptr_t>(s.p16) % kLine;
   const auto to_line = static_cast<std::int64_t>((kLine - misaligned) % kLine / sizeof(bf16));
   std::int64_t i = to_line < s.n ? to_line : s.n;
-  elements(s, g, 0, i, c);
-  for (; i + kChunk <= s.n; i += kChunk) chunk(s, g, i, c);
-  elements(s, g, i, s.n, c);
+  elements(s, to, g, 0, i, c);
+  for (; i + kChunk <= s.n; i += kChunk) chunk(s, to, g, i, c);
+  elements(s, to, g, i, s.n, c);
   if (s.p16 != nullptr) Ops::fence();
 }
 

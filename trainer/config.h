@@ -115,6 +115,9 @@ struct Config {
       std::int64_t record_size = std::int64_t{16} << 20;  // parameters; resolve rounds it up to a multiple of 4096
       std::optional<double> gpu_fraction;  // of the records away from the GPU, those that it updates; absent: planned
       std::int64_t stride = 0;             // every stride-th of them; 0: gpu_fraction
+      std::optional<double> speculation;   // of the records that can, those that are updated before the norm; absent: planned
+      enum class When { likely, always } speculate = When::likely;  // in which steps
+      double delayed_share = 1.0;  // of the records, those that may be late for the next forward
     } optimizer;
     struct Unit {
       std::optional<Tier> device = Tier::gpu;  // or cpu; absent: as memory.gpu allows

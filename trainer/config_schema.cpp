@@ -291,6 +291,22 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   s.add("offload.optimizer.stride", c.offload.optimizer.stride,
         "The GPU updates every stride-th of those records, as Deep Optimizer States does; 0: gpu_fraction.")
       .at_least(0);
+  s.add("offload.optimizer.speculation", c.offload.optimizer.speculation,
+        "Of the records that live away from the GPU with a master copy, the part that is updated while the backward runs, "
+        "before the norm is known, as if the step did not clip. Old states are kept until then (in CPU memory that is a "
+        "second copy): a guess that was wrong is dropped, and no bit depends on it.")
+      .at_least(0)
+      .at_most(1)
+      .automatic("what makes the forecast step shortest and fits into memory.cpu, by device.rates; 0 where they are not known");
+  using When = Config::Offload::Optimizer::When;
+  s.add_choice<When>("offload.optimizer.speculate", c.offload.optimizer.speculate,
+                     {{"likely", When::likely}, {"always", When::always}},
+                          "In which steps. likely: where the last 8 did not clip.");
+  s.add("offload.optimizer.delayed_share", c.offload.optimizer.delayed_share,
+        "Of the records, the last units' first, the part whose update may end while the next forward computes; each unit waits "
+        "for its own. 0: the forward waits for all of them.")
+      .at_least(0)
+      .at_most(1);
 
   const std::vector<std::pair<std::string, Tier>> unit_homes = {{"none", Tier::gpu}, {"cpu", Tier::cpu}};
   s.add_choice<Tier>(

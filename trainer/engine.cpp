@@ -118,7 +118,8 @@ ComputeShape Engine::compute_shape() const {
                      .micro_batches = options_.micro_batches,
                      .recompute = options_.recompute,
                      .vertical = options_.vertical,
-                     .prefetch_units = options_.prefetch_units};
+                     .prefetch_units = options_.prefetch_units,
+                     .delayed_share = options_.delayed_share};
   for (int u = 0; u < shape.units; ++u) {
     shape.params_up.push_back(static_cast<double>(params_->bytes_up(u)));
     shape.grads_down.push_back(static_cast<double>(grads_->bytes_down(u)));
@@ -295,13 +296,37 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
     for (int j = i; j < i + at_once; ++j) passes.push_back(make_pass(j));
     run_forward_and_backward(passes, static_cast<float>(1.0 / tokens));
   }
-  optimizer_->begin_step();
+  std::optional<AdamWScalars> guess;
+  if (may_guess()) guess = adamw_scalars(options_.adamw, lr, step, 1.0);
+  optimizer_->begin_step(guess);
   STRATA_ASSIGN_OR_RETURN(StepResult result, exchange(wishes_to_stop));
   result.loss /= tokens;
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) return diagnose(step, result);
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    STRATA_RETURN_IF_ERROR(optimizer_->drop_step());
+    return diagnose(step, result);
+  }
   result.clip = clip_coefficient(result.grad_norm, options_.clip_norm);
-  optimizer_->step(adamw_scalars(options_.adamw, lr, step, result.clip), compute_->ref().record());
+  steps_unclipped_ = result.clip == 1.0 ? steps_unclipped_ + 1 : 0;
+  const bool kept = optimizer_->step(adamw_scalars(options_.adamw, lr, step, result.clip), compute_->ref().record());
+  if (guess) result.guess = kept ? Guess::kept : Guess::dropped;
+  const std::size_t prompt = prompt_records(optimizer_->records().size(), options_.delayed_share);
+  for (std::size_t r = 0; r < prompt; ++r) compute_->ref().wait(optimizer_->updated(r));
   return result;
+}
+
+// The norm is one number on all ranks, so all of them guess or none does.
+bool Engine::may_guess() const {
+  if (optimizer_->plan().speculating == 0) return false;
+  return options_.clip_norm == 0.0 || options_.always_speculate || steps_unclipped_ >= kStepsUnclipped;
+}
+
+const char* to_string(Guess guess) {
+  switch (guess) {
+    case Guess::none: return "none";
+    case Guess::kept: return "kept";
+    case Guess::dropped: return "dropped";
+  }
+  return "?";
 }
 
 // One exchange a step: every rank's loss sums, norm partials and wish to stop.

@@ -55,6 +55,8 @@ struct EngineOptions {
   bool vertical = false;         // each unit computes all of them before the next one does; else one micro-batch after another
   std::int64_t seq_length = 1;   // tokens
   double clip_norm = 1.0;        // 0: off
+  bool always_speculate = false;  // else after steps without clipping (Engine::kStepsUnclipped)
+  double delayed_share = 1.0;  // of the records, those that may be updated while the next forward computes
   UnitHomes params;              // of the compute copy
   UnitHomes grads;               // of gradient sums
   AdamWConfig adamw;
@@ -66,11 +68,16 @@ struct EngineOptions {
   GpuCommunicatorMaker make_gpu_communicator = connect_by_nccl;  // on the cuda backend
 };
 
+// Whether a step updated records before it knew the norm, guessing that it would not clip.
+enum class Guess { none, kept, dropped };
+const char* to_string(Guess guess);
+
 struct StepResult {
   double loss = 0.0;       // mean over the step's tokens, all ranks
   double grad_norm = 0.0;  // before clipping
   double clip = 1.0;       // coefficient applied
   bool stop = false;       // some rank wishes to stop (see step())
+  Guess guess = Guess::none;
 };
 
 // Seconds of work so far, by resource.
@@ -136,6 +143,7 @@ class Engine {
   Batch batch_view(int slot) const;
   Result<StepResult> exchange(const StopWish& wishes_to_stop);
   Status diagnose(std::int64_t step, const StepResult& result);
+  bool may_guess() const;
   Status check_order() const;
   Status allocate_scratch();
   ComputeShape compute_shape() const;
@@ -164,6 +172,8 @@ class Engine {
   std::unique_ptr<ParamStore> params_;
   std::unique_ptr<GradStore> grads_;
   std::unique_ptr<OptimizerStore> optimizer_;
+  static constexpr int kStepsUnclipped = 8;
+  int steps_unclipped_ = 0;         // the last ones
   std::vector<int> forward_order_;  // units in the order their parameters are needed, forward and backward
   HostMirror tokens_, targets_;     // i32 [micro_batches, R]
   HostMirror losses_;               // f32 [micro_batches, R]

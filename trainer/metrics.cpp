@@ -50,6 +50,7 @@ std::string to_json(const StepMetrics& m) {
   nlohmann::ordered_json j = {
       {"step", m.step}, {"loss", m.loss},     {"grad_norm", m.grad_norm},       {"clip", m.clip},
       {"lr", m.lr},     {"tokens", m.tokens}, {"step_seconds", m.step_seconds}, {"tokens_per_second", m.tokens_per_second}};
+  if (m.guess != Guess::none) j["speculation"] = to_string(m.guess);
   if (m.validation_loss) j["validation_loss"] = *m.validation_loss;
   j["busy_seconds"] = {{"compute", m.busy.compute},       {"communication", m.busy.communication},
                        {"cpu_update", m.busy.cpu_update}, {"gpu_update", m.busy.gpu_update},

@@ -24,6 +24,7 @@ struct StepMetrics {
   std::int64_t tokens = 0;  // so far
   double step_seconds = 0.0;
   double tokens_per_second = 0.0;
+  Guess guess = Guess::none;
   std::optional<double> validation_loss;
   BusySeconds busy;  // of this step and rank; of a GPU's streams, what was finished by its end
   std::size_t gpu_peak = 0, cpu_peak = 0, nvme_bytes = 0;  // of this rank, so far

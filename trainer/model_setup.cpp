@@ -53,7 +53,11 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.grads.home = c.offload.gradient.device;
   options.optimizer.home = c.offload.optimizer.device;  // absent: see make_plan()
   options.optimizer.record_size = c.offload.optimizer.record_size;
-  options.optimizer.share = {.gpu_fraction = c.offload.optimizer.gpu_fraction, .stride = c.offload.optimizer.stride};
+  options.optimizer.share = {.gpu_fraction = c.offload.optimizer.gpu_fraction,
+                             .stride = c.offload.optimizer.stride,
+                             .speculation = c.offload.optimizer.speculation};
+  options.always_speculate = c.offload.optimizer.speculate == Config::Offload::Optimizer::When::always;
+  options.delayed_share = c.offload.optimizer.delayed_share;
   options.optimizer.rates = rates_of(c.device.rates);
   for (std::size_t r = 0; r < kResources; ++r)
     if (double& rate = options.optimizer.rates.per_second[r]; rate == 0.0) rate = rates_of(c.device.emulate).per_second[r];

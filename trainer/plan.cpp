@@ -70,6 +70,14 @@ std::int64_t units_in_cpu(const UpdatePlan& update, Tier UnitPlacement::*what) {
   return std::count_if(all.begin(), all.end(), [what](const UnitPlacement& unit) { return unit.*what == Tier::cpu; });
 }
 
+// Of states in CPU memory that are kept while a guess is open.
+std::size_t shadow_bytes(const UpdatePlan& update) {
+  double bytes = 0.0;
+  for (std::size_t r = 0; r < update.schedule.shape.records.size(); ++r)
+    if (needs_shadow(update.schedule.shape, r)) bytes += state_bytes(update.schedule.shape, r);
+  return static_cast<std::size_t>(bytes);
+}
+
 // What each resource works in a step, and the step, by the rates the plan knows.
 std::string format_update(const UpdatePlan& update) {
   const PlacementCounts counts = count(update);
@@ -81,6 +89,9 @@ std::string format_update(const UpdatePlan& update) {
   text += fmt::format("update: {} records at home in gpu, {} in cpu, {} on nvme", counts.gpu, counts.cpu, counts.nvme);
   if (update.schedule.shape.separate_memory)
     text += fmt::format("; the GPU updates {} of those away from it ({:.0f} %)", counts.on_gpu, 100.0 * update.gpu_fraction);
+  if (update.speculating > 0)
+    text += fmt::format("; {} begin before the norm is known ({} for second copies)", update.speculating,
+                        format_bytes(shadow_bytes(update)));
   text += "\n";
   if (!update.forecast) return text;
   const StepForecast& forecast = *update.forecast;
@@ -100,6 +111,7 @@ nlohmann::json update_to_json(const UpdatePlan& update) {
       {"homes", {{"gpu", counts.gpu}, {"cpu", counts.cpu}, {"nvme", counts.nvme}}},
       {"on_gpu_away_from_it", counts.on_gpu},
       {"gpu_fraction", update.gpu_fraction},
+      {"speculating", update.speculating},
       {"units_in_cpu",
        {{"params", units_in_cpu(update, &UnitPlacement::params)}, {"grads", units_in_cpu(update, &UnitPlacement::grads)}}},
       {"windows",
@@ -158,16 +170,33 @@ Result<Plan> rehearse(const Model& model, const EngineOptions& wanted, WorldSize
 
 bool is_left_to_plan(const UpdateShare& share) { return share.stride == 0 && !share.gpu_fraction; }
 
-// The same; where what the GPU updates would not fit there and the plan may choose, the CPU updates everything that is not at
-// home on the GPU.
+double overflow(const std::optional<std::size_t>& budget, std::size_t used) {
+  return budget && used > *budget ? static_cast<double>(used - *budget) : 0.0;
+}
+double gpu_overflow(const Plan& plan, const Budgets& budgets) { return overflow(budgets.gpu, plan.gpu.high_water); }
+double cpu_overflow(const Plan& plan, const Budgets& budgets) {
+  return std::max(overflow(budgets.cpu, plan.cpu.high_water), overflow(budgets.host_memory, plan.host_bytes()));
+}
+
+// The same; where the plan may choose, the CPU updates everything that is not at home on the GPU if what the GPU updates would
+// not fit there, and no more states have a second copy than fit.
 Result<Plan> rehearse_within(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                              Backend backend, const Budgets& budgets) {
-  STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse(model, options, world, rank, threads, backend));
-  const bool other_way = is_left_to_plan(options.optimizer.share) && plan.update.gpu_fraction > 0.0;
-  if (!budgets.gpu || plan.gpu.high_water <= *budgets.gpu || !other_way) return plan;
-  EngineOptions by_cpu = options;
-  by_cpu.optimizer.share.gpu_fraction = 0.0;
-  return rehearse(model, by_cpu, world, rank, threads, backend);
+  EngineOptions chosen = options;
+  UpdateShare& share = chosen.optimizer.share;
+  STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse(model, chosen, world, rank, threads, backend));
+  if (gpu_overflow(plan, budgets) > 0.0 && is_left_to_plan(share) && plan.update.gpu_fraction > 0.0) {
+    share.gpu_fraction = 0.0;
+    STRATA_ASSIGN_OR_RETURN(plan, rehearse(model, chosen, world, rank, threads, backend));
+  }
+  if (share.speculation) return plan;
+  // What is left may need windows that it did not; then there is room for none.
+  for (double room = static_cast<double>(shadow_bytes(plan.update)) - cpu_overflow(plan, budgets);
+       cpu_overflow(plan, budgets) > 0.0 && share.shadow_bytes > 0.0; room = 0.0) {
+    share.shadow_bytes = std::max(0.0, room);
+    STRATA_ASSIGN_OR_RETURN(plan, rehearse(model, chosen, world, rank, threads, backend));
+  }
+  return plan;
 }
 
 // Chooses the unit homes that are left to the plan, with optimizer state at its farthest: gradient sums leave the gpu tier if
@@ -248,14 +277,19 @@ class GradualPlacement {
   }
 
   Result<Plan> run() {
-    STRATA_ASSIGN_OR_RETURN(std::optional<Plan> plan, placed(share_));
     UpdateShare share = share_;
+    if (!share.speculation) share.shadow_bytes = 0.0;  // states go before second copies
+    STRATA_ASSIGN_OR_RETURN(std::optional<Plan> plan, placed(share));
     if (!plan && is_left_to_plan(share_)) {
       share.gpu_fraction = 0.0;  // needs no windows in the gpu tier
       STRATA_ASSIGN_OR_RETURN(plan, placed(share));
     }
-    if (plan) return *std::move(plan);
-    return rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share);
+    if (!plan) return rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share);
+    if (share.speculation) return *std::move(plan);
+    share.shadow_bytes =
+        std::min(left(budgets_.cpu, plan->cpu.high_water), left(budgets_.host_memory, plan->host_bytes()));
+    STRATA_ASSIGN_OR_RETURN(Plan with_copies, rehearse_(plan->options.optimizer.homes, share));
+    return fits(with_copies) ? std::move(with_copies) : *std::move(plan);
   }
 
  private:
@@ -273,8 +307,8 @@ class GradualPlacement {
       if (fits(in_memory)) return std::optional(std::move(in_memory));
       STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, cpu), share));
       if (fits(plan)) return std::optional(std::move(plan));
-      gpu = less(gpu, gpu_overflow(plan), plan, Tier::gpu, on_gpu_);
-      cpu = less(cpu, cpu_overflow(plan), plan, Tier::cpu, on_cpu_);
+      gpu = less(gpu, gpu_overflow(plan, budgets_), plan, Tier::gpu, on_gpu_);
+      cpu = less(cpu, cpu_overflow(plan, budgets_), plan, Tier::cpu, on_cpu_);
     }
     return std::optional<Plan>();
   }
@@ -282,9 +316,6 @@ class GradualPlacement {
   static double left(const std::optional<std::size_t>& budget, std::size_t used) {
     if (!budget) return kEndless;
     return *budget > used ? static_cast<double>(*budget - used) : 0.0;
-  }
-  static double overflow(const std::optional<std::size_t>& budget, std::size_t used) {
-    return budget && used > *budget ? static_cast<double>(used - *budget) : 0.0;
   }
   // What a tier that overflowed may hold: so much less than it held that at least one record must go.
   static double less(double room, double overflow, const Plan& plan, Tier tier, const std::vector<double>& bytes) {
@@ -295,11 +326,7 @@ class GradualPlacement {
       if (placements[r].home == tier) held += bytes[r];
     return std::max(0.0, held - overflow);
   }
-  double gpu_overflow(const Plan& plan) const { return overflow(budgets_.gpu, plan.gpu.high_water); }
-  double cpu_overflow(const Plan& plan) const {
-    return std::max(overflow(budgets_.cpu, plan.cpu.high_water), overflow(budgets_.host_memory, plan.host_bytes()));
-  }
-  bool fits(const Plan& plan) const { return gpu_overflow(plan) + cpu_overflow(plan) == 0.0; }
+  bool fits(const Plan& plan) const { return gpu_overflow(plan, budgets_) + cpu_overflow(plan, budgets_) == 0.0; }
 
   std::function<Result<Plan>(const std::vector<Tier>&, const UpdateShare&)> rehearse_;
   const UpdateShare share_;

@@ -64,6 +64,12 @@ std::string RunReport::format(const Plan& plan) const {
   }
   const double sent = median([](const StepMetrics& m) { return m.busy.communication; });
   if (sent > 0.0) text += row("communication", "-", seconds(sent), "");
+  const auto guessed = [&](Guess guess) {
+    return std::count_if(steps_.begin(), steps_.end(), [guess](const StepMetrics& m) { return m.guess == guess; });
+  };
+  if (plan.update.speculating > 0)
+    text += fmt::format("updates began before the norm in {} of {} steps, and {} were done again\n",
+                        guessed(Guess::kept) + guessed(Guess::dropped), steps_.size(), guessed(Guess::dropped));
   const StepMetrics& last = steps_.back();
   text += row("gpu tier", format_bytes(plan.gpu.high_water), format_bytes(last.gpu_peak), "");
   text += row("cpu tier", format_bytes(plan.cpu.high_water), format_bytes(last.cpu_peak), "");

@@ -380,6 +380,7 @@ Result<StepMetrics> Trainer::Impl::step() {
   metrics.loss = result.loss;
   metrics.grad_norm = result.grad_norm;
   metrics.clip = result.clip;
+  metrics.guess = result.guess;
   metrics.tokens = static_cast<std::int64_t>(samples_) * config_.training.seq_length;
   const auto end = std::chrono::steady_clock::now();
   // From the end of the step before: its update may overlap this step.

@@ -29,15 +29,17 @@ STRATA_KERNEL adamw_kernel(AdamWSlice s, const G* gradient, Units units, AdamWCo
   load_unit(s.v, unit, 0.0f, v);
   load_unit(gradient, unit, 0.0f, g);
   for (int k = 0; k < kUnit; ++k) adamw_element<Ops>(p[k], m[k], v[k], g[k], c);
-  store_unit(p, s.p, unit);
-  store_unit(m, s.m, unit);
-  store_unit(v, s.v, unit);
+  store_unit(p, s.new_p, unit);
+  store_unit(m, s.new_m, unit);
+  store_unit(v, s.new_v, unit);
   if (s.p16 != nullptr) store_unit(p, s.p16, unit);
 }
 
 template <class G>
-void update(const AdamWSlice& s, const G* g, const AdamWScalars& scalars, GpuQueue& queue) {
-  const int phase = s.p16 == nullptr ? common_phase(s.p, s.m, s.v, g) : common_phase(s.p, s.m, s.v, g, s.p16);
+void update(AdamWSlice s, const G* g, const AdamWScalars& scalars, GpuQueue& queue) {
+  if (s.new_p == nullptr) s.new_p = s.p, s.new_m = s.m, s.new_v = s.v;
+  const int phase = s.p16 == nullptr ? common_phase(s.p, s.m, s.v, s.new_p, s.new_m, s.new_v, g)
+                                     : common_phase(s.p, s.m, s.v, s.new_p, s.new_m, s.new_v, g, s.p16);
   const Units units = {s.n, phase};
   launch(queue, adamw_kernel<G>, grid_of(units), kThreads, 0, s, g, units, AdamWCoefficients<Ops>(scalars, s.decay));
 }
