@@ -120,9 +120,9 @@ Status RecordFile::Impl::write_slot(IoEngine& engine, const RecordExtent& extent
 Status RecordFile::Impl::write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer) {
   const std::size_t r = index(id);
   Last& last = last_[r];
-  STRATA_CHECK(!last.written || version == last.version ||
-                   (version > last.version && (version - last.version) % format::kSlots != 0),
-               "version " + std::to_string(version) + " would overwrite version " + std::to_string(last.version));
+  STRATA_CHECK(
+      !last.written || version == last.version || (version > last.version && (version - last.version) % format::kSlots != 0),
+      "version " + std::to_string(version) + " would overwrite version " + std::to_string(last.version));
   const RecordExtent extent = layout_.extent(r, version);
   STRATA_CHECK(buffer.size() >= extent.bytes(), "the buffer of a record holds its header block too");
   const std::size_t payload_bytes = layout_.payload_bytes(r);

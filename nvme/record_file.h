@@ -59,9 +59,9 @@ class RecordFile {
 
   // Errors of both name the record, its version, the path and the offset.
   // Writes `buffer`'s payload as `version`, which follows the last one written to this record (versions of one parity share a
-  // slot) or is that one again, which leaves the version before it as it is. Blocks until the payload, on all paths, and then the header
-  // are written. The buffer's bytes beyond the payload are overwritten. Different records may be used from different threads,
-  // each thread with its own engine.
+  // slot) or is that one again, which leaves the version before it as it is. Blocks until the payload, on all paths, and then
+  // the header are written. The buffer's bytes beyond the payload are overwritten. Different records may be used from different
+  // threads, each thread with its own engine.
   Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
   // Reads exactly `version` and checks id, version, size and checksum. Code::corrupt says what differs; the buffer's contents
   // are then undefined.

@@ -218,6 +218,11 @@ std::byte* OptimizerStore::work_memory(const Instruction& i) const {
   return i.gpu_window >= 0 ? gpu_windows_[static_cast<std::size_t>(i.gpu_window)].data() : cpu_memory(i);
 }
 
+std::byte* OptimizerStore::result_memory(const Instruction& i) const {
+  const auto r = static_cast<std::size_t>(i.record);
+  return guess_ && i.gpu_window < 0 && shadows_[r] ? shadows_[r].data() : work_memory(i);
+}
+
 void OptimizerStore::enqueue_read(std::size_t r, int window) {
   const Buffer& w = cpu_windows_[static_cast<std::size_t>(window)];
   streams_.nvme_read.enqueue(
@@ -253,9 +258,8 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
     const bool travels = route.params_up || route.params_down;
     p16 = reinterpret_cast<bf16*>(travels ? staged->params.data() : stored_params(r));
   }
-  // The old state stays until the guess is known to be right.
-  const bool elsewhere = guess_ && !route.on_gpu && needs_shadow(plan_.schedule.shape, r);
-  const RecordState result = elsewhere ? state_in(r, shadows_[r].data()) : RecordState();
+  const RecordState result = state_in(r, result_memory(i));
+  const bool elsewhere = result.m != state.m;
   std::vector<AdamWSlice> slices;
   for (const DecayRun& run : decay_runs(layout_.units[static_cast<std::size_t>(record.unit)], record.range)) {
     const std::int64_t at = run.range.first - record.range.first;
@@ -290,7 +294,7 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
 void OptimizerStore::enqueue_params(const Instruction& i) {
   const auto r = static_cast<std::size_t>(i.record);
   const void* from =
-      options_.compute == DType::f32 ? static_cast<const void*>(state_in(r, work_memory(i)).p) : staging_of(i)->params.data();
+      options_.compute == DType::f32 ? static_cast<const void*>(state_in(r, result_memory(i)).p) : staging_of(i)->params.data();
   copy_async(from, stored_params(r), static_cast<std::size_t>(records()[r].range.count) * size_of(options_.compute),
              stream_of(i.resource), i.amount);
 }

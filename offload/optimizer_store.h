@@ -150,6 +150,8 @@ class OptimizerStore {
   void forget();
   std::byte* cpu_memory(const Instruction& instruction) const;   // of the state, at home or on its way
   std::byte* work_memory(const Instruction& instruction) const;  // where it is updated
+  // Where its update leaves it: while the guess is open, the old state stays.
+  std::byte* result_memory(const Instruction& instruction) const;
   void enqueue_read(std::size_t r, int window);
   void enqueue_write(std::size_t r, int window);
   void enqueue_update(const Instruction& instruction, const AdamWScalars& scalars);
@@ -176,12 +178,12 @@ class OptimizerStore {
   UpdatePlan plan_;
   bool begun_ = false;
   std::optional<AdamWScalars> guess_;  // of the step that has begun
-  std::vector<SlotEvents> slots_;  // of the schedule, then of image_ and rounded_
-  std::vector<Buffer> homes_;      // empty for records on NVMe
-  std::vector<Buffer> shadows_;    // empty for records that need none
+  std::vector<SlotEvents> slots_;      // of the schedule, then of image_ and rounded_
+  std::vector<Buffer> homes_;          // empty for records on NVMe
+  std::vector<Buffer> shadows_;        // empty for records that need none
   std::vector<std::uint64_t> versions_;
   std::vector<std::uint64_t> kept_versions_;  // when the step began
-  std::vector<std::int64_t> file_records_;  // place in the state file, by record
+  std::vector<std::int64_t> file_records_;    // place in the state file, by record
   std::vector<Buffer> cpu_windows_, gpu_windows_;
   std::vector<Staging> staging_;      // in CPU memory
   std::vector<Staging> gpu_staging_;  // in the gpu tier

@@ -74,9 +74,9 @@ struct UpdateShape {
   // Of each record: updated as soon as its gradients are there, before the norm is known, in such a way that what it was can
   // still be had (speculation; offload/optimizer_store.h). Empty: none.
   std::vector<char> speculates = {};
-  bool separate_memory = false;                // CPU and GPU memory are two: gradients and parameters are copied between them
-  DType compute = DType::f32;                  // of the parameters that are computed with
-  DType grads = DType::f32;                    // of the gradient sums that the update reads
+  bool separate_memory = false;  // CPU and GPU memory are two: gradients and parameters are copied between them
+  DType compute = DType::f32;    // of the parameters that are computed with
+  DType grads = DType::f32;      // of the gradient sums that the update reads
 };
 
 // Of the record's unit.
@@ -126,7 +126,8 @@ WindowCounts full_windows(const UpdateShape& shape);
 
 // List scheduling: each resource, when free, takes the first record's instruction that could begin; windows are granted in
 // the same order. Records that speculate come first, the last unit's before the others', as a backward gives their gradients;
-// then the others, the first unit's first, as the next forward needs their parameters. The order depends on `rates` (all unknown: those of a common machine), the result of executing it does not.
+// then the others, the first unit's first, as the next forward needs their parameters. The order depends on `rates` (all
+// unknown: those of a common machine), the result of executing it does not.
 UpdateSchedule make_update_schedule(const UpdateShape& shape, WindowCounts windows, const Rates& rates,
                                     const GradientTimes& times = {});
 

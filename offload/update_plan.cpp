@@ -10,6 +10,8 @@ namespace {
 constexpr int kFractions = 24;
 // A forecast that is not shorter by this factor is no reason to move another record.
 constexpr double kNoticeable = 0.9995;
+// Nor is one that is not shorter by this factor a reason to speculate.
+constexpr double kWorthCopies = 0.99;
 
 std::vector<RecordPlacement> placements_of(const std::vector<Tier>& homes) {
   std::vector<RecordPlacement> placements;
@@ -47,6 +49,7 @@ UpdatePlan plan_with(UpdateShape shape, std::vector<RecordPlacement> placements,
   plan.speculating = static_cast<int>(std::count(speculates.begin(), speculates.end(), 1));
   if (plan.speculating > 0) {
     plan.waiting = schedule();
+    if (rates.any()) plan.waiting_forecast = forecast_step(*plan.waiting, compute, rates);
     shape.speculates = std::move(speculates);
   }
   plan.schedule = schedule();
@@ -107,9 +110,7 @@ UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const Compu
     if (!shape.separate_memory) return placements_of(homes);
     return share.stride > 0 ? by_stride(homes, share.stride) : spread(homes, fraction);
   };
-  const auto with = [&](Fractions f) {
-    return plan_with(shape, placements(f.gpu), f, share.shadow_bytes, compute, rates);
-  };
+  const auto with = [&](Fractions f) { return plan_with(shape, placements(f.gpu), f, share.shadow_bytes, compute, rates); };
   Fractions fractions;
   if (share.stride > 0) {
     fractions.gpu = shape.separate_memory ? 1.0 / static_cast<double>(share.stride) : 0.0;
@@ -120,7 +121,7 @@ UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const Compu
   UpdatePlan best = with(fractions);
   Fractions best_fractions;
   // From 0 to 1, then between the neighbours of the best.
-  const auto sweep = [&](double Fractions::* which) {
+  const auto sweep = [&](double Fractions::*which) {
     const auto try_between = [&](double from, double to) {
       for (int i = 0; i <= kFractions; ++i) {
         Fractions tried = fractions;
@@ -138,9 +139,11 @@ UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const Compu
     fractions = best_fractions;
   };
   if (choose_gpu) sweep(&Fractions::gpu);
-  if (choose_speculation) sweep(&Fractions::speculation);
-  if (choose_gpu && choose_speculation && best.speculating > 0) sweep(&Fractions::gpu);
-  return best;
+  if (!choose_speculation) return best;
+  UpdatePlan waits = best;
+  sweep(&Fractions::speculation);
+  if (choose_gpu && best.speculating > 0) sweep(&Fractions::gpu);
+  return best.forecast->step_seconds < kWorthCopies * waits.forecast->step_seconds ? std::move(best) : std::move(waits);
 }
 
 }  // namespace strata

@@ -19,7 +19,7 @@ std::vector<Tier> place_gradually(const std::vector<double>& bytes_on_gpu, const
 // Who updates what lives away from the GPU.
 struct UpdateShare {
   // Of those records, the part that the GPU updates, spread evenly (Bresenham); absent: chosen.
-  std::optional<double> gpu_fraction;
+  std::optional<double> gpu_fraction = {};
   // 0, or every stride-th of those records on the GPU (Deep Optimizer States), for comparison; goes before gpu_fraction.
   std::int64_t stride = 0;
   // Of the records that can speculate (schedule.h), the part that does: those whose gradients a backward gives first. Absent:
@@ -40,11 +40,13 @@ struct UpdatePlan {
   std::optional<StepForecast> forecast;  // absent when no rate is known
   // Of a step that does not speculate; absent where none does.
   std::optional<UpdateSchedule> waiting;
+  std::optional<StepForecast> waiting_forecast;
 };
 
 // The schedule of `shape` (whose placements give the homes; on_gpu and speculates are overwritten). Fractions to be chosen are
 // those with the shortest forecast step, the smallest of equal ones: first of the GPU's part without speculation, then of
-// speculation, then of the GPU's part again; without rates they are 0. Where CPU and GPU memory are one the GPU's part is 0 too.
+// speculation, then of the GPU's part again; without rates they are 0, and speculation that gains less than a hundredth is too. Where CPU and GPU memory are one the GPU's part is 0
+// too.
 UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const ComputeShape& compute, const Rates& rates);
 
 }  // namespace strata

@@ -301,7 +301,7 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   using When = Config::Offload::Optimizer::When;
   s.add_choice<When>("offload.optimizer.speculate", c.offload.optimizer.speculate,
                      {{"likely", When::likely}, {"always", When::always}},
-                          "In which steps. likely: where the last 8 did not clip.");
+                     "In which steps. likely: where the last 8 did not clip.");
   s.add("offload.optimizer.delayed_share", c.offload.optimizer.delayed_share,
         "Of the records, the last units' first, the part whose update may end while the next forward computes; each unit waits "
         "for its own. 0: the forward waits for all of them.")

@@ -49,16 +49,16 @@ struct EngineOptions {
   DType grads_dtype = DType::f32;  // of the sums that the update reads: f32 or bf16
   int zero_stage = 0;
   int prefetch_units = 1;
-  bool recompute = false;        // keep only the units' boundaries; run each forward again before its backward
-  std::int64_t micro_batch = 1;  // sequences
-  int micro_batches = 1;         // a step and rank
-  bool vertical = false;         // each unit computes all of them before the next one does; else one micro-batch after another
-  std::int64_t seq_length = 1;   // tokens
-  double clip_norm = 1.0;        // 0: off
+  bool recompute = false;         // keep only the units' boundaries; run each forward again before its backward
+  std::int64_t micro_batch = 1;   // sequences
+  int micro_batches = 1;          // a step and rank
+  bool vertical = false;          // each unit computes all of them before the next one does; else one micro-batch after another
+  std::int64_t seq_length = 1;    // tokens
+  double clip_norm = 1.0;         // 0: off
   bool always_speculate = false;  // else after steps without clipping (Engine::kStepsUnclipped)
-  double delayed_share = 1.0;  // of the records, those that may be updated while the next forward computes
-  UnitHomes params;              // of the compute copy
-  UnitHomes grads;               // of gradient sums
+  double delayed_share = 1.0;     // of the records, those that may be updated while the next forward computes
+  UnitHomes params;               // of the compute copy
+  UnitHomes grads;                // of gradient sums
   AdamWConfig adamw;
   OptimizerStoreOptions optimizer;  // homes, shares, rates, file; zero_stage, compute and its shape are set by the engine
   // Host backend: its operations take at least as long as at these rates, with a gpu tier that is a memory of its own.

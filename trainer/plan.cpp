@@ -95,8 +95,11 @@ std::string format_update(const UpdatePlan& update) {
   text += "\n";
   if (!update.forecast) return text;
   const StepForecast& forecast = *update.forecast;
-  text += fmt::format("\n{:<14}{:>12}  of {:.4g} s a step, forecast from the rates given\n", "resource", "busy",
-                      forecast.step_seconds);
+  text += fmt::format("\n{:<14}{:>12}  of {:.4g} s a step{}, forecast from the rates given\n", "resource", "busy",
+                      forecast.step_seconds,
+                      update.waiting_forecast
+                          ? fmt::format(" ({:.4g} s where it waits for the norm)", update.waiting_forecast->step_seconds)
+                          : "");
   for (std::size_t r = 0; r < kResources; ++r)
     if (forecast.busy[r] > 0.0)
       text += fmt::format("{:<14}{:>10.4g} s {:>5.0f} %{}\n", to_string(static_cast<Resource>(r)), forecast.busy[r],
@@ -122,6 +125,7 @@ nlohmann::json update_to_json(const UpdatePlan& update) {
       {"instructions", update.schedule.instructions.size()}};
   if (!update.forecast) return j;
   j["forecast"] = {{"step_seconds", update.forecast->step_seconds}, {"bound", to_string(update.forecast->bound())}};
+  if (update.waiting_forecast) j["forecast"]["step_seconds_without_speculation"] = update.waiting_forecast->step_seconds;
   for (std::size_t r = 0; r < kResources; ++r)
     j["forecast"]["busy_seconds"][to_string(static_cast<Resource>(r))] = update.forecast->busy[r];
   return j;
@@ -286,8 +290,7 @@ class GradualPlacement {
     }
     if (!plan) return rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share);
     if (share.speculation) return *std::move(plan);
-    share.shadow_bytes =
-        std::min(left(budgets_.cpu, plan->cpu.high_water), left(budgets_.host_memory, plan->host_bytes()));
+    share.shadow_bytes = std::min(left(budgets_.cpu, plan->cpu.high_water), left(budgets_.host_memory, plan->host_bytes()));
     STRATA_ASSIGN_OR_RETURN(Plan with_copies, rehearse_(plan->options.optimizer.homes, share));
     return fits(with_copies) ? std::move(with_copies) : *std::move(plan);
   }

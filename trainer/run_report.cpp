@@ -49,7 +49,14 @@ std::string RunReport::format(const Plan& plan) const {
     std::sort(all.begin(), all.end());
     return all[all.size() / 2];
   };
-  const StepForecast* const forecast = plan.update.forecast ? &*plan.update.forecast : nullptr;
+  const auto guessed = [&](Guess guess) {
+    return static_cast<std::size_t>(
+        std::count_if(steps_.begin(), steps_.end(), [guess](const StepMetrics& m) { return m.guess == guess; }));
+  };
+  const bool mostly_waits = 2 * guessed(Guess::none) > steps_.size();
+  const std::optional<StepForecast>& planned_step =
+      mostly_waits && plan.update.waiting_forecast ? plan.update.waiting_forecast : plan.update.forecast;
+  const StepForecast* const forecast = planned_step ? &*planned_step : nullptr;
   const auto planned = [&](double value) { return forecast != nullptr ? seconds(value) : "-"; };
   std::string text = fmt::format("\n{:<16}{:>12}{:>12}  median of the last {} step{}\n", "", "planned", "measured",
                                  steps_.size(), steps_.size() == 1 ? "" : "s");
@@ -64,9 +71,6 @@ std::string RunReport::format(const Plan& plan) const {
   }
   const double sent = median([](const StepMetrics& m) { return m.busy.communication; });
   if (sent > 0.0) text += row("communication", "-", seconds(sent), "");
-  const auto guessed = [&](Guess guess) {
-    return std::count_if(steps_.begin(), steps_.end(), [guess](const StepMetrics& m) { return m.guess == guess; });
-  };
   if (plan.update.speculating > 0)
     text += fmt::format("updates began before the norm in {} of {} steps, and {} were done again\n",
                         guessed(Guess::kept) + guessed(Guess::dropped), steps_.size(), guessed(Guess::dropped));

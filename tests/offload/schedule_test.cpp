@@ -122,6 +122,7 @@ TEST(UpdateSchedule, AWindowHasOneOwnerAtATime) {
       if (elsewhere)
         shape.unit_placements = {
             {Tier::cpu, Tier::gpu}, {Tier::gpu, Tier::cpu}, {Tier::cpu, Tier::cpu}, {Tier::gpu, Tier::gpu}};
+      for (std::size_t r = 0; r < shape.records.size(); ++r) shape.speculates.push_back(r % 3 != 0 && can_speculate(shape, r));
       const UpdateSchedule schedule = make_update_schedule(shape, {windows, windows, windows, windows}, kRates);
       const auto last_use = [&](std::size_t from, int slot) {
         std::size_t last = from;
@@ -161,6 +162,24 @@ TEST(UpdateSchedule, BeforeTheNormStatesArriveAndGradientsLeave) {
   std::map<Action, int> counts;
   for (std::size_t i = 0; i < early; ++i) ++counts[schedule.instructions[i].action];
   EXPECT_EQ(counts, (std::map<Action, int>{{Action::read_state, 3}, {Action::grads_down, 3}}));
+}
+
+// The last unit's first, as a backward gives gradients; the others behind the norm, the first unit's first.
+TEST(UpdateSchedule, WhatSpeculatesBeginsBeforeTheNorm) {
+  UpdateShape shape = shape_of(3, 4, {{Tier::nvme, false}, {Tier::cpu, false}});
+  shape.speculates = {0, 0, 0, 0, 0, 1, 0, 1, 1, 1, 1, 1};
+  const GradientTimes times{.grads = {3.0, 2.0, 1.0}, .norm = 4.0};
+  const UpdateSchedule schedule = make_update_schedule(shape, full_windows(shape), kRates, times);
+  const std::size_t early = early_instructions(schedule);
+  std::vector<int> before, behind;
+  for (std::size_t i = 0; i < schedule.instructions.size(); ++i) {
+    const Instruction& instruction = schedule.instructions[i];
+    if (instruction.action != Action::update) continue;
+    (i < early ? before : behind).push_back(instruction.record);
+    EXPECT_EQ(std::count(instruction.reads.begin(), instruction.reads.end(), schedule.slots.norm()), i < early ? 0 : 1);
+  }
+  EXPECT_EQ(before, (std::vector<int>{11, 10, 9, 8, 7, 5}));
+  EXPECT_EQ(behind, (std::vector<int>{0, 1, 2, 3, 4, 6}));
 }
 
 TEST(UpdateSchedule, TheOrderDependsOnRatesAloneAndIsRepeated) {
@@ -242,6 +261,28 @@ TEST(Simulator, SumsLeaveBehindTheBackwardAsByHand) {
   EXPECT_EQ(times.grads, (std::vector<double>{26.0, 22.0, 19.0}));
 }
 
+// By hand: a forward takes 1 s, so both units' forward and backward take 6 s, and the head's gradients are there 2 s before the
+// norm. An update takes 4 s. Waiting for the norm: the head's parameters come 8 s behind it, and its forward and backward and
+// the first unit's backward take 5 s more. With the head's record first: the first unit's come 6 s behind the norm. No late
+// update: everything waits for 8 s.
+TEST(Simulator, UpdatesThatDoNotWaitForTheNormAsByHand) {
+  UpdateShape shape = shape_of(2, 1, {{Tier::cpu, false}});
+  shape.separate_memory = false;
+  const Rates rates = rates_of(0, 0, kRecord / 4.0, 0, 0, 0, 1.0);
+  ComputeShape compute{.units = 2};
+  const auto step = [&] {
+    return forecast_step(make_update_schedule(shape, {}, rates, gradient_times(compute, rates)), compute, rates).step_seconds;
+  };
+  EXPECT_DOUBLE_EQ(step(), 13.0);
+  shape.speculates = {0, 1};
+  EXPECT_DOUBLE_EQ(step(), 12.0);
+  shape.speculates = {};
+  compute.delayed_share = 0.0;
+  EXPECT_DOUBLE_EQ(step(), 14.0);
+  compute.delayed_share = 0.5;
+  EXPECT_DOUBLE_EQ(step(), 13.0);
+}
+
 TEST(Simulator, ALongUpdateTakesLittleMoreThanItsSlowestResource) {
   const Rates sets[] = {rates_of(20e9, 20e9, 1e9, 30e9, 6e9, 4e9),  rates_of(2e9, 20e9, 1e9, 30e9, 20e9, 20e9),
                         rates_of(20e9, 2e9, 1e9, 30e9, 20e9, 20e9), rates_of(20e9, 20e9, 1e8, 30e9, 20e9, 20e9),
@@ -297,6 +338,30 @@ TEST(UpdatePlan, WithoutRatesOrWithASlowLinkTheCpuUpdates) {
   EXPECT_EQ(plan_updates(shape, {}, {.units = 2}, {}).gpu_fraction, 0.0);
   EXPECT_EQ(plan_updates(shape, {}, {.units = 2}, rates_of(1e8, 1e8, 1e9, 30e9, 0, 0)).gpu_fraction, 0.0);
   EXPECT_EQ(plan_updates(shape, {.gpu_fraction = 0.4}, {.units = 2}, {}).gpu_fraction, 0.4);
+}
+
+TEST(UpdatePlan, SpeculatesAsFarAsTheStepGetsShorterAndCopiesHaveRoom) {
+  const UpdateShape shape = shape_of(6, 10, {{Tier::cpu, false}});
+  const ComputeShape compute{.units = 6};
+  Rates rates = kRates;
+  rates[Resource::compute] = 500.0;  // 36 ms a step, and the CPU's update 63
+  UpdateShare share{.gpu_fraction = 0.0, .speculation = {}};
+  const UpdatePlan chosen = plan_updates(shape, share, compute, rates);
+  const UpdatePlan waits = plan_updates(shape, {.gpu_fraction = 0.0}, compute, rates);
+  EXPECT_EQ(waits.speculating, 0);
+  EXPECT_FALSE(waits.waiting);
+  ASSERT_TRUE(chosen.waiting);
+  EXPECT_GT(chosen.speculating, 5);
+  EXPECT_LT(chosen.forecast->step_seconds, 0.85 * waits.forecast->step_seconds);
+  // While the head computes there is nothing to update: all parameters are new, and no gradient is there.
+  const double head = compute_amount_head() / rates[Resource::compute];
+  EXPECT_LE(chosen.forecast->step_seconds, 1.06 * (chosen.forecast->bound_seconds() + head));
+  share.shadow_bytes = 4.5 * state_bytes(shape, 0);
+  const UpdatePlan few = plan_updates(shape, share, compute, rates);
+  EXPECT_EQ(few.speculating, 4);
+  for (std::size_t r = 0; r < shape.records.size(); ++r)
+    EXPECT_EQ(speculates(few.schedule.shape, r), r >= shape.records.size() - 4) << r;
+  EXPECT_EQ(plan_updates(shape, {.speculation = {}}, compute, {}).speculating, 0) << "without rates";
 }
 
 TEST(UpdatePlan, IsWithinFivePercentOfTheBestOfASweep) {

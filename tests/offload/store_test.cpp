@@ -226,6 +226,78 @@ TEST(OptimizerStore, BothHomesGiveWhatWasStored) {
   EXPECT_FALSE(std::filesystem::exists(file)) << "the state file is removed with its store";
 }
 
+// States, then the compute copy.
+std::vector<float> everything(OneRank& one) {
+  Result<std::vector<float>> state = one.state();
+  EXPECT_TRUE(state.ok()) << state.status().message();
+  std::vector<float> all = state.ok() ? *state : std::vector<float>();
+  for (int u = 0; u < 2; ++u) {
+    const TensorRef params = one.params.stored(u);
+    for (std::int64_t i = 0; i < params.numel(); ++i) all.push_back(to_float(params.as<bf16>()[i]));
+  }
+  return all;
+}
+
+// What steps that guess, or wait, leave behind.
+std::vector<float> after_steps(OneRank& one, bool guesses, const std::vector<double>& clips) {
+  EXPECT_TRUE(one.created.ok()) << one.created.message();
+  EXPECT_TRUE(one.fill().ok());
+  for (std::size_t i = 0; i < clips.size(); ++i) {
+    const auto scalars = [&](double clip) { return adamw_scalars({}, 1e-2, static_cast<std::int64_t>(i) + 1, clip); };
+    one.gradients(static_cast<int>(i));
+    if (guesses) one.store->begin_step(scalars(1.0));
+    EXPECT_EQ(one.store->step(scalars(clips[i]), one.compute.ref().record()), guesses && clips[i] == 1.0) << "step " << i;
+  }
+  return everything(one);
+}
+
+std::string speculation_file() {
+  return (std::filesystem::temp_directory_path() / ("strata_guess_" + std::to_string(getpid()))).string();
+}
+
+TEST(OptimizerStore, AGuessThatIsWrongChangesNoBit) {
+  for (const Tier home : {Tier::cpu, Tier::nvme}) {
+    OneRank waits({.home = home, .compute = DType::bf16, .nvme_files = {speculation_file()}});
+    const std::vector<double> clips = {1.0, 0.5, 1.0, 1.0, 0.25, 0.125, 1.0};
+    const std::vector<float> wanted = after_steps(waits, false, clips);
+    for (const double fraction : {0.5, 1.0}) {
+      OneRank guesses({.home = home,
+                       .share = {.speculation = fraction},
+                       .compute = DType::bf16,
+                       .nvme_files = {speculation_file() + "_too"}});
+      EXPECT_EQ(guesses.store->plan().speculating, fraction == 1.0 ? 6 : 3);
+      EXPECT_TRUE(after_steps(guesses, true, clips) == wanted) << to_string(home) << ", " << fraction;
+      const std::size_t copies = guesses.cpu.report().in_use - waits.cpu.report().in_use;
+      EXPECT_EQ(copies > 0, home == Tier::cpu);
+    }
+  }
+}
+
+TEST(OptimizerStore, ADroppedStepLeavesEverythingAsItWas) {
+  for (const Tier home : {Tier::cpu, Tier::nvme}) {
+    OptimizerStoreOptions options = {
+        .home = home, .share = {.speculation = 1.0}, .compute = DType::bf16, .nvme_files = {speculation_file()}};
+    OneRank one(options);
+    options.nvme_files.front() += "_too";
+    const std::vector<float> before = after_steps(one, true, {1.0, 1.0});
+    one.gradients(7);
+    one.store->begin_step(adamw_scalars({}, 1.0, 3, 1.0));
+    ASSERT_TRUE(one.update.ref().synchronize().ok());
+    EXPECT_NE(to_float(one.params.stored(1).as<bf16>()[0]),
+              before[before.size() - static_cast<std::size_t>(one.params.stored(1).numel())])
+        << "the guess must have updated something";
+    ASSERT_TRUE(one.store->drop_step().ok());
+    EXPECT_TRUE(everything(one) == before) << to_string(home);
+    // And the next step is the third one.
+    one.gradients(2);
+    one.store->begin_step(adamw_scalars({}, 1e-2, 3, 1.0));
+    EXPECT_TRUE(one.store->step(adamw_scalars({}, 1e-2, 3, 1.0), one.compute.ref().record()));
+    const std::vector<float> third = everything(one);
+    OneRank straight(options);
+    EXPECT_TRUE(after_steps(straight, true, {1.0, 1.0, 1.0}) == third) << to_string(home);
+  }
+}
+
 TEST(OptimizerStore, AFileThatCannotBeMadeIsAnErrorThatNamesIt) {
   OneRank one({.home = Tier::nvme, .nvme_files = {"/nonexistent/folder/state"}});
   EXPECT_FALSE(one.created.ok());

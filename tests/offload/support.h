@@ -51,6 +51,11 @@ struct OneRank {
 
   // Enqueues gradients that depend on the step, and the update.
   void step(int number) {
+    gradients(number);
+    store->step(adamw_scalars({}, 1e-2, number, 1.0), compute.ref().record());
+  }
+
+  void gradients(int number) {
     for (int u = 0; u < 2; ++u) {
       for (const TensorRef& g : grads.acquire(u))
         compute.ref().enqueue("gradient", [g, u, number] {
@@ -60,7 +65,6 @@ struct OneRank {
         });
       grads.reduce(u, 0);
     }
-    store->step(adamw_scalars({}, 1e-2, number, 1.0), compute.ref().record());
   }
 
   // p, m and v of every record in order.

@@ -73,6 +73,27 @@ TEST_P(AdamWBits, EqualTheWrittenSequenceForAnyValueLengthAndAlignment) {
   }
 }
 
+TEST_P(AdamWBits, ResultsMayGoElsewhere) {
+  for (const std::size_t n : kLengths) {
+    for (const std::size_t offset : {0, 1, 13}) {
+      State want(n, 0), from(n, offset), to(n, offset + 2);
+      want.fill(n, n);
+      from.fill(n, n);
+      adamw_update(want.slice(0, n, true), kScalars);
+      AdamWSlice slice = from.slice(0, n, true);
+      slice.p16 = to.p16.data();
+      slice.new_p = to.p.data(), slice.new_m = to.m.data(), slice.new_v = to.v.data();
+      ThreadPool pool(2);
+      adamw_update(slice, kScalars, pool);
+      ASSERT_TRUE(same(want, to, n)) << "n " << n << ", offset " << offset;
+      State kept(n, 0);
+      kept.fill(n, n);
+      ASSERT_TRUE(same(kept, from, n)) << "n " << n << ", offset " << offset;
+      ASSERT_TRUE(to.guards_intact() && from.guards_intact());
+    }
+  }
+}
+
 TEST_P(AdamWBits, DoNotDependOnCutting) {
   constexpr std::size_t kN = 4097;
   State whole(kN, 0);

@@ -70,6 +70,12 @@ TEST_F(AdamWGpuBits, EqualEveryHostBodyForAnyValueLengthAndAlignment) {
           ASSERT_TRUE(kernels::set_isa(isa).ok());
           adamw_update(fill(wants.emplace_back(n, 0)), kScalars);
         }
+        State elsewhere(n, 1), from(n, 0);
+        AdamWSlice slice = fill(from);
+        slice.new_p = elsewhere.p.data(), slice.new_m = elsewhere.m.data(), slice.new_v = elsewhere.v.data();
+        if (with16) slice.p16 = elsewhere.p16.data();
+        ASSERT_NO_FATAL_FAILURE(update_on_gpu(slice));
+        ASSERT_TRUE(elsewhere.guards_intact() && same(wants.front(), elsewhere, n));
         for (const Offsets& offsets : all_offsets()) {
           SCOPED_TRACE("offsets " + ::testing::PrintToString(offsets));
           State got(n, offsets);

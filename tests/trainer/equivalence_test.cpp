@@ -283,6 +283,73 @@ TEST(EquivalenceOfHomes, StatesSplitOverTheTiersGiveTheSameDigest) {
   }
 }
 
+// Updates that begin before the norm is known, in steps that clip and in steps that do not.
+class EquivalenceOfSpeculation : public ::testing::TestWithParam<std::tuple<int, DType>> {};
+
+TEST_P(EquivalenceOfSpeculation, DigestIsThatOfWaitingForTheNorm) {
+  const auto [world, compute] = GetParam();
+  const auto data = std::make_shared<FormulaSource>(61);
+  const auto run = [&, world = world, compute = compute](const Placement& placement, bool emulated) {
+    const TemporaryFolder folder;
+    Config c = config_of(placement, folder.path(), compute);
+    if (emulated) c.device.emulate.h2d = c.device.emulate.d2h = std::uint64_t{1} << 40;
+    RunResult result = run_training(c, world, data);
+    EXPECT_TRUE(result.status.ok()) << describe(placement) << ": " << result.status.message();
+    EXPECT_EQ(result.measured_gpu, result.planned_gpu) << describe(placement);
+    EXPECT_EQ(result.measured_cpu, result.planned_cpu) << describe(placement);
+    return result;
+  };
+  const std::string reference = run({0, Tier::cpu, 8192, false}, false).digest;
+  ASSERT_FALSE(reference.empty());
+  std::vector<Placement> placements;
+  for (const Tier home : {Tier::cpu, Tier::nvme})
+    for (const double delayed : {1.0, 0.3, 0.0}) {
+      const int stage = delayed == 1.0 ? 2 : delayed == 0.0 ? 0 : 3;
+      placements.push_back({stage, home, 4096, false, 0.0, 0, Tier::gpu, Tier::gpu, DType::f32, 1.0, delayed});
+      placements.push_back({stage, home, 8192, true, 0.4, 0, Tier::gpu, Tier::cpu, DType::f32, 0.6, delayed});
+      placements.push_back({1, home, 4096, false, 0.4, 0, Tier::cpu, Tier::cpu, DType::f32, 1.0, delayed});
+    }
+  for (std::size_t i = 0; i<placements.size(); i += kEvery> 1 ? 4 : 1) {
+    for (const bool emulated : {true, false}) {
+      if (!emulated && (placements[i].gpu_fraction > 0.0 || compute == DType::f32)) continue;
+      SCOPED_TRACE(describe(placements[i]) + (emulated ? ", emulated" : ""));
+      const RunResult result = run(placements[i], emulated);
+      EXPECT_EQ(result.digest, reference);
+      std::map<Guess, int> guesses;
+      for (const StepMetrics& m : result.metrics) ++guesses[m.guess];
+      EXPECT_GT(guesses[Guess::kept], 0);
+      EXPECT_GT(guesses[Guess::dropped], 0);
+      EXPECT_EQ(guesses[Guess::none], 0);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(WorldSizes, EquivalenceOfSpeculation,
+                         ::testing::Values(std::tuple(1, DType::f32), std::tuple(2, DType::bf16), std::tuple(3, DType::bf16)),
+                         [](const auto& test) {
+                           return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
+                         });
+
+TEST(Speculation, ByDefaultFollowsEightStepsWithoutClipping) {
+  const auto data = std::make_shared<FormulaSource>(61);
+  const auto guesses = [&](double clip) {
+    const TemporaryFolder folder;
+    Config c =
+        config_of({2, Tier::nvme, 4096, false, 0.0, 0, Tier::gpu, Tier::gpu, DType::f32, 1.0}, folder.path(), DType::bf16);
+    c.offload.optimizer.speculate = Config::Offload::Optimizer::When::likely;
+    c.training.clip_grad = clip;
+    c.training.steps = 12;
+    std::vector<Guess> all;
+    for (const StepMetrics& m : run_training(c, 2, data).metrics) all.push_back(m.guess);
+    return all;
+  };
+  EXPECT_EQ(guesses(0.0), std::vector<Guess>(12, Guess::kept)) << "nothing to wait for";
+  EXPECT_EQ(guesses(1e-3), std::vector<Guess>(12, Guess::none));
+  std::vector<Guess> late(12, Guess::none);
+  std::fill(late.begin() + 8, late.end(), Guess::kept);
+  EXPECT_EQ(guesses(1e3), late);
+}
+
 TEST(EquivalenceOfPrefetching, DigestIsTheSameForEveryDistance) {
   const auto data = std::make_shared<FormulaSource>(61);
   std::set<std::string> digests;

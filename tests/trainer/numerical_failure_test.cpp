@@ -21,6 +21,23 @@ TEST(NumericalFailure, AnExplodingRunNamesStepAndTensor) {
   EXPECT_EQ(run.status.message().find("no single tensor"), std::string::npos) << run.status.message();
 }
 
+TEST(NumericalFailure, AnUpdateThatBeganBeforeTheNormIsTakenBack) {
+  const auto message = [](double speculation) {
+    const TemporaryFolder folder;
+    Config c = small_config(folder.path());
+    c.optimizer.lr = 1e30;
+    c.scheduler.type = ScheduleKind::constant;
+    c.scheduler.warmup_steps = 0;
+    c.precision.compute = DType::bf16;
+    c.offload.optimizer.speculation = speculation;
+    c.offload.optimizer.speculate = Config::Offload::Optimizer::When::always;
+    return run_training(c, 2, std::make_shared<FormulaSource>(61)).status.message();
+  };
+  const std::string waits = message(0.0);
+  EXPECT_NE(waits.find("first offending tensor: "), std::string::npos) << waits;
+  EXPECT_EQ(message(1.0), waits);
+}
+
 TEST(NumericalFailure, ABadParameterIsNamedWithItsIndex) {
   const TemporaryFolder folder;
   Config c = small_config(folder.path());

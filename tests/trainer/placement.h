@@ -17,6 +17,8 @@ struct Placement {
   Tier params = Tier::gpu;
   Tier grads = Tier::gpu;
   DType grads_dtype = DType::f32;  // the one that changes bits
+  double speculation = 0.0;        // of the records that can, in every step
+  double delayed_share = 1.0;
 };
 
 inline Config config_of(const Placement& placement, const std::string& folder, DType compute) {
@@ -30,6 +32,9 @@ inline Config config_of(const Placement& placement, const std::string& folder, D
   c.offload.gradient.device = placement.grads;
   c.precision.gradients = placement.grads_dtype;
   c.offload.optimizer.stride = placement.stride;
+  c.offload.optimizer.speculation = placement.speculation;
+  c.offload.optimizer.speculate = Config::Offload::Optimizer::When::always;
+  c.offload.optimizer.delayed_share = placement.delayed_share;
   if (placement.gpu_fraction > 0.0) c.offload.optimizer.gpu_fraction = placement.gpu_fraction;
   return c;
 }
@@ -38,6 +43,8 @@ inline std::string describe(const Placement& p) {
   return "stage " + std::to_string(p.stage) + " " + to_string(p.home) + " record " + std::to_string(p.record_size) +
          (p.recompute ? " recompute" : "") + (p.stride > 0 ? " stride " + std::to_string(p.stride) : "") +
          (p.gpu_fraction > 0.0 ? " on the GPU " + std::to_string(p.gpu_fraction) : "") +
+         (p.speculation > 0.0 ? " speculating " + std::to_string(p.speculation) : "") +
+         (p.delayed_share < 1.0 ? " delayed " + std::to_string(p.delayed_share) : "") +
          (p.params != Tier::gpu ? " parameters in CPU memory" : "") + (p.grads != Tier::gpu ? " gradients in CPU memory" : "");
 }
 
