@@ -45,8 +45,8 @@ struct UpdatePlan {
 
 // The schedule of `shape` (whose placements give the homes; on_gpu and speculates are overwritten). Fractions to be chosen are
 // those with the shortest forecast step, the smallest of equal ones: first of the GPU's part without speculation, then of
-// speculation, then of the GPU's part again; without rates they are 0, and speculation that gains less than a hundredth is too. Where CPU and GPU memory are one the GPU's part is 0
-// too.
+// speculation, then of the GPU's part again; without rates they are 0, and speculation that gains less than a hundredth is too.
+// Where CPU and GPU memory are one the GPU's part is 0 too.
 UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const ComputeShape& compute, const Rates& rates);
 
 }  // namespace strata

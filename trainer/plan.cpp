@@ -95,11 +95,10 @@ std::string format_update(const UpdatePlan& update) {
   text += "\n";
   if (!update.forecast) return text;
   const StepForecast& forecast = *update.forecast;
-  text += fmt::format("\n{:<14}{:>12}  of {:.4g} s a step{}, forecast from the rates given\n", "resource", "busy",
-                      forecast.step_seconds,
-                      update.waiting_forecast
-                          ? fmt::format(" ({:.4g} s where it waits for the norm)", update.waiting_forecast->step_seconds)
-                          : "");
+  text += fmt::format(
+      "\n{:<14}{:>12}  of {:.4g} s a step{}, forecast from the rates given\n", "resource", "busy", forecast.step_seconds,
+      update.waiting_forecast ? fmt::format(" ({:.4g} s where it waits for the norm)", update.waiting_forecast->step_seconds)
+                              : "");
   for (std::size_t r = 0; r < kResources; ++r)
     if (forecast.busy[r] > 0.0)
       text += fmt::format("{:<14}{:>10.4g} s {:>5.0f} %{}\n", to_string(static_cast<Resource>(r)), forecast.busy[r],

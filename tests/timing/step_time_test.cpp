@@ -1,6 +1,6 @@
-// Promises 2 and 3 on machines of given rates: a step takes what the plan says, and where the update is the longest part,
-// little more than its slowest resource. Mutations that must fail: enqueue one record after another has ended; forget the rate
-// of one stream; let the simulator overlap the update's beginning with the backward.
+// Promises 2 and 3 on machines of given rates: a step takes what the plan says, and where one resource is the bottleneck,
+// little more than it. Mutations that must fail: enqueue one record after another has ended; forget the rate of one stream; let
+// a guess wait for the norm.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -51,7 +51,7 @@ struct Machine {
   const char* name;
   Speeds speeds;
   Tier home;
-  bool update_is_longest;
+  bool has_bottleneck;
   Tier units = Tier::gpu;  // where parameters and gradient sums live
   int micro_batches = 1;
   bool vertical = false;
@@ -65,11 +65,12 @@ const std::vector<Machine> kMachines = {
     {"slow_read", speeds(100, 100, 60, 500, 16, 100, 0.0005), Tier::nvme, true},
     {"slow_write", speeds(100, 100, 60, 500, 100, 16, 0.0005), Tier::nvme, true},
     {"slow_disk", speeds(60, 60, 60, 500, 20, 20, 0.0005), Tier::nvme, true},
-    {"slow_compute", speeds(60, 60, 60, 500, 60, 60, 0.02), Tier::nvme, false},
+    {"slow_compute", speeds(60, 60, 60, 500, 60, 60, 0.02), Tier::nvme, true},
+    {"slow_compute_states_in_cpu", speeds(60, 60, 20, 500, 60, 60, 0.02), Tier::cpu, true},
     {"balanced_cpu", speeds(30, 30, 20, 100, 60, 60, 0.008), Tier::cpu, false},
     {"balanced_nvme", speeds(30, 30, 30, 100, 40, 40, 0.008), Tier::nvme, false},
     {"units_in_cpu", speeds(40, 40, 20, 100, 200, 200, 0.008), Tier::cpu, false, Tier::cpu},
-    {"units_in_cpu_slow_h2d", speeds(10, 100, 60, 500, 200, 200, 0.004), Tier::cpu, false, Tier::cpu},
+    {"units_in_cpu_slow_h2d", speeds(10, 100, 60, 500, 200, 200, 0.004), Tier::cpu, true, Tier::cpu},
     {"units_in_cpu_slow_d2h", speeds(100, 6, 60, 500, 200, 200, 0.004), Tier::nvme, false, Tier::cpu},
     {"units_in_cpu_horizontal", speeds(40, 20, 20, 100, 200, 200, 0.004), Tier::cpu, false, Tier::cpu, 3},
     {"units_in_cpu_vertical", speeds(20, 8, 20, 100, 200, 200, 0.004), Tier::cpu, false, Tier::cpu, 3, true},
@@ -101,7 +102,7 @@ class StepTime : public ::testing::TestWithParam<Machine> {};
 TEST_P(StepTime, IsWhatThePlanSays) {
   const Machine& machine = GetParam();
   const auto holds = [&](const Measured& m) {
-    return std::abs(m.step / m.planned - 1.0) <= 0.1 && (!machine.update_is_longest || m.step <= 1.1 * m.bound);
+    return std::abs(m.step / m.planned - 1.0) <= 0.1 && (!machine.has_bottleneck || m.step <= 1.1 * m.bound);
   };
   // Whatever else the host does can only make a step longer: one quiet run of three is enough.
   Measured m;
