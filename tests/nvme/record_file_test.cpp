@@ -169,9 +169,22 @@ TEST_P(RecordFileTest, MisuseIsAContractViolation) {
   EXPECT_THROW((void)file->read(*engine_, {1}, 1, good.span()), ContractViolation);
   EXPECT_THROW((void)file->read(*engine_, {-1}, 1, good.span()), ContractViolation);
   ASSERT_TRUE(file->write(*engine_, {0}, 5, good.span()).ok());
-  EXPECT_THROW((void)file->write(*engine_, {0}, 5, good.span()), ContractViolation);
   EXPECT_THROW((void)file->write(*engine_, {0}, 4, good.span()), ContractViolation);
   EXPECT_THROW((void)file->write(*engine_, {0}, 7, good.span()), ContractViolation) << "it shares the slot of the newest";
+}
+
+TEST_P(RecordFileTest, TheNewestVersionMayBeWrittenAgainAndTheOneBeforeItStays) {
+  const auto file = create({300001});
+  ASSERT_TRUE(write(*file, 0, 4).ok());
+  Blocks other(file->buffer_bytes({0}));
+  other.fill(12345);
+  ASSERT_TRUE(file->write(*engine_, {0}, 5, other.span()).ok());
+  EXPECT_FALSE(read(*file, 0, 5).ok()) << "another content";
+  EXPECT_TRUE(read(*file, 0, 4).ok());
+  ASSERT_TRUE(write(*file, 0, 5).ok());
+  EXPECT_TRUE(read(*file, 0, 5).ok());
+  EXPECT_TRUE(read(*file, 0, 4).ok());
+  ASSERT_TRUE(write(*file, 0, 6).ok());
 }
 
 TEST_P(RecordFileTest, IsRemovedAndTakesNothingOverFromAnEarlierOne) {
