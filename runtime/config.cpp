@@ -306,6 +306,16 @@ Key& ConfigSchema::add_duration(const std::string& path, double& target, const s
   return key;
 }
 
+Key& ConfigSchema::add_defaults_file(const std::string& path, const std::string& section, const std::string& doc) {
+  Key& key = add_key(path, "the path of a file", doc);
+  key.is_text_ = true;
+  key.defaults_of_ = section;
+  key.set_ = [](const ConfigValue& value) { return !value.text.empty(); };
+  key.is_automatic_ = [] { return true; };  // the name is not kept
+  key.make_automatic_ = [] {};
+  return key;
+}
+
 Key& ConfigSchema::add_words(const std::string& path, std::vector<std::pair<std::string, int>> words, std::function<int()> get,
                              std::function<void(int)> set, const std::string& doc) {
   std::vector<std::string> names;  // first spelling of each value

@@ -81,7 +81,10 @@ class ConfigSchema::Parse {
     }
     std::erase_if(document.entries, is_base);
     std::map<const Key*, std::string> given;
-    for (const YamlEntry& entry : document.entries) apply(entry, &given);
+    for (const YamlEntry& entry : document.entries) {
+      if (const Key* key = apply(entry, &given); key && !key->defaults_of_.empty())
+        name_defaults(*key, entry, std::filesystem::path(name).parent_path());
+    }
   }
 
   void override_with(const std::string& argument) {
@@ -93,10 +96,13 @@ class ConfigSchema::Parse {
     }
     const YamlDocument document = read_yaml_value(argument.substr(0, equals), argument.substr(equals + 1), where);
     problems_.insert(problems_.end(), document.problems.begin(), document.problems.end());
-    for (const YamlEntry& entry : document.entries) apply(entry, nullptr);
+    for (const YamlEntry& entry : document.entries) {
+      if (const Key* key = apply(entry, nullptr); key && !key->defaults_of_.empty()) name_defaults(*key, entry, {});
+    }
   }
 
-  Status finish() const {
+  Status finish() {
+    for (const auto& [key, file] : defaults_) read_defaults(*key, file);
     if (problems_.empty()) return {};
     if (problems_.size() == 1) return {Code::invalid_config, problems_[0]};
     return {Code::invalid_config,
@@ -118,27 +124,57 @@ class ConfigSchema::Parse {
     file((std::filesystem::path(name).parent_path() / entry.value.text).string(), entry.where);
   }
 
-  // given: where each key was set in this file; null: a later value simply wins.
-  void apply(const YamlEntry& entry, std::map<const Key*, std::string>* given) {
+  struct DefaultsFile {
+    std::string path, wanted_at;
+  };
+
+  // The last one that is named counts, `auto` undoes it.
+  void name_defaults(const Key& key, const YamlEntry& entry, const std::filesystem::path& folder) {
+    defaults_.erase(&key);
+    if (entry.value.text != "auto" || entry.value.quoted) defaults_[&key] = {(folder / entry.value.text).string(), entry.where};
+  }
+
+  void read_defaults(const Key& names, const DefaultsFile& file) {
+    const Result<std::string> text = read_text(file.path);
+    if (!text.ok()) {
+      problems_.push_back(fmt::format("{}: {}: {}", file.wanted_at, names.path_, text.status().message()));
+      return;
+    }
+    YamlDocument document = read_yaml(*text, file.path);
+    problems_.insert(problems_.end(), document.problems.begin(), document.problems.end());
+    for (YamlEntry& entry : document.entries) {
+      entry.path = names.defaults_of_ + "." + entry.path;
+      const auto found = known_.find(entry.path);
+      const std::string own = found == known_.end() ? "auto" : found->second.key->yaml();
+      const Key* key = apply(entry, nullptr);  // also to find what is wrong with a value that is not used
+      if (key && own != "auto") key->assign({ConfigValue::Kind::scalar, own, false, {}});
+    }
+  }
+
+  // The key that got its value, null if none did. given: where each key was set in this file; null: a later value simply wins.
+  const Key* apply(const YamlEntry& entry, std::map<const Key*, std::string>* given) {
     const auto found = known_.find(entry.path);
     if (found == known_.end()) {
-      if (entry.value.kind == ConfigValue::Kind::empty && is_section(entry.path)) return;
+      if (entry.value.kind == ConfigValue::Kind::empty && is_section(entry.path)) return nullptr;
       problems_.push_back(fmt::format("{}: {}", entry.where, explain_unknown(entry)));
-      return;
+      return nullptr;
     }
     const Key& key = *found->second.key;
     const std::string spelled = found->second.alias ? fmt::format("{} (here {})", key.path_, entry.path) : key.path_;
     if (given) {
       const auto [first, is_new] = given->emplace(&key, entry.where);
       if (!is_new) problems_.push_back(fmt::format("{}: {} is given twice, first at {}", entry.where, spelled, first->second));
-      if (!is_new) return;
+      if (!is_new) return nullptr;
     }
     if (!key.assign(translated(found->second, entry.value))) {
       problems_.push_back(
           fmt::format("{}: {}: expected {}, found {}", entry.where, spelled, key.expected(), entry.value.describe()));
     } else if (!key.in_range()) {
       problems_.push_back(fmt::format("{}: {}: must be {}, found {}", entry.where, spelled, key.range(), entry.value.text));
+    } else {
+      return &key;
     }
+    return nullptr;
   }
 
   static ConfigValue translated(const Target& target, const ConfigValue& value) {
@@ -201,6 +237,7 @@ class ConfigSchema::Parse {
   const ConfigSchema& schema_;
   std::map<std::string, Target> known_;  // by every spelling
   std::vector<std::string> open_files_;  // the chain of bases being read
+  std::map<const Key*, DefaultsFile> defaults_;
   std::vector<std::string> problems_;
 };
 

@@ -71,6 +71,7 @@ std::optional<std::string> without_underscores(std::string_view text) {
 }
 
 constexpr double kExactIntegers = 9007199254740992.0;  // 2^53: above it a double may not be the integer that was written
+constexpr double kMaxBytes = 0x1p60;                   // as good as written above 2^53 too: to a part in 10^15
 
 }  // namespace
 
@@ -95,18 +96,20 @@ std::optional<double> parse_number(const std::string& text) {
 }
 
 std::optional<std::uint64_t> parse_bytes(const std::string& text) {
-  static constexpr std::array<UnitScale, 10> kUnits{{{"", 1.0},
+  static constexpr std::array<UnitScale, 12> kUnits{{{"", 1.0},
                                                      {"b", 1.0},
                                                      {"kib", 0x1p10},
                                                      {"mib", 0x1p20},
                                                      {"gib", 0x1p30},
                                                      {"tib", 0x1p40},
+                                                     {"pib", 0x1p50},
                                                      {"kb", 1e3},
                                                      {"mb", 1e6},
                                                      {"gb", 1e9},
-                                                     {"tb", 1e12}}};
+                                                     {"tb", 1e12},
+                                                     {"pb", 1e15}}};
   const std::optional<double> number = scaled(text, kUnits);
-  if (!number || *number < 0.0 || *number > kExactIntegers) return std::nullopt;
+  if (!number || *number < 0.0 || *number > kMaxBytes) return std::nullopt;
   return static_cast<std::uint64_t>(*number);
 }
 

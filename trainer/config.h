@@ -157,6 +157,7 @@ struct Config {
     };
     Speeds emulate;
     Speeds rates;
+    std::optional<std::uint64_t> nvme_endurance;  // bytes that the drives together are rated to have written
   } device;
 
   struct Checkpoint {

@@ -389,7 +389,8 @@ void describe_rest(ConfigSchema& s, Config& c) {
       "device",
       "What computes. `emulate`: a slower machine, to try a plan on: operations of the host backend take as long as at these "
       "rates, and the gpu tier is treated as a memory of its own. `rates`: what the machine's parts can do, for the plan, "
-      "which decides by them who updates what and in which order. Neither changes a bit of the result.");
+      "which decides by them who updates what and in which order; `hardware` names a file of them. None changes a bit of the "
+      "result.");
   s.add_choice<Choice>("device.backend", c.device.backend,
                        {{"auto", Choice::automatic}, {"host", Choice::host}, {"cuda", Choice::cuda}},
                        "Where the model computes; auto: cuda where there is a GPU and the program was built for it.");
@@ -407,7 +408,20 @@ void describe_rest(ConfigSchema& s, Config& c) {
       .automatic("the machine's cores divided by the ranks on it");
 
   describe_speeds(s, "device.emulate", c.device.emulate, "not limited");
-  describe_speeds(s, "device.rates", c.device.rates, "that of device.emulate, else not known and taken as unlimited");
+  s.add_defaults_file(
+       "device.hardware", "device.rates",
+       "Its keys are those of device.rates, without the section: those that are `auto` there are taken from it. "
+       "A relative path is relative to the configuration file that says it, as an argument to the working folder. "
+       "`configs/hardware` has some.")
+      .automatic("none");
+  describe_speeds(s, "device.rates", c.device.rates,
+                  "that of device.hardware, else of device.emulate, else not known and taken as unlimited");
+  s.add_bytes(
+       "device.rates.nvme_endurance", c.device.nvme_endurance,
+       "Not a rate: bytes that the drives are rated to have written, such as 1.2PB; of all drives together that the run's "
+       "ranks write to. The plan then tells how many steps they last.")
+      .greater_than(0)
+      .automatic("that of device.hardware, else not known");
 
   s.section("checkpoint",
             "Checkpoints are written aside and committed by one rename; any layout of ranks and states loads them.");

@@ -1,5 +1,6 @@
 #include "trainer/model_setup.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "model/hf.h"
@@ -78,6 +79,10 @@ Schedule schedule_of(const Config& c) {
           .warmup_steps = c.scheduler.warmup_steps,
           .total_steps = c.training.steps,
           .decay_steps = c.scheduler.decay_steps};
+}
+
+DriveUse drive_use_of(const Config& c, std::int64_t steps_done) {
+  return {.steps = std::max<std::int64_t>(c.training.steps - steps_done, 0), .endurance = c.device.nvme_endurance};
 }
 
 Budgets budgets_of(const Config& c, std::size_t host_memory) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -105,6 +106,44 @@ std::string format_update(const UpdatePlan& update) {
                           100.0 * forecast.busy[r] / forecast.step_seconds,
                           static_cast<Resource>(r) == forecast.bound() ? "  the bound" : "");
   return text;
+}
+
+// In units of 1000, as drives are rated.
+std::string format_rated(double bytes) {
+  static constexpr std::array<const char*, 6> kUnits = {"B", "kB", "MB", "GB", "TB", "PB"};
+  std::size_t unit = 0;
+  for (; bytes >= 1000.0 && unit + 1 < kUnits.size(); ++unit) bytes /= 1000.0;
+  return fmt::format("{:.4g} {}", bytes, kUnits[unit]);
+}
+
+// In the rest of the run; a double, for it may pass 2^64.
+double written_by_all(const Plan& plan) {
+  return static_cast<double>(nvme_bytes_per_step_of_all(plan)) * static_cast<double>(plan.drives.steps);
+}
+
+std::string format_wear(const Plan& plan) {
+  const std::uint64_t all = nvme_bytes_per_step_of_all(plan);
+  if (all == 0) return "";
+  std::string text = fmt::format("drives: a step writes {} of state a rank, {} in all", format_bytes(nvme_bytes_per_step(plan)),
+                                 format_bytes(all));
+  if (const std::int64_t steps = plan.drives.steps; steps > 0)
+    text += fmt::format("; {} step{} {}", steps, steps == 1 ? "" : "s", format_rated(written_by_all(plan)));
+  if (const std::optional<std::int64_t> last = steps_of_drives(plan))
+    text += fmt::format("; rated for {}, they last {} steps", format_rated(static_cast<double>(*plan.drives.endurance)), *last);
+  return text + "\n";
+}
+
+nlohmann::json wear_to_json(const Plan& plan) {
+  const std::uint64_t all = nvme_bytes_per_step_of_all(plan);
+  nlohmann::json j = {
+      {"peak", plan.nvme_bytes}, {"written_per_step", nvme_bytes_per_step(plan)}, {"written_per_step_by_all", all}};
+  if (plan.drives.steps > 0) {
+    j["steps"] = plan.drives.steps;
+    j["written_by_all"] = written_by_all(plan);
+  }
+  if (plan.drives.endurance) j["endurance"] = *plan.drives.endurance;
+  if (const std::optional<std::int64_t> last = steps_of_drives(plan)) j["steps_of_drives"] = *last;
+  return j;
 }
 
 nlohmann::json update_to_json(const UpdatePlan& update) {
@@ -363,6 +402,24 @@ Rank largest_rank(const Model& model, WorldSize world) {
   return largest;
 }
 
+std::uint64_t nvme_bytes_per_step(const Plan& plan) {
+  const UpdateShape& shape = plan.update.schedule.shape;
+  double bytes = 0.0;
+  for (std::size_t r = 0; r < shape.placements.size(); ++r)
+    if (shape.placements[r].home == Tier::nvme) bytes += state_bytes(shape, r);
+  return static_cast<std::uint64_t>(bytes);
+}
+
+std::uint64_t nvme_bytes_per_step_of_all(const Plan& plan) {
+  return nvme_bytes_per_step(plan) * static_cast<std::uint64_t>(plan.world.v);
+}
+
+std::optional<std::int64_t> steps_of_drives(const Plan& plan) {
+  const std::uint64_t all = nvme_bytes_per_step_of_all(plan);
+  if (all == 0 || !plan.drives.endurance) return std::nullopt;
+  return static_cast<std::int64_t>(*plan.drives.endurance / all);
+}
+
 Status check_budgets(const Plan& plan, const Budgets& budgets) {
   std::string problems;
   const auto add = [&](const std::string& text) { problems += (problems.empty() ? "" : "\n") + text; };
@@ -410,7 +467,7 @@ std::string format_plan(const Plan& plan, const Budgets& budgets) {
   if (budgets.host_memory)
     text += fmt::format("host memory{}: {} of {} a rank\n", plan.backend == Backend::host ? " for both tiers" : "",
                         format_bytes(plan.host_bytes()), format_bytes(*budgets.host_memory));
-  return text + format_update(plan.update);
+  return text + format_wear(plan) + format_update(plan.update);
 }
 
 std::string plan_to_json(const Plan& plan) {
@@ -430,7 +487,7 @@ std::string plan_to_json(const Plan& plan) {
                             {"update", update_to_json(plan.update)},
                             {"gpu", tier_to_json(plan.gpu)},
                             {"cpu", tier_to_json(plan.cpu)},
-                            {"nvme", {{"peak", plan.nvme_bytes}}}};
+                            {"nvme", wear_to_json(plan)}};
   return j.dump(1) + "\n";
 }
 

@@ -18,6 +18,12 @@ struct Budgets {
   std::optional<std::size_t> host_memory;
 };
 
+// What a plan needs to know to tell how the run wears the drives out; it decides nothing.
+struct DriveUse {
+  std::int64_t steps = 0;                  // updates still to make; 0: not known
+  std::optional<std::uint64_t> endurance;  // bytes that all drives together are rated to have written
+};
+
 struct Plan {
   WorldSize world;
   Rank rank;                    // whose bytes these are
@@ -30,6 +36,7 @@ struct Plan {
   int threads = 1;        // of a rank
   MemoryReport gpu, cpu;  // high_water is what the run needs and gets
   std::size_t nvme_bytes = 0;
+  DriveUse drives;  // filled in by the caller: see drive_use_of()
   EngineOptions options;
   UpdatePlan update;  // of this rank: placements, schedule, and its forecast where rates are known
 
@@ -42,12 +49,18 @@ struct Plan {
 // its own), then in CPU memory, the rest on NVMe; the plan's options tell each record's home.
 Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                        Backend backend, const Budgets& budgets = {});
+// Bytes of state that this rank writes to NVMe in a step. A guess that was wrong (speculation) writes its records once more.
+std::uint64_t nvme_bytes_per_step(const Plan& plan);
+// The same of all ranks, as if each were this one: shares differ by at most one block a unit.
+std::uint64_t nvme_bytes_per_step_of_all(const Plan& plan);
+// How many steps the drives are rated for; absent where nothing is written or the endurance is not known.
+std::optional<std::int64_t> steps_of_drives(const Plan& plan);
 // The rank that owns the most elements (shares differ by at most one block a unit): whose plan stands for all.
 Rank largest_rank(const Model& model, WorldSize world);
 // invalid_config naming every tier that does not fit, the inequality in numbers and the keys that would mend it.
 Status check_budgets(const Plan& plan, const Budgets& budgets);
 
-std::string format_plan(const Plan& plan, const Budgets& budgets);  // the memory table
+std::string format_plan(const Plan& plan, const Budgets& budgets);  // the memory table, the drives' wear, the update
 std::string plan_to_json(const Plan& plan);
 
 }  // namespace strata

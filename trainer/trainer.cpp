@@ -140,6 +140,7 @@ Status Trainer::Impl::setup(const Config& config) {
 // Last: a refused run leaves the description of the one before it.
 Status Trainer::Impl::describe_run() {
   STRATA_RETURN_IF_ERROR(write_text_file(config_.run.folder + "/config.resolved.yaml", dump(config_)));
+  plan_.drives = drive_use_of(config_, done_);
   STRATA_RETURN_IF_ERROR(write_text_file(config_.run.folder + "/plan.json", plan_to_json(plan_)));
   STRATA_ASSIGN_OR_RETURN(MetricsFile metrics, MetricsFile::open(config_.run.folder, done_));
   metrics_file_ = std::make_unique<MetricsFile>(std::move(metrics));

@@ -268,6 +268,46 @@ TEST_F(ConfigFiles, BasesThatFormACycleOrDoNotExistAreErrors) {
   EXPECT_THAT(Bound().schema.parse_file(list, {}).message(), HasSubstr("expected the path of one file, found a list of 2"));
 }
 
+// part.derived can be auto: the file gives it where nothing else does.
+TEST_F(ConfigFiles, ADefaultsFileGivesWhatIsLeftAuto) {
+  write("sub/parts.yaml", "derived: 7\nweights: 2.5\n");
+  const std::string named = write("named.yaml", "part: {defaults: sub/parts.yaml}\n");
+  const auto derived = [](const std::string& file, const std::vector<std::string>& overrides) {
+    Bound b;
+    b.schema.add_defaults_file("part.defaults", "part", "More of the part.").automatic("none");
+    const Status status = b.schema.parse_file(file, overrides);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_THAT(b.schema.dump(), HasSubstr("defaults: auto"));
+    return std::pair(b.o.derived, b.o.weights);
+  };
+  using Parts = std::pair<std::int64_t, std::vector<double>>;
+  EXPECT_EQ(derived(named, {}), Parts(7, {2.5}));
+  EXPECT_EQ(derived(named, {"part.derived=9"}), Parts(9, {2.5}));
+  EXPECT_EQ(derived(named, {"part.defaults=auto"}), Parts(0, {}));
+  EXPECT_EQ(derived(write("sub/inherits.yaml", "base: ../named.yaml\npart: {derived: 3}\n"), {}), Parts(3, {2.5}));
+  const std::string other = write("sub/other.yaml", "derived: 8\n");
+  EXPECT_EQ(derived(named, {"part.defaults=" + other}), Parts(8, {}));
+}
+
+TEST_F(ConfigFiles, ADefaultsFileThatIsWrongIsAnErrorWithItsLine) {
+  const auto problem = [](const std::string& file) {
+    Bound b;
+    b.schema.add_defaults_file("part.defaults", "part", "More of the part.").automatic("none");
+    return b.schema.parse_file(file, {}).message();
+  };
+  EXPECT_EQ(problem(write("lost.yaml", "part:\n  defaults: sub/nowhere.yaml\n")),
+            (folder_ / "lost.yaml:2: part.defaults: ").string() +
+                (folder_ / "sub/nowhere.yaml: cannot be opened: No such file or directory").string());
+  EXPECT_THAT(problem(write("list.yaml", "part: {defaults: [a, b]}\n")),
+              HasSubstr("part.defaults: expected the path of a file or auto, found a list of 2"));
+  EXPECT_THAT(problem(write("folder.yaml", "part: {defaults: sub}\n")), HasSubstr("sub: is a folder"));
+  write("bad.yaml", "\nderive: 1\ncount: 500\nrate: fast\n");
+  EXPECT_THAT(problem(write("named.yaml", "part: {defaults: bad.yaml, rate: 0.25}\n")),
+              AllOf(HasSubstr("3 problems"), HasSubstr("bad.yaml:2: unknown key part.derive; did you mean part.derived?"),
+                    HasSubstr("bad.yaml:3: part.count: must be at least 1 and at most 100, found 500"),
+                    HasSubstr("bad.yaml:4: part.rate: expected a number, found \"fast\"")));
+}
+
 TEST_F(ConfigFiles, UnreadableFilesAreErrors) {
   EXPECT_THAT(Bound().schema.parse_file((folder_ / "none.yaml").string(), {}).message(),
               HasSubstr("cannot be opened: No such file"));
@@ -348,6 +388,9 @@ TEST(ConfigValues, NumbersBytesAndDurations) {
   EXPECT_EQ(parse_bytes("4 KiB"), 4096u);
   EXPECT_EQ(parse_bytes("1.5gib"), 1610612736u);
   EXPECT_EQ(parse_bytes("2TB"), 2000000000000u);
+  EXPECT_EQ(parse_bytes("28.032PB"), 28032000000000000u);
+  EXPECT_EQ(parse_bytes("1024PiB"), std::uint64_t{1} << 60);
+  EXPECT_FALSE(parse_bytes("1025PiB"));
   for (const char* bad : {"", "4G", "-1", "KiB", "1e30", "4 GiBs"}) EXPECT_FALSE(parse_bytes(bad)) << bad;
   EXPECT_EQ(parse_duration("90"), 90.0);
   EXPECT_EQ(parse_duration("1.5min"), 90.0);

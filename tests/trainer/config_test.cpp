@@ -2,7 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -228,6 +231,48 @@ TEST(TrainingConfig, ModelConfigCarriesEveryField) {
   expected.qk_norm = true;
   expected.init_std = 0.01;
   EXPECT_EQ(m, expected);
+}
+
+TEST(TrainingConfig, HardwareFilesGiveTheRatesThatAreNotGiven) {
+  const std::string folder = STRATA_SOURCE_DIR "/configs/hardware";
+  int files = 0;
+  for (const auto& file : std::filesystem::directory_iterator(folder)) {
+    const Config c = resolved({"device.hardware=" + file.path().string(), "device.rates.nvme_read=1GB/s"});
+    const Config::Device::Speeds& rates = c.device.rates;
+    SCOPED_TRACE(file.path());
+    EXPECT_GT(std::min({rates.h2d, rates.d2h, rates.nvme_write}), 0u);
+    EXPECT_GT(rates.gpu_update, rates.cpu_update);
+    EXPECT_GT(rates.cpu_update, 0);
+    EXPECT_EQ(rates.nvme_read, 1000000000u);
+    EXPECT_EQ(rates.compute_unit, 0.0);  // depends on the model
+    EXPECT_GE(c.device.nvme_endurance, 1200000000000000u);
+    const Result<Config> again = parse_config(dump(c), "elsewhere/config.resolved.yaml");
+    ASSERT_TRUE(again.ok()) << again.status().message();
+    EXPECT_EQ(dump(*again), dump(c));
+    EXPECT_EQ(again->device.nvme_endurance, c.device.nvme_endurance);
+    ++files;
+  }
+  EXPECT_GE(files, 4);
+}
+
+TEST(TrainingConfig, HardwareFilesThatAreWrongSayWhere) {
+  const auto found = [](const std::string& hardware) {
+    const std::string path = ::testing::TempDir() + "/strata_hardware_" + std::to_string(getpid()) + ".yaml";
+    std::ofstream(path) << hardware;
+    const Result<Config> config = parse_config(kMinimal, "t.yaml", {"device.hardware=" + path});
+    std::filesystem::remove(path);
+    return config.status();
+  };
+  EXPECT_TRUE(found("h2d: 25GB/s\nnvme_endurance: 600TB\n").ok());
+  EXPECT_EQ(found("h2d: fast\n").code(), Code::invalid_config);
+  EXPECT_THAT(found("# rates\nh2d: 25GHz\n").message(),
+              AllOf(HasSubstr(".yaml:2: device.rates.h2d: expected a rate"), HasSubstr("found \"25GHz\"")));
+  EXPECT_THAT(found("hd2: 25GB/s\n").message(),
+              HasSubstr(".yaml:1: unknown key device.rates.hd2; did you mean device.rates.h2d?"));
+  EXPECT_THAT(found("nvme_endurance: 0\n").message(),
+              HasSubstr(".yaml:1: device.rates.nvme_endurance: must be greater than 0"));
+  EXPECT_THAT(parse_config(std::string(kMinimal) + "device: {hardware: none.yaml}\n", "some/t.yaml").status().message(),
+              HasSubstr("some/t.yaml:4: device.hardware: some/none.yaml: cannot be opened"));
 }
 
 // A key is added on purpose: with its line in this file.
