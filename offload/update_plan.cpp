@@ -41,19 +41,23 @@ UpdatePlan plan_with(UpdateShape shape, std::vector<RecordPlacement> placements,
                      const ComputeShape& compute, const Rates& rates) {
   shape.placements = std::move(placements);
   shape.speculates = {};
-  const GradientTimes times = gradient_times(compute, rates);
-  const auto schedule = [&] { return make_update_schedule(shape, full_windows(shape), rates, times); };
   UpdatePlan plan;
   plan.gpu_fraction = fractions.gpu;
   std::vector<char> speculates = speculating(shape, fractions.speculation, shadow_bytes);
   plan.speculating = static_cast<int>(std::count(speculates.begin(), speculates.end(), 1));
-  if (plan.speculating > 0) {
-    plan.waiting = schedule();
-    if (rates.any()) plan.waiting_forecast = forecast_step(*plan.waiting, compute, rates);
-    shape.speculates = std::move(speculates);
-  }
-  plan.schedule = schedule();
+  if (plan.speculating > 0) shape.speculates = std::move(speculates);
+  plan.schedule = make_update_schedule(shape, full_windows(shape), rates, gradient_times(compute, rates));
   if (rates.any()) plan.forecast = forecast_step(plan.schedule, compute, rates);
+  return plan;
+}
+
+// For its steps that do not speculate.
+UpdatePlan with_waiting(UpdatePlan plan, const ComputeShape& compute, const Rates& rates) {
+  if (plan.speculating == 0) return plan;
+  UpdateShape shape = plan.schedule.shape;
+  shape.speculates = {};
+  plan.waiting = make_update_schedule(shape, plan.schedule.windows, rates, gradient_times(compute, rates));
+  if (rates.any()) plan.waiting_forecast = forecast_step(*plan.waiting, compute, rates);
   return plan;
 }
 
@@ -139,11 +143,12 @@ UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const Compu
     fractions = best_fractions;
   };
   if (choose_gpu) sweep(&Fractions::gpu);
-  if (!choose_speculation) return best;
+  if (!choose_speculation) return with_waiting(std::move(best), compute, rates);
   UpdatePlan waits = best;
   sweep(&Fractions::speculation);
   if (choose_gpu && best.speculating > 0) sweep(&Fractions::gpu);
-  return best.forecast->step_seconds < kWorthCopies * waits.forecast->step_seconds ? std::move(best) : std::move(waits);
+  if (best.forecast->step_seconds >= kWorthCopies * waits.forecast->step_seconds) return waits;
+  return with_waiting(std::move(best), compute, rates);
 }
 
 }  // namespace strata
