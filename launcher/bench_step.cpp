@@ -60,7 +60,7 @@ EngineOptions engine_options_of(const Options& options) {
   engine.micro_batch = options.batch;
   engine.micro_batches = options.micro_batches;
   engine.seq_length = options.seq_length;
-  engine.recompute = options.recompute;
+  engine.activations.recompute = options.recompute;
   engine.adamw.weight_decay = 0.1;
   engine.optimizer.home = options.optimizer == "none" ? Tier::gpu : options.optimizer == "cpu" ? Tier::cpu : Tier::nvme;
   // Of this process alone: two benchmarks in one folder do not meet.

@@ -120,9 +120,9 @@ Status RecordFile::Impl::write_slot(IoEngine& engine, const RecordExtent& extent
 Status RecordFile::Impl::write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer) {
   const std::size_t r = index(id);
   Last& last = last_[r];
-  STRATA_CHECK(
-      !last.written || version == last.version || (version > last.version && (version - last.version) % format::kSlots != 0),
-      "version " + std::to_string(version) + " would overwrite version " + std::to_string(last.version));
+  STRATA_CHECK(!last.written || version == last.version ||
+                   (version > last.version && (layout_.slots() == 1 || (version - last.version) % layout_.slots() != 0)),
+               "version " + std::to_string(version) + " would overwrite version " + std::to_string(last.version));
   const RecordExtent extent = layout_.extent(r, version);
   STRATA_CHECK(buffer.size() >= extent.bytes(), "the buffer of a record holds its header block too");
   const std::size_t payload_bytes = layout_.payload_bytes(r);
@@ -173,9 +173,9 @@ Result<std::unique_ptr<RecordFile>> RecordFile::create(const std::vector<std::st
   std::vector<std::string> notes;
   std::vector<double> weights = options.weights;
   if (weights.empty()) {
-    STRATA_ASSIGN_OR_RETURN(weights, measured_weights(paths, file_bytes(payload_bytes), options.io, &notes));
+    STRATA_ASSIGN_OR_RETURN(weights, measured_weights(paths, file_bytes(payload_bytes, options.slots), options.io, &notes));
   }
-  RecordLayout layout(std::move(payload_bytes), weights);
+  RecordLayout layout(std::move(payload_bytes), weights, options.slots);
   const BlockFileOptions file_options{.direct = options.direct, .prewrite = options.prewrite, .timeout = options.io.timeout};
   STRATA_ASSIGN_OR_RETURN(std::vector<BlockFile> files, create_files(paths, layout, file_options));
   for (const BlockFile& file : files) {
@@ -185,8 +185,8 @@ Result<std::unique_ptr<RecordFile>> RecordFile::create(const std::vector<std::st
       new RecordFile(std::make_unique<Impl>(std::move(files), std::move(layout), std::move(notes))));
 }
 
-std::size_t RecordFile::file_bytes(std::span<const std::size_t> payload_bytes) {
-  return RecordLayout({payload_bytes.begin(), payload_bytes.end()}).total_bytes();
+std::size_t RecordFile::file_bytes(std::span<const std::size_t> payload_bytes, std::size_t slots) {
+  return RecordLayout({payload_bytes.begin(), payload_bytes.end()}, slots).total_bytes();
 }
 
 std::size_t RecordFile::buffer_bytes_for(std::size_t payload_bytes) { return RecordLayout::extent_bytes(payload_bytes); }

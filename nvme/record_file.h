@@ -1,6 +1,6 @@
 // Preallocated files of fixed records with two slots each (A/B), one file on each path, with the bytes of every record spread
 // over all of them. The slot of version v is v % 2, so the new version is written beside the old one, payload first and header
-// last; a crash never leaves a record without a readable version.
+// last; a crash never leaves a record without a readable version. What is of no use after a crash can have one slot.
 // Format: docs/state_format.md. Opened with O_DIRECT where the file system has it; everything is aligned to 4096 bytes. The
 // files live as long as the object: nothing of them survives, so nothing is flushed to the device.
 #pragma once
@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "nvme/format.h"
 #include "nvme/io_engine.h"
 #include "nvme/latency.h"
 #include "runtime/status.h"
@@ -27,6 +28,7 @@ struct RecordFileOptions {
   bool prewrite = true;  // see BlockFileOptions
   // Share of the bytes that each path gets, in any unit. Empty: measured by probe_paths() where there are several paths.
   std::vector<double> weights{};
+  std::size_t slots = format::kSlots;  // of a record; 1: a new version is written over the old one
   // For measuring; its timeout holds for making the files too.
   IoEngineOptions io{};
 };
@@ -40,15 +42,15 @@ struct PathTraffic {
 // Thread-safe as stated at write(); a record is written by one thread at a time, and not while one reads the same slot.
 class RecordFile {
  public:
-  // Creates (or overwrites) `paths`, at least one, and allocates space for `payload_bytes[i]` bytes of payload for record i,
-  // twice. ENOSPC is reported here with what is needed and what is free, before training starts. The files are removed on
-  // destruction, but for those whose device hangs: the next run takes them over.
-  // Two paths that are one file: invalid_config.
+  // Creates (or overwrites) `paths`, at least one, and allocates space for `payload_bytes[i]` bytes of payload for record i
+  // in every slot. ENOSPC is reported here with what is needed and what is free, before training starts. The files are removed
+  // on destruction, but for those whose device hangs: the next run takes them over. Two paths that are one file:
+  // invalid_config.
   static Result<std::unique_ptr<RecordFile>> create(const std::vector<std::string>& paths,
                                                     std::vector<std::size_t> payload_bytes,
                                                     const RecordFileOptions& options = {});
   // Bytes create() would allocate, on all paths together. Pure: does not depend on the paths.
-  static std::size_t file_bytes(std::span<const std::size_t> payload_bytes);
+  static std::size_t file_bytes(std::span<const std::size_t> payload_bytes, std::size_t slots = format::kSlots);
   ~RecordFile();
 
   // Capacity a buffer for record `id` needs: the payload rounded up to whole blocks of 4096 bytes, and the header block.

@@ -5,7 +5,6 @@
 #include <limits>
 #include <numeric>
 
-#include "nvme/format.h"
 #include "runtime/status.h"
 
 namespace strata {
@@ -49,10 +48,15 @@ class Dealer {
 
 }  // namespace
 
-RecordLayout::RecordLayout(std::vector<std::size_t> payload_bytes) : RecordLayout(std::move(payload_bytes), kOnePath) {}
+RecordLayout::RecordLayout(std::vector<std::size_t> payload_bytes, std::size_t slots)
+    : RecordLayout(std::move(payload_bytes), kOnePath, slots) {}
 
-RecordLayout::RecordLayout(std::vector<std::size_t> payload_bytes, std::span<const double> weights)
-    : payload_bytes_(std::move(payload_bytes)), file_bytes_(weights.size()), parts_(payload_bytes_.size() * weights.size()) {
+RecordLayout::RecordLayout(std::vector<std::size_t> payload_bytes, std::span<const double> weights, std::size_t slots)
+    : payload_bytes_(std::move(payload_bytes)),
+      slots_(slots),
+      file_bytes_(weights.size()),
+      parts_(payload_bytes_.size() * weights.size()) {
+  STRATA_CHECK(slots == 1 || slots == format::kSlots, "a record has one slot or two");
   STRATA_CHECK(!weights.empty() && weights.size() <= std::numeric_limits<std::uint16_t>::max() &&
                    std::all_of(weights.begin(), weights.end(), [](double w) { return w > 0; }),
                "every path has a positive weight");
@@ -69,7 +73,7 @@ RecordLayout::RecordLayout(std::vector<std::size_t> payload_bytes, std::span<con
     }
     for (std::size_t p = 0; p < paths(); ++p) {
       mine[p].offset = file_bytes_[p];
-      file_bytes_[p] += format::kSlots * mine[p].slot_bytes;
+      file_bytes_[p] += slots_ * mine[p].slot_bytes;
     }
   }
 }
@@ -85,7 +89,7 @@ RecordExtent RecordLayout::extent(std::size_t record, std::uint64_t version) con
   extent.padded_payload = padded(payload_bytes_[record]);
   std::vector<std::uint64_t> next(paths());  // free offset in each file
   for (std::size_t p = 0; p < paths(); ++p) {
-    next[p] = part(record, p).offset + version % format::kSlots * part(record, p).slot_bytes;
+    next[p] = part(record, p).offset + version % slots_ * part(record, p).slot_bytes;
   }
   std::size_t path = 0;
   for (std::size_t c = 0, n = chunks(extent.padded_payload); c < n; ++c) {

@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include "nvme/format.h"
+
 namespace strata {
 
 // Bytes of one version that lie together in one file and in the record's buffer.
@@ -30,13 +32,14 @@ struct RecordExtent {
 
 class RecordLayout {
  public:
-  // weights: of each path, positive; only their ratios matter.
-  RecordLayout(std::vector<std::size_t> payload_bytes, std::span<const double> weights);
-  explicit RecordLayout(std::vector<std::size_t> payload_bytes);  // one path
+  // weights: of each path, positive; only their ratios matter. slots: of a record, 1 or 2.
+  RecordLayout(std::vector<std::size_t> payload_bytes, std::span<const double> weights, std::size_t slots = format::kSlots);
+  explicit RecordLayout(std::vector<std::size_t> payload_bytes, std::size_t slots = format::kSlots);  // one path
 
   static std::size_t extent_bytes(std::size_t payload_bytes);  // padded payload + header block
 
   std::size_t records() const { return payload_bytes_.size(); }
+  std::size_t slots() const { return slots_; }
   std::size_t paths() const { return file_bytes_.size(); }
   std::size_t payload_bytes(std::size_t record) const { return payload_bytes_[record]; }
   RecordExtent extent(std::size_t record, std::uint64_t version) const;
@@ -44,7 +47,7 @@ class RecordLayout {
   std::uint64_t total_bytes() const;
 
  private:
-  // What a record has in one file: both slots, one behind the other.
+  // What a record has in one file: its slots, one behind the other.
   struct Part {
     std::uint64_t offset = 0;
     std::uint64_t slot_bytes = 0;
@@ -52,6 +55,7 @@ class RecordLayout {
   const Part& part(std::size_t record, std::size_t path) const { return parts_[record * paths() + path]; }
 
   std::vector<std::size_t> payload_bytes_;
+  std::size_t slots_;
   std::vector<std::uint64_t> file_bytes_;   // of each path
   std::vector<Part> parts_;                 // of each record on each path
   std::vector<std::size_t> first_chunk_;    // of each record, in chunk_paths_

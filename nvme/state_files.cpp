@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
@@ -17,21 +18,24 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kPrefix = "state_rank_";
+constexpr std::array<std::string_view, 2> kPrefixes = {"state_rank_", "activations_rank_"};  // by StateFileKind
 constexpr std::string_view kSuffix = ".bin";
 
-std::string file_name(int rank) {
+std::string file_name(std::string_view prefix, int rank) {
   char digits[16];
   std::snprintf(digits, sizeof digits, "%05d", rank);
-  return std::string(kPrefix) + digits + std::string(kSuffix);
+  return std::string(prefix) + digits + std::string(kSuffix);
 }
 
 // Of a name that file_name() gives; nothing else is ours to remove.
 std::optional<int> rank_of(const std::string& name) {
-  if (!name.starts_with(kPrefix)) return std::nullopt;
-  int rank = -1;
-  std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), rank);
-  return rank >= 0 && name == file_name(rank) ? std::optional<int>(rank) : std::nullopt;
+  for (const std::string_view prefix : kPrefixes) {
+    if (!name.starts_with(prefix)) continue;
+    int rank = -1;
+    std::from_chars(name.data() + prefix.size(), name.data() + name.size(), rank);
+    if (rank >= 0 && name == file_name(prefix, rank)) return rank;
+  }
+  return std::nullopt;
 }
 
 // Bytes freed: 0 where somebody holds the file.
@@ -53,7 +57,9 @@ Result<std::uint64_t> remove_unless_held(const std::string& path) {
 
 }  // namespace
 
-std::string state_file_path(const std::string& folder, int rank) { return (fs::path(folder) / file_name(rank)).string(); }
+std::string state_file_path(const std::string& folder, int rank, StateFileKind kind) {
+  return (fs::path(folder) / file_name(kPrefixes[static_cast<std::size_t>(kind)], rank)).string();
+}
 
 Status require_different_files(const std::vector<std::string>& paths) {
   for (std::size_t a = 0; a < paths.size(); ++a) {

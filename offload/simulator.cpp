@@ -47,6 +47,13 @@ class StepSimulator {
   }
 
  private:
+  struct Away {
+    int unit = 0;
+    double stored = 0.0;  // when it is at home, or in CPU memory again
+    bool read = false;
+    std::optional<double> fetched = {};
+  };
+
   // Takes the resource as soon as it is free and all is ready; returns when the operation ends.
   double take(Resource resource, double ready, double amount, int instruction = -1) {
     double& free = free_[static_cast<std::size_t>(resource)];
@@ -64,8 +71,12 @@ class StepSimulator {
   double params_up(int u) const { return of(compute_.params_up, u); }
   double grads_down(int u) const { return of(compute_.grads_down, u); }
   double grads_between(int u) const { return of(compute_.grads_between, u); }
-  static double of(const std::vector<double>& values, int u) {
-    return values.empty() ? 0.0 : values[static_cast<std::size_t>(u)];
+  bool recomputes(int u) const { return of(compute_.recomputes, u) != 0; }
+  double activations_away(int u) const { return of(compute_.activations_away, u); }
+  bool activations_on_nvme(int u) const { return of(compute_.activations_on_nvme, u) != 0; }
+  template <class T>
+  static T of(const std::vector<T>& values, int u) {
+    return values.empty() ? T() : values[static_cast<std::size_t>(u)];
   }
   std::vector<int> uses(int u) const {
     std::vector<int> units = {u};
@@ -113,8 +124,75 @@ class StepSimulator {
   }
 
   void forward(std::size_t position) {
-    take(Resource::compute, acquire(position), at_once() * compute_amount_forward());
+    const double ready = acquire(position);
+    if (const int u = order_[position]; activations_away(u) > 0.0) {
+      for (int m = 0; m < at_once(); ++m) forward_that_leaves(u, ready);
+    } else {
+      take(Resource::compute, ready, at_once() * compute_amount_forward());
+    }
     release(position);
+  }
+
+  // As ActivationStore, here and below: one unit's leave while another computes, over two windows where they go to NVMe.
+  void forward_that_leaves(int u, double ready) {
+    if (leaving_forward_.size() >= 2) {
+      ready = std::max(ready, leaving_forward_.front());
+      leaving_forward_.pop_front();
+    }
+    const double computed = take(Resource::compute, ready, compute_amount_forward());
+    double has_window = 0.0;
+    if (activations_on_nvme(u) && in_write_windows_.size() >= 2) {
+      has_window = in_write_windows_.front();
+      in_write_windows_.pop_front();
+    }
+    double stored = take(Resource::gpu_to_cpu, std::max(computed, has_window), activations_away(u));
+    leaving_forward_.push_back(stored);
+    if (activations_on_nvme(u)) {
+      stored = take(Resource::nvme_write, stored, activations_away(u));
+      in_write_windows_.push_back(stored);
+    }
+    away_.push_back({u, stored});
+  }
+
+  // The head waits for what leaves; from then on what left last comes back first.
+  double begin_backward() {
+    const double left = leaving_forward_.empty() ? 0.0 : leaving_forward_.back();
+    leaving_forward_.clear();
+    in_write_windows_.clear();
+    // In the order of the forward; a unit's micro-batches come back first to last.
+    for (std::size_t end = away_.size(); end > 0;) {
+      std::size_t first = end;
+      while (first > 0 && away_[first - 1].unit == away_[end - 1].unit) --first;
+      coming_back_.insert(coming_back_.end(), away_.begin() + static_cast<std::ptrdiff_t>(first),
+                          away_.begin() + static_cast<std::ptrdiff_t>(end));
+      end = first;
+    }
+    away_.clear();
+    return left;
+  }
+
+  void read_back(Away& away) {
+    if (!activations_on_nvme(away.unit) || away.read) return;
+    away.read = true;
+    away.stored = take(Resource::nvme_read, std::max(away.stored, freed_by_fetch_), activations_away(away.unit));
+  }
+  void fetch_back(Away& away) {
+    if (away.fetched) return;
+    read_back(away);
+    away.fetched = take(Resource::cpu_to_gpu, std::max(away.stored, compute_free()), activations_away(away.unit));
+  }
+  void prefetch_activations() {
+    const auto ahead = static_cast<std::size_t>(std::max(1, compute_.prefetch_units));
+    for (std::size_t i = 0; i < std::min(ahead, coming_back_.size()); ++i) fetch_back(coming_back_[i]);
+    if (coming_back_.size() > ahead) read_back(coming_back_[ahead]);
+  }
+  // When what unit u kept is there for its next micro-batch.
+  double take_back(int u) {
+    if (activations_away(u) == 0.0) return 0.0;
+    fetch_back(coming_back_.front());
+    freed_by_fetch_ = *coming_back_.front().fetched;
+    coming_back_.pop_front();
+    return freed_by_fetch_;
   }
 
   // As GradStore: sums are written when a micro-batch's backward is done, and not before the last update has read them. Those
@@ -123,8 +201,12 @@ class StepSimulator {
     const int u = order_[position];
     const std::size_t s = slot(schedule_.slots.grads(u));
     const bool leaves = grads_down(u) > 0.0, last_pass = pass + 1 == passes();
-    const double ready = std::max(acquire(position), leaves ? 0.0 : read_[s]);
+    const bool is_head = u + 1 == compute_.units;
+    double ready = std::max(acquire(position), leaves ? 0.0 : read_[s]);
+    if (is_head) ready = std::max(ready, begin_backward());
     for (int m = 0; m < at_once(); ++m) {
+      if (!is_head) ready = std::max(ready, take_back(u));
+      prefetch_activations();
       double has_memory = 0.0;
       if (leaves && leaving_.size() >= 2) {
         has_memory = leaving_.front();
@@ -154,7 +236,7 @@ class StepSimulator {
           continue;
         }
         const int u = order_[i];
-        const double amount = i == head ? compute_amount_head() : compute_amount_backward(compute_.recompute && u > 0);
+        const double amount = i == head ? compute_amount_head() : compute_amount_backward(recomputes(u));
         times.grads[static_cast<std::size_t>(u)] = backward(i, amount, pass);
       }
     }
@@ -194,7 +276,12 @@ class StepSimulator {
   std::vector<int> order_;                      // units in the order of a micro-batch's forward and backward
   std::vector<std::optional<double>> fetched_;  // when the parameters are there that were copied up and not used yet
   std::deque<double> leaving_;                  // when the memory of gradients in flight is free
-  double reduced_ = 0.0;                        // when the last sums were complete
+  // Of what units keep, away from the gpu tier.
+  std::vector<Away> away_;                                 // in the order of the forward
+  std::deque<Away> coming_back_;                           // in the order of the backward
+  std::deque<double> leaving_forward_, in_write_windows_;  // when their memory, or window, is free
+  double freed_by_fetch_ = 0.0;                            // when the last window's copy up ended
+  double reduced_ = 0.0;                                   // when the last sums were complete
   double norm_ = 0.0;
 };
 

@@ -12,7 +12,6 @@ namespace strata {
 struct ComputeShape {
   int units = 0;  // the last one is the head, whose forward and backward are one operation
   int micro_batches = 1;
-  bool recompute = false;
   bool vertical = false;  // a unit computes all micro-batches before the next unit does
   int prefetch_units = 1;
   double delayed_share = 1.0;  // of the records, the last ones, that may be updated while the next forward computes
@@ -20,6 +19,11 @@ struct ComputeShape {
   std::vector<double> params_up = {};         // bytes of each unit that are copied up for every use; 0, or empty: none
   std::vector<double> grads_down = {};        // bytes of each unit's sums that leave when the last backward is done; likewise
   std::vector<double> grads_between = {};     // that leave after the others, and come back for the next
+  std::vector<char> recomputes = {};          // whether a unit's backward runs its forward again; empty: none
+  // Bytes of each unit and micro-batch that leave after the forward and come back for the backward; 0, or empty: none. And
+  // whether they go on to NVMe.
+  std::vector<double> activations_away = {};
+  std::vector<char> activations_on_nvme = {};
 };
 
 // Forwards of one unit that one operation is worth: a backward is two, and the forward again where it is recomputed.
@@ -27,8 +31,8 @@ double compute_amount_forward();
 double compute_amount_backward(bool recomputes);
 double compute_amount_head();
 
-// An instruction of the schedule, or something between two updates: a unit computes, its parameters come up, its sums leave or
-// come back.
+// An instruction of the schedule, or something between two updates: a unit computes, its parameters come up, its sums or what
+// it keeps for its backward leave or come back.
 struct TimedOperation {
   Resource resource = Resource::compute;
   int instruction = -1;  // in the schedule; -1: between two updates

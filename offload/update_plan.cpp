@@ -103,6 +103,13 @@ std::vector<RecordPlacement> by_stride(const std::vector<Tier>& homes, std::int6
   return placements;
 }
 
+std::size_t shadow_bytes(const UpdatePlan& plan) {
+  double bytes = 0.0;
+  for (std::size_t r = 0; r < plan.schedule.shape.records.size(); ++r)
+    if (needs_shadow(plan.schedule.shape, r)) bytes += state_bytes(plan.schedule.shape, r);
+  return static_cast<std::size_t>(bytes);
+}
+
 UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const ComputeShape& compute, const Rates& rates) {
   std::vector<Tier> homes;
   for (const RecordPlacement& placement : shape.placements) homes.push_back(placement.home);

@@ -1,6 +1,7 @@
 // Where each record's state lives and who updates it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -42,6 +43,9 @@ struct UpdatePlan {
   std::optional<UpdateSchedule> waiting;
   std::optional<StepForecast> waiting_forecast;
 };
+
+// Bytes of the second copies in CPU memory that are made while a guess is open.
+std::size_t shadow_bytes(const UpdatePlan& plan);
 
 // The schedule of `shape` (whose placements give the homes; on_gpu and speculates are overwritten). Fractions to be chosen are
 // those with the shortest forecast step, the smallest of equal ones: first of the GPU's part without speculation, then of

@@ -74,7 +74,7 @@ struct Config {
     double clip_grad = 1.0;          // 0: off
     std::int64_t eval_interval = 0;  // steps; 0: only after the last step, when there is validation data
     std::int64_t eval_iters = 10;    // micro-batches per rank and validation
-    enum class Recompute { none, full } recompute = Recompute::none;
+    enum class Recompute { none, full, automatic } recompute = Recompute::none;
   } training;
 
   struct Precision {
@@ -124,6 +124,9 @@ struct Config {
     };
     Unit param;     // the compute copy of the parameters
     Unit gradient;  // gradient sums
+    struct Activation {
+      std::optional<Tier> device = Tier::gpu;  // absent: planned
+    } activation;                              // what units keep of a forward for their backward
     enum class Order { horizontal, vertical } micro_batch_order = Order::horizontal;
   } offload;
 

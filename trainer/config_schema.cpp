@@ -174,8 +174,11 @@ void describe_training(ConfigSchema& s, Config::Training& c) {
       .at_least(0)
       .alias("eval_interval");
   s.add("training.eval_iters", c.eval_iters, "Micro-batches per rank in one validation.").at_least(1).alias("eval_iters");
-  s.add_choice<Recompute>("training.recompute", c.recompute, {{"none", Recompute::none}, {"full", Recompute::full}},
-                          "full: backward runs each block's forward again instead of keeping its activations.")
+  s.add_choice<Recompute>("training.recompute", c.recompute,
+                          {{"none", Recompute::none}, {"full", Recompute::full}, {"auto", Recompute::automatic}},
+                          "full: backward runs each block's forward again instead of keeping more than its input. auto: that "
+                          "of as many blocks as makes the forecast step shortest, by device.rates; without them, of none if "
+                          "memory.gpu allows it.")
       .alias("recompute_granularity")
       .alias("activation_checkpoint.mode");
 }
@@ -319,6 +322,13 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   s.add_choice<Tier>("offload.gradient.device", c.offload.gradient.device, unit_homes,
                      "Home of gradient sums; none: the gpu tier. To cpu a unit's leave as soon as its backward is done.")
       .automatic("the gpu tier if memory.gpu holds them");
+  s.add_choice<Tier>("offload.activation.device", c.offload.activation.device,
+                     {{"none", Tier::gpu}, {"cpu", Tier::cpu}, {"nvme", Tier::nvme}},
+                     "Home of what blocks keep of a forward until their backward; none: the gpu tier. Else it leaves while the "
+                     "next blocks compute and comes back zero.prefetch_units (at least 1) ahead; what the last block keeps "
+                     "stays.")
+      .automatic("the gpu tier for as many blocks as memory.gpu holds, then CPU memory, then NVMe")
+      .alias("offload_activation.device");
   using Order = Config::Offload::Order;
   s.add_choice<Order>(
       "offload.micro_batch_order", c.offload.micro_batch_order,

@@ -36,6 +36,20 @@ std::vector<std::vector<Shape>> make_shapes(const Model& model) {
 
 }  // namespace
 
+std::vector<ActivationPlacement> ActivationOptions::of(std::size_t count) const {
+  std::vector<ActivationPlacement> all = home && recompute ? std::vector<ActivationPlacement>(count) : units;
+  STRATA_CHECK(all.size() == count, "every unit has a placement of its activations");
+  for (ActivationPlacement& placement : all) {
+    if (home) placement.home = *home;
+    if (recompute) placement.recompute = *recompute;
+  }
+  if (count > 0) {
+    all.front().recompute = false;
+    all.back().home = Tier::gpu;
+  }
+  return all;
+}
+
 Engine::Engine(Device& device, const Model& model, const EngineOptions& options)
     : device_(device),
       model_(model),
@@ -94,6 +108,7 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
                                                         .vertical = options_.vertical},
                                        *data_comm_, gpu_, cpu_,
                                        GradStoreStreams{*compute_, *comm_stream_, *gpu_to_cpu_, *cpu_to_gpu_});
+  STRATA_RETURN_IF_ERROR(allocate_activations(notes));
   options_.optimizer.zero_stage = options_.zero_stage;
   options_.optimizer.compute = options_.compute;
   options_.optimizer.compute_shape = compute_shape();
@@ -116,7 +131,6 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
 ComputeShape Engine::compute_shape() const {
   ComputeShape shape{.units = model_.unit_count(),
                      .micro_batches = options_.micro_batches,
-                     .recompute = options_.recompute,
                      .vertical = options_.vertical,
                      .prefetch_units = options_.prefetch_units,
                      .delayed_share = options_.delayed_share};
@@ -124,6 +138,13 @@ ComputeShape Engine::compute_shape() const {
     shape.params_up.push_back(static_cast<double>(params_->bytes_up(u)));
     shape.grads_down.push_back(static_cast<double>(grads_->bytes_down(u)));
     shape.grads_between.push_back(static_cast<double>(grads_->bytes_between(u)));
+    const bool is_head = u + 1 == shape.units;
+    const ActivationPlacement kept = is_head ? ActivationPlacement{} : activations_->placement(u);
+    const bool leaves = kept.home != Tier::gpu;
+    shape.recomputes.push_back(kept.recompute);
+    shape.activations_away.push_back(leaves ? static_cast<double>(options_.activations.bytes[static_cast<std::size_t>(u)])
+                                            : 0.0);
+    shape.activations_on_nvme.push_back(kept.home == Tier::nvme);
     shape.shared.emplace_back();
     for (const SharedParam& shared : model_.unit(u).shared()) shape.shared.back().push_back(shared.unit);
   }
@@ -179,6 +200,31 @@ Status Engine::allocate_scratch() {
   return {};
 }
 
+Status Engine::allocate_activations(std::vector<std::string>* notes) {
+  ActivationStoreOptions options{.units = options_.activations.of(model_.body().size()),
+                                 .bytes = options_.activations.bytes,
+                                 .micro_batches = options_.vertical ? options_.micro_batches : 1,
+                                 .prefetch = std::max(1, options_.prefetch_units),
+                                 .nvme_files = options_.activations.nvme_files,
+                                 .nvme_weights = options_.optimizer.nvme_weights,
+                                 .io = options_.optimizer.io,
+                                 .make_engine = options_.optimizer.make_engine};
+  for (const ActivationPlacement& placement : options.units)
+    STRATA_CHECK(placement.home == Tier::gpu || options.bytes.size() == options.units.size(),
+                 "make_plan() tells how much units keep before any of it leaves the gpu tier");
+  STRATA_ASSIGN_OR_RETURN(
+      activations_,
+      ActivationStore::create(options, gpu_, cpu_,
+                              ActivationStreams{*compute_, *gpu_to_cpu_, *cpu_to_gpu_, *nvme_read_, *nvme_write_}, notes));
+  return {};
+}
+
+std::vector<PathTraffic> Engine::take_nvme_traffic() {
+  std::vector<PathTraffic> all = optimizer_->take_nvme_traffic();
+  for (PathTraffic& path : activations_->take_nvme_traffic()) all.push_back(std::move(path));
+  return all;
+}
+
 Engine::Leases Engine::acquire(int u) {
   Leases leases;
   leases.held.push_back(params_->acquire(u));
@@ -213,11 +259,7 @@ Batch Engine::batch_view(int slot) const {
           options_.seq_length};
 }
 
-Engine::Pass Engine::make_pass(int index) const {
-  const std::size_t n = model_.body().size();
-  return {
-      .index = index, .batch = batch_view(index), .x = {}, .inputs = std::vector<Tensor>(n), .saved = std::vector<Saved>(n)};
-}
+Engine::Pass Engine::make_pass(int index) const { return {.index = index, .batch = batch_view(index), .x = {}}; }
 
 void Engine::run_forward(std::span<Pass> passes, bool for_backward) {
   const std::vector<TensorRef> no_grads;
@@ -225,12 +267,15 @@ void Engine::run_forward(std::span<Pass> passes, bool for_backward) {
   for (std::size_t u = 0; u < n; ++u) {
     const Leases leases = acquire(static_cast<int>(u));
     prefetch_after(u, for_backward ? forward_order_.size() : n + 1);
-    const bool keep = for_backward && (!options_.recompute || u == 0);  // the first unit has no boundary to start from
+    const int unit = static_cast<int>(u);
+    const bool saves = for_backward && !activations_->placement(unit).recompute;
     for (Pass& pass : passes) {
       const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, no_grads};
-      Tensor y = model_.body()[u]->forward(ctx, pass.x, keep ? &pass.saved[u] : nullptr);
+      if (for_backward) activations_->make_room(unit);
+      Saved saved;
+      Tensor y = model_.body()[u]->forward(ctx, pass.x, saves ? &saved : nullptr);
       pace_compute(compute_amount_forward());
-      if (for_backward) pass.inputs[u] = std::move(pass.x);
+      if (for_backward) activations_->keep(unit, activation_slot(pass.index), {std::move(pass.x), std::move(saved)});
       pass.x = std::move(y);
     }
   }
@@ -239,10 +284,15 @@ void Engine::run_forward(std::span<Pass> passes, bool for_backward) {
 void Engine::run_forward_and_backward(std::span<Pass> passes, float scale) {
   const std::size_t n = model_.body().size();
   run_forward(passes, true);
+  std::vector<std::pair<int, int>> order;
+  for (std::size_t u = n; u-- > 0;)
+    for (const Pass& pass : passes) order.emplace_back(static_cast<int>(u), activation_slot(pass.index));
+  activations_->begin_backward(std::move(order));
   {
     const Leases leases = acquire(static_cast<int>(n));
     prefetch_after(n, forward_order_.size());
     for (Pass& pass : passes) {
+      activations_->prefetch();
       const std::vector<TensorRef> unit_grads = grads(static_cast<int>(n));
       const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, unit_grads};
       pass.x = model_.head().loss_and_backward(ctx, pass.x, losses_of(pass), scale);
@@ -256,10 +306,13 @@ void Engine::run_forward_and_backward(std::span<Pass> passes, float scale) {
     for (Pass& pass : passes) {
       const std::vector<TensorRef> unit_grads = grads(static_cast<int>(u));
       const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, unit_grads};
-      if (options_.recompute && u > 0) (void)model_.body()[u]->forward(ctx, pass.inputs[u], &pass.saved[u]);
-      pass.x = model_.body()[u]->backward(ctx, pass.inputs[u], std::move(pass.x), std::move(pass.saved[u]));
-      pace_compute(compute_amount_backward(options_.recompute && u > 0));
-      pass.inputs[u].reset();
+      KeptActivations kept = activations_->take(static_cast<int>(u), activation_slot(pass.index));
+      activations_->prefetch();
+      const bool recomputes = activations_->placement(static_cast<int>(u)).recompute;
+      if (recomputes) (void)model_.body()[u]->forward(ctx, kept.input, &kept.saved);
+      pass.x = model_.body()[u]->backward(ctx, kept.input, std::move(pass.x), std::move(kept.saved));
+      pace_compute(compute_amount_backward(recomputes));
+      kept.input.reset();
       grads_->reduce(static_cast<int>(u), pass.index);
     }
   }
@@ -418,13 +471,14 @@ Status Engine::finish() {
 Status Engine::rehearse() {
   STRATA_CHECK(dry(), "a rehearsal executes nothing");
   const BatchLoader nothing = [](int, std::span<std::int32_t>, std::span<std::int32_t>) { return Status(); };
-  const std::size_t before = gpu_.report().in_use;
+  const std::size_t before = gpu_.report().in_use, before_in_cpu = cpu_.report().in_use;
   std::string found;
   STRATA_RETURN_IF_ERROR(step(1, 0.0, nothing, [] { return false; }).status());
   STRATA_RETURN_IF_ERROR(evaluate(1, nothing).status());
   STRATA_RETURN_IF_ERROR(first_bad_parameter(&found));
   STRATA_RETURN_IF_ERROR(first_bad_activation(&found));
   STRATA_CHECK(gpu_.report().in_use == before, "a unit keeps memory that it did not allocate in prepare()");
+  STRATA_CHECK(cpu_.report().in_use == before_in_cpu, "activations leave nothing in CPU memory");
   return {};
 }
 

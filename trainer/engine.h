@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "model/unit.h"
+#include "offload/activation_store.h"
 #include "offload/grad_store.h"
 #include "offload/layout.h"
 #include "offload/optimizer_store.h"
@@ -44,12 +45,22 @@ struct UnitHomes {
   std::vector<Tier> of(std::size_t units) const { return home ? std::vector<Tier>(units, *home) : homes; }
 };
 
+// What becomes of what units keep for their backward. The first unit has no input to start from and never runs twice; what
+// the last one before the head keeps is needed next and never leaves.
+struct ActivationOptions {
+  std::optional<bool> recompute = false;        // keep only the units' inputs; absent: `units` tells each
+  std::optional<Tier> home = Tier::gpu;         // absent: likewise
+  std::vector<ActivationPlacement> units = {};  // of each but the head
+  std::vector<std::size_t> bytes = {};          // of each, as a plan's rehearsal found (plan.h); needed where some leave
+  std::vector<std::string> nvme_files = {};     // paths of this rank's files
+  std::vector<ActivationPlacement> of(std::size_t units) const;
+};
+
 struct EngineOptions {
   DType compute = DType::f32;      // f32 or bf16
   DType grads_dtype = DType::f32;  // of the sums that the update reads: f32 or bf16
   int zero_stage = 0;
   int prefetch_units = 1;
-  bool recompute = false;         // keep only the units' boundaries; run each forward again before its backward
   std::int64_t micro_batch = 1;   // sequences
   int micro_batches = 1;          // a step and rank
   bool vertical = false;          // each unit computes all of them before the next one does; else one micro-batch after another
@@ -59,6 +70,7 @@ struct EngineOptions {
   double delayed_share = 1.0;     // of the records, those that may be updated while the next forward computes
   UnitHomes params;               // of the compute copy
   UnitHomes grads;                // of gradient sums
+  ActivationOptions activations;
   AdamWConfig adamw;
   OptimizerStoreOptions optimizer;  // homes, shares, rates, file; zero_stage, compute and its shape are set by the engine
   // Host backend: its operations take at least as long as at these rates, with a gpu tier that is a memory of its own.
@@ -97,6 +109,11 @@ class Engine {
   const StateLayout& layout() const { return layout_; }
   const EngineOptions& options() const { return options_; }
   OptimizerStore& optimizer() { return *optimizer_; }
+  const ActivationStore& activations() const { return *activations_; }
+  // Of files, on all paths.
+  std::size_t nvme_bytes() const { return optimizer_->nvme_bytes() + activations_->nvme_bytes(); }
+  // Of each file, since the last call.
+  std::vector<PathTraffic> take_nvme_traffic();
   Communicator& control() { return *control_; }
 
   // Fills tokens and targets (R = micro_batch * seq_length each) of micro-batch `index` of this rank.
@@ -123,9 +140,7 @@ class Engine {
   struct Pass {
     int index = 0;  // in the step
     Batch batch;
-    Tensor x;                    // output of the last unit's forward, or gradient of the last one's backward
-    std::vector<Tensor> inputs;  // of each unit, for its backward
-    std::vector<Saved> saved;
+    Tensor x;  // output of the last unit's forward, or gradient of the last one's backward
   };
   Pass make_pass(int index) const;
   TensorRef losses_of(const Pass& pass) const { return losses_.ref().rows(pass.index, 1).view({losses_.shape()[1]}); }
@@ -146,6 +161,9 @@ class Engine {
   bool may_guess() const;
   Status check_order() const;
   Status allocate_scratch();
+  Status allocate_activations(std::vector<std::string>* notes);
+  // Where micro-batch `index` of a step is kept: one at a time, or all.
+  int activation_slot(int index) const { return options_.vertical ? index : 0; }
   ComputeShape compute_shape() const;
   void emulate_rates();
   void pace_compute(double forwards);
@@ -172,6 +190,7 @@ class Engine {
   std::unique_ptr<ParamStore> params_;
   std::unique_ptr<GradStore> grads_;
   std::unique_ptr<OptimizerStore> optimizer_;
+  std::unique_ptr<ActivationStore> activations_;
   static constexpr int kStepsUnclipped = 8;
   int steps_unclipped_ = 0;         // the last ones
   std::vector<int> forward_order_;  // units in the order their parameters are needed, forward and backward

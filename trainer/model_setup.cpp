@@ -42,7 +42,6 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.grads_dtype = c.precision.gradients;
   options.zero_stage = static_cast<int>(c.zero.stage);
   options.prefetch_units = static_cast<int>(c.zero.prefetch_units);
-  options.recompute = c.training.recompute == Config::Training::Recompute::full;
   options.micro_batch = c.training.micro_batch_size;
   options.micro_batches = static_cast<int>(c.training.gradient_accumulation_steps);
   options.vertical = c.offload.micro_batch_order == Config::Offload::Order::vertical;
@@ -52,6 +51,11 @@ EngineOptions engine_options(const Config& c, Rank rank) {
       .beta1 = c.optimizer.beta1, .beta2 = c.optimizer.beta2, .eps = c.optimizer.eps, .weight_decay = c.optimizer.weight_decay};
   options.params.home = c.offload.param.device;
   options.grads.home = c.offload.gradient.device;
+  using Recompute = Config::Training::Recompute;
+  options.activations.home = c.offload.activation.device;
+  options.activations.recompute = c.training.recompute == Recompute::automatic
+                                      ? std::optional<bool>()
+                                      : std::optional<bool>(c.training.recompute == Recompute::full);
   options.optimizer.home = c.offload.optimizer.device;  // absent: see make_plan()
   options.optimizer.record_size = c.offload.optimizer.record_size;
   options.optimizer.share = {.gpu_fraction = c.offload.optimizer.gpu_fraction,
@@ -63,7 +67,10 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   for (std::size_t r = 0; r < kResources; ++r)
     if (double& rate = options.optimizer.rates.per_second[r]; rate == 0.0) rate = rates_of(c.device.emulate).per_second[r];
   if (c.device.emulate.any()) options.emulate = rates_of(c.device.emulate);
-  for (const std::string& folder : c.nvme.path) options.optimizer.nvme_files.push_back(state_file_path(folder, rank.v));
+  for (const std::string& folder : c.nvme.path) {
+    options.optimizer.nvme_files.push_back(state_file_path(folder, rank.v));
+    options.activations.nvme_files.push_back(state_file_path(folder, rank.v, StateFileKind::activations));
+  }
   options.optimizer.nvme_weights = c.nvme.weights;
   options.optimizer.io.kind = c.nvme.engine;
   options.optimizer.io.queue_depth = static_cast<unsigned>(c.nvme.queue_depth);

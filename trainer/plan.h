@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "trainer/engine.h"
 
@@ -36,6 +37,8 @@ struct Plan {
   int threads = 1;        // of a rank
   MemoryReport gpu, cpu;  // high_water is what the run needs and gets
   std::size_t nvme_bytes = 0;
+  // Of each unit but the head: what it keeps of a micro-batch for its backward, and its input alone.
+  std::vector<std::size_t> kept_bytes = {}, input_bytes = {};
   DriveUse drives;  // filled in by the caller: see drive_use_of()
   EngineOptions options;
   UpdatePlan update;  // of this rank: placements, schedule, and its forecast where rates are known
@@ -44,9 +47,11 @@ struct Plan {
 };
 
 // Pure: depends on its arguments alone; for cuda too it needs no GPU. Whether it fits is not decided here; see check_budgets().
-// Budgets matter where a home is absent. Parameters and gradient sums then stay in the gpu tier as far as its budget goes (as
-// if states took none of it that they need not); states stay in the gpu tier as far as its budget goes (where it is memory of
-// its own), then in CPU memory, the rest on NVMe; the plan's options tell each record's home.
+// Budgets and rates matter where a home is absent. Activations: of some ways to keep them (more or fewer units that run their
+// forward again, and as many units as must whose activations leave) the one with the shortest forecast step; without rates the
+// first that fits of those with more in the gpu tier. Parameters and gradient sums then stay in the gpu tier as far as its
+// budget goes (as if states took none of it that they need not); states stay in the gpu tier as far as its budget goes (where
+// it is memory of its own), then in CPU memory, the rest on NVMe; the plan's options tell each record's home.
 Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                        Backend backend, const Budgets& budgets = {});
 // Bytes of state that this rank writes to NVMe in a step. A guess that was wrong (speculation) writes its records once more.

@@ -235,11 +235,7 @@ Status Trainer::Impl::prepare_nvme_folder() const {
 }
 
 Status Trainer::Impl::start_engine() {
-  EngineOptions options = engine_options(config_, environment_.world().rank());
-  options.params = plan_.options.params;
-  options.grads = plan_.options.grads;
-  options.optimizer.homes = plan_.options.optimizer.homes;
-  options.optimizer.share = plan_.options.optimizer.share;
+  EngineOptions options = plan_.options;
   options.gpu_budget = plan_.gpu.high_water;
   options.cpu_budget = plan_.cpu.high_water;
   if (extras_.make_gpu_communicator) options.make_gpu_communicator = extras_.make_gpu_communicator;
@@ -398,8 +394,8 @@ Result<StepMetrics> Trainer::Impl::step() {
   last_busy_ = busy;
   metrics.gpu_peak = engine_->memory(Tier::gpu).high_water;
   metrics.cpu_peak = engine_->memory(Tier::cpu).high_water;
-  metrics.nvme_bytes = engine_->optimizer().nvme_bytes();
-  metrics.nvme = engine_->optimizer().take_nvme_traffic();
+  metrics.nvme_bytes = engine_->nvme_bytes();
+  metrics.nvme = engine_->take_nvme_traffic();
   metrics.gpu = read_sensors_if_due(end);
   return metrics;
 }

@@ -55,6 +55,8 @@ struct Machine {
   Tier units = Tier::gpu;  // where parameters and gradient sums live
   int micro_batches = 1;
   bool vertical = false;
+  Tier activations = Tier::gpu;
+  bool recompute = false;
 };
 
 const std::vector<Machine> kMachines = {
@@ -74,6 +76,12 @@ const std::vector<Machine> kMachines = {
     {"units_in_cpu_slow_d2h", speeds(100, 6, 60, 500, 200, 200, 0.004), Tier::nvme, false, Tier::cpu},
     {"units_in_cpu_horizontal", speeds(40, 20, 20, 100, 200, 200, 0.004), Tier::cpu, false, Tier::cpu, 3},
     {"units_in_cpu_vertical", speeds(20, 8, 20, 100, 200, 200, 0.004), Tier::cpu, false, Tier::cpu, 3, true},
+    {"activations_in_cpu", speeds(20, 20, 60, 500, 200, 200, 0.008), Tier::cpu, false, Tier::gpu, 1, false, Tier::cpu},
+    {"activations_in_cpu_slow_copies", speeds(6, 6, 200, 500, 200, 200, 0.004), Tier::gpu, false, Tier::gpu, 2, false,
+     Tier::cpu},
+    {"activations_on_nvme", speeds(60, 60, 60, 500, 20, 20, 0.01), Tier::cpu, false, Tier::cpu, 2, false, Tier::nvme},
+    {"activations_on_nvme_vertical", speeds(40, 40, 60, 500, 30, 30, 0.01), Tier::cpu, false, Tier::cpu, 2, true, Tier::nvme,
+     true},
 };
 
 // 0.4 M parameters in 50 records.
@@ -90,6 +98,8 @@ Config emulated(const std::string& folder, const Machine& machine) {
   c.training.seq_length = 8;
   c.offload.optimizer.device = machine.home;
   c.offload.param.device = c.offload.gradient.device = machine.units;
+  c.offload.activation.device = machine.activations;
+  if (machine.recompute) c.training.recompute = Config::Training::Recompute::full;
   if (machine.vertical) c.offload.micro_batch_order = Config::Offload::Order::vertical;
   c.offload.optimizer.record_size = 8192;
   c.device.emulate = machine.speeds;

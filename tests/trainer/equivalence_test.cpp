@@ -253,6 +253,72 @@ TEST(EquivalenceOfMicroBatchOrders, VerticalIsRefusedWhereEmbeddingsAreTied) {
   EXPECT_NE(run.status.message().find("offload.micro_batch_order"), std::string::npos) << run.status.message();
 }
 
+// What units keep for their backward, away from the gpu tier: with the tiers in one memory and in two, for every order of
+// micro-batches, with what else moves beside it.
+class EquivalenceOfActivationHomes : public ::testing::TestWithParam<std::tuple<int, DType>> {};
+
+TEST_P(EquivalenceOfActivationHomes, DigestIsThatOfActivationsInTheGpuTier) {
+  const auto [world, compute] = GetParam();
+  const auto data = std::make_shared<FormulaSource>(61);
+  using Order = Config::Offload::Order;
+  const auto run = [&, world = world, compute = compute](Tier home, bool recompute, Tier rest, Order order, bool emulated,
+                                                         std::int64_t prefetch) {
+    const TemporaryFolder folder;
+    const Placement placement = {rest == Tier::gpu ? 2 : 3,
+                                 rest == Tier::gpu ? Tier::cpu : Tier::nvme,
+                                 8192,
+                                 recompute,
+                                 0.0,
+                                 0,
+                                 rest,
+                                 rest,
+                                 DType::f32,
+                                 rest == Tier::gpu ? 0.0 : 1.0,
+                                 1.0,
+                                 home};
+    Config c = config_of(placement, folder.path(), compute);
+    c.model.tie_embeddings = false;
+    c.model.num_layers = 4;
+    c.training.steps = 8;
+    c.training.global_batch_size = 3 * world;
+    c.offload.micro_batch_order = order;
+    c.zero.prefetch_units = prefetch;
+    if (emulated) c.device.emulate.h2d = std::uint64_t{1} << 40;
+    RunResult result = run_training(c, world, data, data);
+    EXPECT_TRUE(result.status.ok()) << describe(placement) << ": " << result.status.message();
+    EXPECT_EQ(result.measured_gpu, result.planned_gpu) << describe(placement);
+    EXPECT_EQ(result.measured_cpu, result.planned_cpu) << describe(placement);
+    return result;
+  };
+  const RunResult reference = run(Tier::gpu, false, Tier::gpu, Order::horizontal, false, 1);
+  ASSERT_FALSE(reference.digest.empty());
+  std::size_t row = 0;
+  for (const Tier home : {Tier::cpu, Tier::nvme})
+    for (const bool recompute : {false, true})
+      for (const Order order : {Order::horizontal, Order::vertical})
+        for (const bool emulated : {false, true}) {
+          if (row++ % kEvery != 0) continue;
+          const Tier rest = emulated == recompute ? Tier::gpu : Tier::cpu;
+          const std::int64_t prefetch = order == Order::vertical ? 2 : emulated ? 0 : 1;
+          SCOPED_TRACE(std::string(to_string(home)) + (recompute ? ", recompute" : "") +
+                       (order == Order::vertical ? ", vertical" : "") + (emulated ? ", emulated" : ""));
+          const RunResult moved = run(home, recompute, rest, order, emulated, prefetch);
+          EXPECT_EQ(moved.digest, reference.digest);
+          EXPECT_EQ(moved.losses, reference.losses);
+          if (rest == Tier::cpu || recompute || emulated) continue;
+          EXPECT_LT(moved.measured_gpu, run(Tier::gpu, recompute, rest, order, emulated, prefetch).measured_gpu);
+          std::uint64_t written = 0;
+          for (const StepMetrics& m : moved.metrics)
+            for (const PathTraffic& path : m.nvme) written += path.write.bytes;
+          EXPECT_EQ(written > 0, home == Tier::nvme);
+        }
+}
+
+INSTANTIATE_TEST_SUITE_P(WorldSizes, EquivalenceOfActivationHomes,
+                         ::testing::Values(std::tuple(1, DType::f32), std::tuple(2, DType::bf16)), [](const auto& test) {
+                           return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
+                         });
+
 // Budgets that leave room for some records in each tier, and the same digest with states in all three.
 TEST(EquivalenceOfHomes, StatesSplitOverTheTiersGiveTheSameDigest) {
   const auto data = std::make_shared<FormulaSource>(61);

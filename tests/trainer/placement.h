@@ -19,6 +19,7 @@ struct Placement {
   DType grads_dtype = DType::f32;  // the one that changes bits
   double speculation = 0.0;        // of the records that can, in every step
   double delayed_share = 1.0;
+  Tier activations = Tier::gpu;
 };
 
 inline Config config_of(const Placement& placement, const std::string& folder, DType compute) {
@@ -30,6 +31,7 @@ inline Config config_of(const Placement& placement, const std::string& folder, D
   c.precision.compute = compute;
   c.offload.param.device = placement.params;
   c.offload.gradient.device = placement.grads;
+  c.offload.activation.device = placement.activations;
   c.precision.gradients = placement.grads_dtype;
   c.offload.optimizer.stride = placement.stride;
   c.offload.optimizer.speculation = placement.speculation;
@@ -45,7 +47,8 @@ inline std::string describe(const Placement& p) {
          (p.gpu_fraction > 0.0 ? " on the GPU " + std::to_string(p.gpu_fraction) : "") +
          (p.speculation > 0.0 ? " speculating " + std::to_string(p.speculation) : "") +
          (p.delayed_share < 1.0 ? " delayed " + std::to_string(p.delayed_share) : "") +
-         (p.params != Tier::gpu ? " parameters in CPU memory" : "") + (p.grads != Tier::gpu ? " gradients in CPU memory" : "");
+         (p.params != Tier::gpu ? " parameters in CPU memory" : "") + (p.grads != Tier::gpu ? " gradients in CPU memory" : "") +
+         (p.activations != Tier::gpu ? std::string(" activations in ") + to_string(p.activations) : "");
 }
 
 }  // namespace strata

@@ -1,0 +1,170 @@
+#include "trainer/plan_activations.h"
+
+#include <algorithm>
+#include <functional>
+
+#include "trainer/plan_placement.h"
+
+namespace strata {
+namespace {
+
+// A forecast that is not shorter by this factor is no reason to take another placement.
+constexpr double kNoticeable = 0.999;
+
+// The least number in [0, most] for which `holds` does, if it does from some number on; `most` if for none.
+Result<std::size_t> least(std::size_t most, const std::function<Result<bool>(std::size_t)>& holds) {
+  std::size_t low = 0, high = most;
+  while (low < high) {
+    const std::size_t middle = (low + high) / 2;
+    STRATA_ASSIGN_OR_RETURN(const bool held, holds(middle));
+    if (held) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
+// Whether item i of n is among `count` that are evenly spread, the first one first.
+bool chosen(std::size_t i, std::size_t count, std::size_t n) { return i * count % n < count; }
+
+class ActivationSearch {
+ public:
+  ActivationSearch(const PlanContext& context, EngineOptions options)
+      : context_(context), options_(std::move(options)), units_(context.model.body().size()) {}
+
+  Result<Plan> run() {
+    STRATA_RETURN_IF_ERROR(measure());
+    const bool choose_recompute = !options_.activations.recompute, choose_home = !options_.activations.home;
+    if (!choose_recompute && !choose_home) return place_states(context_, sized(options_.activations.of(units_)));
+    std::vector<std::size_t> levels = {options_.activations.recompute == true ? units_ - 1 : 0};
+    if (choose_recompute && units_ > 1) {
+      if (units_ > 2) levels.push_back((units_ - 1) / 2);
+      levels.push_back(units_ - 1);
+    }
+    std::optional<Plan> best;
+    const auto better = [&](const Plan& plan) {
+      if (!best || !fits(*best, context_.budgets)) return true;
+      return fits(plan, context_.budgets) && plan.update.forecast &&
+             plan.update.forecast->step_seconds < kNoticeable * best->update.forecast->step_seconds;
+    };
+    for (const Counts& counts : candidates(levels, choose_home)) {
+      STRATA_ASSIGN_OR_RETURN(Counts tried, as_few_away_as_must(counts));
+      STRATA_ASSIGN_OR_RETURN(Plan plan, place_states(context_, with(tried, tried.units_stay)));
+      if (better(plan)) best = std::move(plan);
+      if (!options_.optimizer.rates.any() && fits(*best, context_.budgets)) break;  // the first that fits
+    }
+    return *std::move(best);
+  }
+
+ private:
+  struct Counts {
+    std::size_t recomputing = 0;
+    std::size_t away = 0, on_nvme = 0;  // of those away, the first ones are on NVMe
+    bool some_leave = false;            // as many as must; else none does
+    bool units_stay = false;            // parameters and gradient sums whose home is left to the plan stay in the gpu tier
+  };
+
+  // What units keep, with and without what their forward saves.
+  Status measure() {
+    EngineOptions plain = options_;
+    plain.activations = {};
+    plain.params.home = plain.grads.home = Tier::gpu;
+    plain.optimizer.home = Tier::cpu;
+    plain.optimizer.rates = {};  // nothing is to be chosen
+    plain.optimizer.share = {};
+    STRATA_ASSIGN_OR_RETURN(const Plan plan, rehearse(context_, plain));
+    all_ = plan.kept_bytes;
+    inputs_ = plan.input_bytes;
+    return {};
+  }
+
+  // In the order of preference where no rate tells which one is faster.
+  std::vector<Counts> candidates(const std::vector<std::size_t>& levels, bool may_leave) const {
+    const bool units_may_leave = !options_.params.home || !options_.grads.home;
+    std::vector<Counts> all;
+    for (const std::size_t level : levels) all.push_back({.recomputing = level, .units_stay = units_may_leave});
+    if (may_leave) {
+      for (auto level = levels.rbegin(); level != levels.rend(); ++level)
+        all.push_back({.recomputing = *level, .some_leave = true, .units_stay = units_may_leave});
+    }
+    if (!units_may_leave) return all;
+    for (const std::size_t level : levels) all.push_back({.recomputing = level});
+    if (may_leave) all.push_back({.recomputing = levels.back(), .away = units_ - 1, .some_leave = true});
+    return all;
+  }
+
+  Result<Counts> as_few_away_as_must(Counts counts) const {
+    if (!counts.some_leave) return counts;
+    if (counts.away == 0) {
+      STRATA_ASSIGN_OR_RETURN(counts.away, least(units_ - 1, [&](std::size_t away) -> Result<bool> {
+                                Counts tried = counts;
+                                tried.away = away;
+                                STRATA_ASSIGN_OR_RETURN(const Plan plan, at_its_farthest(tried));
+                                return gpu_overflow(plan, context_.budgets) == 0.0;
+                              }));
+    }
+    STRATA_ASSIGN_OR_RETURN(counts.on_nvme, least(counts.away, [&](std::size_t on_nvme) -> Result<bool> {
+                              Counts tried = counts;
+                              tried.on_nvme = on_nvme;
+                              STRATA_ASSIGN_OR_RETURN(const Plan plan, at_its_farthest(tried));
+                              return cpu_overflow(plan, context_.budgets) == 0.0;
+                            }));
+    return counts;
+  }
+
+  // Everything that need not be in the gpu tier or in CPU memory is not.
+  Result<Plan> at_its_farthest(const Counts& counts) const {
+    EngineOptions tried = with(counts, counts.units_stay);
+    tried.optimizer.home = options_.optimizer.home.value_or(Tier::nvme);
+    tried.optimizer.rates = {};
+    if (!tried.params.home) tried.params.home = Tier::cpu;
+    if (!tried.grads.home) tried.grads.home = Tier::cpu;
+    return rehearse(context_, tried);
+  }
+
+  EngineOptions with(const Counts& counts, bool units_stay) const {
+    std::vector<ActivationPlacement> placements(units_);
+    std::size_t left = 0;
+    for (std::size_t u = 0; u + 1 < units_; ++u) {
+      if (!chosen(u, counts.away, units_ - 1)) continue;
+      placements[u].home = left++ < counts.on_nvme ? Tier::nvme : Tier::cpu;
+    }
+    // From the last one: the first ones are those that leave.
+    for (std::size_t u = units_; u-- > 1;) placements[u].recompute = chosen(units_ - 1 - u, counts.recomputing, units_ - 1);
+    ActivationOptions activations = options_.activations;
+    activations.units = placements;
+    EngineOptions options = sized(activations.of(units_));
+    if (units_stay) {
+      if (!options.params.home) options.params.home = Tier::gpu;
+      if (!options.grads.home) options.grads.home = Tier::gpu;
+    }
+    return options;
+  }
+
+  EngineOptions sized(const std::vector<ActivationPlacement>& placements) const {
+    EngineOptions options = options_;
+    const bool all_alike = options.activations.home && options.activations.recompute;
+    if (!all_alike) options.activations.home.reset(), options.activations.recompute.reset();
+    options.activations.units = all_alike ? std::vector<ActivationPlacement>() : placements;
+    options.activations.bytes.clear();
+    for (std::size_t u = 0; u < units_; ++u)
+      options.activations.bytes.push_back(placements[u].recompute ? inputs_[u] : all_[u]);
+    return options;
+  }
+
+  const PlanContext& context_;
+  const EngineOptions options_;
+  const std::size_t units_;
+  std::vector<std::size_t> all_, inputs_;  // bytes of each unit and micro-batch
+};
+
+}  // namespace
+
+Result<Plan> place_activations(const PlanContext& context, const EngineOptions& options) {
+  if (options.activations.recompute && options.activations.home == Tier::gpu) return place_states(context, options);
+  return ActivationSearch(context, options).run();
+}
+
+}  // namespace strata

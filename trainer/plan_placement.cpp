@@ -1,0 +1,159 @@
+#include "trainer/plan_placement.h"
+
+#include <algorithm>
+#include <functional>
+
+namespace strata {
+namespace {
+
+// Chooses the unit homes that are left to the plan, with optimizer state at its farthest: gradient sums leave the gpu tier if
+// they must (what the CPU updates they would anyway), then parameters of as few units as will do, evenly spread so that copying
+// one overlaps the compute of several.
+class UnitPlacer {
+ public:
+  using Rehearsal = std::function<Result<Plan>(const EngineOptions&)>;
+  UnitPlacer(EngineOptions options, std::size_t units, Rehearsal rehearse, const Budgets& budgets)
+      : options_(std::move(options)), units_(units), rehearse_(std::move(rehearse)), budgets_(budgets) {}
+
+  Result<EngineOptions> run() {
+    const bool grads = !options_.grads.home, params = !options_.params.home;
+    if (grads) options_.grads.homes.assign(units_, Tier::gpu);
+    if (params) options_.params.homes = streamed(0);
+    if (grads) {
+      STRATA_ASSIGN_OR_RETURN(const bool fits, this->fits());
+      if (!fits) options_.grads.homes.assign(units_, Tier::cpu);
+    }
+    if (!params) return options_;
+    std::size_t fewest = 0, enough = units_;
+    while (fewest < enough) {
+      const std::size_t middle = (fewest + enough) / 2;
+      options_.params.homes = streamed(middle);
+      STRATA_ASSIGN_OR_RETURN(const bool fits, this->fits());
+      if (fits) {
+        enough = middle;
+      } else {
+        fewest = middle + 1;
+      }
+    }
+    options_.params.homes = streamed(enough);
+    return options_;
+  }
+
+ private:
+  std::vector<Tier> streamed(std::size_t count) const {
+    std::vector<Tier> homes;
+    for (std::size_t u = 0; u < units_; ++u)
+      homes.push_back((u + 1) * count / units_ > u * count / units_ ? Tier::cpu : Tier::gpu);
+    return homes;
+  }
+  Result<bool> fits() {
+    if (!budgets_.gpu) return true;
+    STRATA_ASSIGN_OR_RETURN(const Plan plan, rehearse_(options_));
+    return plan.gpu.high_water <= *budgets_.gpu;
+  }
+
+  EngineOptions options_;
+  const std::size_t units_;
+  const Rehearsal rehearse_;
+  const Budgets& budgets_;
+};
+
+// Fills the tiers. The rehearsal counts what the records' sizes alone do not tell (holes, windows that a home asks for); where
+// it shows that a tier overflows, the tier gets that much less and the homes are dealt again.
+class GradualPlacement {
+ public:
+  GradualPlacement(const PlanContext& context, const EngineOptions& options)
+      : rehearse_([&](const std::vector<Tier>& homes, const UpdateShare& share) {
+          EngineOptions tried = options;
+          tried.optimizer.homes = homes;
+          tried.optimizer.share = share;
+          return rehearse(context, tried);
+        }),
+        share_(options.optimizer.share),
+        fills_gpu_(context.has_separate_memory(options) && context.budgets.gpu),
+        budgets_(context.budgets) {
+    const bool f32 = options.compute == DType::f32, copied = context.has_separate_memory(options);
+    for (const OptimizerRecord& record : cut_optimizer_records(make_layout(context.model, context.world), context.rank,
+                                                               options.zero_stage, options.optimizer.record_size)) {
+      // m, v and, where the compute copy does not serve, p; in whole pages, long arrays apart from each other.
+      const double n = static_cast<double>(record.range.count), more = 4096.0 + (n >= 0x1p18 ? 65536.0 : 0.0);
+      on_gpu_.push_back(n * (f32 ? 8.0 : 12.0) + more);
+      on_cpu_.push_back(n * (f32 && !copied ? 8.0 : 12.0) + more);
+    }
+  }
+
+  Result<Plan> run() {
+    UpdateShare share = share_;
+    if (!share.speculation) share.shadow_bytes = 0.0;  // states go before second copies
+    STRATA_ASSIGN_OR_RETURN(std::optional<Plan> plan, placed(share));
+    if (!plan && is_left_to_plan(share_)) {
+      share.gpu_fraction = 0.0;  // needs no windows in the gpu tier
+      STRATA_ASSIGN_OR_RETURN(plan, placed(share));
+    }
+    if (!plan) return rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share);
+    if (share.speculation) return *std::move(plan);
+    share.shadow_bytes = std::min(left(budgets_.cpu, plan->cpu.high_water), left(budgets_.host_memory, plan->host_bytes()));
+    STRATA_ASSIGN_OR_RETURN(Plan with_copies, rehearse_(plan->options.optimizer.homes, share));
+    return fits(with_copies) ? std::move(with_copies) : *std::move(plan);
+  }
+
+ private:
+  static constexpr int kAttempts = 8;
+  static constexpr double kEndless = 1e300;
+
+  // With as much in the gpu tier and in CPU memory as fits; nothing if that is nothing.
+  Result<std::optional<Plan>> placed(const UpdateShare& share) {
+    STRATA_ASSIGN_OR_RETURN(Plan on_nvme, rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share));
+    double gpu = fills_gpu_ ? left(budgets_.gpu, on_nvme.gpu.high_water) : 0.0;
+    double cpu = std::min(left(budgets_.cpu, on_nvme.cpu.high_water), left(budgets_.host_memory, on_nvme.host_bytes()));
+    for (int attempt = 0; attempt < kAttempts && gpu + cpu > 0.0; ++attempt) {
+      // First without NVMe, whose windows would take the room of states.
+      STRATA_ASSIGN_OR_RETURN(Plan in_memory, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, kEndless), share));
+      if (fits(in_memory)) return std::optional(std::move(in_memory));
+      STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, cpu), share));
+      if (fits(plan)) return std::optional(std::move(plan));
+      gpu = less(gpu, gpu_overflow(plan, budgets_), plan, Tier::gpu, on_gpu_);
+      cpu = less(cpu, cpu_overflow(plan, budgets_), plan, Tier::cpu, on_cpu_);
+    }
+    return std::optional<Plan>();
+  }
+
+  static double left(const std::optional<std::size_t>& budget, std::size_t used) {
+    if (!budget) return kEndless;
+    return *budget > used ? static_cast<double>(*budget - used) : 0.0;
+  }
+  // What a tier that overflowed may hold: so much less than it held that at least one record must go.
+  static double less(double room, double overflow, const Plan& plan, Tier tier, const std::vector<double>& bytes) {
+    if (overflow == 0.0) return room;
+    double held = 0.0;
+    const std::vector<RecordPlacement>& placements = plan.update.schedule.shape.placements;
+    for (std::size_t r = 0; r < placements.size(); ++r)
+      if (placements[r].home == tier) held += bytes[r];
+    return std::max(0.0, held - overflow);
+  }
+  bool fits(const Plan& plan) const { return strata::fits(plan, budgets_); }
+
+  std::function<Result<Plan>(const std::vector<Tier>&, const UpdateShare&)> rehearse_;
+  const UpdateShare share_;
+  std::vector<double> on_gpu_, on_cpu_;  // bytes of each record's state
+  const bool fills_gpu_;                 // its tier is memory of its own, and has a budget
+  const Budgets& budgets_;
+};
+
+}  // namespace
+
+Result<Plan> place_states(const PlanContext& context, const EngineOptions& options) {
+  EngineOptions chosen = options;
+  if (!options.params.home || !options.grads.home) {
+    const auto at_its_farthest = [&](const EngineOptions& tried) {
+      EngineOptions with_home = tried;
+      with_home.optimizer.home = options.optimizer.home.value_or(Tier::nvme);
+      return rehearse_within(context, with_home);
+    };
+    STRATA_ASSIGN_OR_RETURN(chosen, UnitPlacer(options, context.units(), at_its_farthest, context.budgets).run());
+  }
+  if (chosen.optimizer.home) return rehearse_within(context, chosen);
+  return GradualPlacement(context, chosen).run();
+}
+
+}  // namespace strata
