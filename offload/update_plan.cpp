@@ -6,8 +6,6 @@
 namespace strata {
 namespace {
 
-// Fractions that are tried: from 0 to 1 in this many steps, then as many between the neighbours of the best.
-constexpr int kFractions = 24;
 // A forecast that is not shorter by this factor is no reason to move another record.
 constexpr double kNoticeable = 0.9995;
 // Nor is one that is not shorter by this factor a reason to speculate.
@@ -49,6 +47,11 @@ UpdatePlan plan_with(UpdateShape shape, std::vector<RecordPlacement> placements,
   plan.schedule = make_update_schedule(shape, full_windows(shape), rates, gradient_times(compute, rates));
   if (rates.any()) plan.forecast = forecast_step(plan.schedule, compute, rates);
   return plan;
+}
+
+// Nothing that an update does could make the step noticeably shorter.
+bool is_bound_by_compute(const StepForecast& forecast) {
+  return forecast.busy[static_cast<std::size_t>(Resource::compute)] >= kNoticeable * forecast.step_seconds;
 }
 
 // For its steps that do not speculate.
@@ -134,9 +137,10 @@ UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const Compu
   // From 0 to 1, then between the neighbours of the best.
   const auto sweep = [&](double Fractions::*which) {
     const auto try_between = [&](double from, double to) {
-      for (int i = 0; i <= kFractions; ++i) {
+      for (int i = 0; i <= share.tries; ++i) {
+        if (is_bound_by_compute(*best.forecast)) return;
         Fractions tried = fractions;
-        tried.*which = from + (to - from) * i / kFractions;
+        tried.*which = from + (to - from) * i / share.tries;
         UpdatePlan plan = with(tried);
         if (plan.forecast->step_seconds >= best.forecast->step_seconds * kNoticeable) continue;
         best = std::move(plan);
@@ -145,7 +149,7 @@ UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const Compu
     };
     best_fractions = fractions;
     try_between(0.0, 1.0);
-    const double around = best_fractions.*which, step = 1.0 / kFractions;
+    const double around = best_fractions.*which, step = 1.0 / share.tries;
     try_between(std::max(0.0, around - step), std::min(1.0, around + step));
     fractions = best_fractions;
   };

@@ -28,6 +28,8 @@ struct UpdateShare {
   std::optional<double> speculation = 0.0;
   // Bytes of CPU memory for the second copies of those that live there; what is beyond does not speculate.
   double shadow_bytes = std::numeric_limits<double>::infinity();
+  // Where a fraction is chosen: from 0 to 1 in this many steps, then as many between the neighbours of the best.
+  int tries = 24;
 };
 
 // Placements of records at `homes` with the GPU updating `fraction` of those that live elsewhere.

@@ -9,7 +9,9 @@ namespace strata {
 namespace {
 
 // A forecast that is not shorter by this factor is no reason to take another placement.
-constexpr double kNoticeable = 0.999;
+constexpr double kNoticeable = 0.99;
+// Fractions of an update that are tried while placements are compared (UpdateShare).
+constexpr int kTries = 6;
 
 // The least number in [0, most] for which `holds` does, if it does from some number on; `most` if for none.
 Result<std::size_t> least(std::size_t most, const std::function<Result<bool>(std::size_t)>& holds) {
@@ -43,19 +45,27 @@ class ActivationSearch {
       if (units_ > 2) levels.push_back((units_ - 1) / 2);
       levels.push_back(units_ - 1);
     }
-    std::optional<Plan> best;
-    const auto better = [&](const Plan& plan) {
-      if (!best || !fits(*best, context_.budgets)) return true;
-      return fits(plan, context_.budgets) && plan.update.forecast &&
-             plan.update.forecast->step_seconds < kNoticeable * best->update.forecast->step_seconds;
-    };
-    for (const Counts& counts : candidates(levels, choose_home)) {
-      STRATA_ASSIGN_OR_RETURN(Counts tried, as_few_away_as_must(counts));
-      STRATA_ASSIGN_OR_RETURN(Plan plan, place_states(context_, with(tried, tried.units_stay)));
-      if (better(plan)) best = std::move(plan);
-      if (!options_.optimizer.rates.any() && fits(*best, context_.budgets)) break;  // the first that fits
+    std::optional<Counts> best;
+    double step = 0.0;  // of the best one, where it fits
+    const std::vector<Counts> all = candidates(levels, choose_home);
+    for (const Counts& counts : all) {
+      if (best && (!options_.optimizer.rates.any() || compute_seconds(counts) >= kNoticeable * step)) continue;
+      STRATA_ASSIGN_OR_RETURN(const Counts tried, as_few_away_as_must(counts));
+      STRATA_ASSIGN_OR_RETURN(const Plan farthest, at_its_farthest(tried));
+      if (!fits(farthest, context_.budgets)) continue;
+      EngineOptions options = with(tried);
+      options.optimizer.share.tries = kTries;
+      STRATA_ASSIGN_OR_RETURN(const Plan plan, place_states(context_, options));
+      if (!fits(plan, context_.budgets)) continue;
+      const double seconds = plan.update.forecast ? plan.update.forecast->step_seconds : 0.0;
+      if (best && seconds >= kNoticeable * step) continue;
+      best = tried;
+      step = seconds;
     }
-    return *std::move(best);
+    if (!best) {  // the one that needs least, to be refused
+      STRATA_ASSIGN_OR_RETURN(best, as_few_away_as_must(all.back()));
+    }
+    return place_states(context_, with(*best));
   }
 
  private:
@@ -63,7 +73,7 @@ class ActivationSearch {
     std::size_t recomputing = 0;
     std::size_t away = 0, on_nvme = 0;  // of those away, the first ones are on NVMe
     bool some_leave = false;            // as many as must; else none does
-    bool units_stay = false;            // parameters and gradient sums whose home is left to the plan stay in the gpu tier
+    bool params_stay = false;           // parameters whose home is left to the plan stay in the gpu tier
   };
 
   // What units keep, with and without what their forward saves.
@@ -80,18 +90,34 @@ class ActivationSearch {
     return {};
   }
 
-  // In the order of preference where no rate tells which one is faster.
+  // No step is shorter than this.
+  double compute_seconds(const Counts& counts) const {
+    const double forwards = static_cast<double>(units_) * (compute_amount_forward() + compute_amount_backward(false)) +
+                            static_cast<double>(counts.recomputing) + compute_amount_head();
+    return options_.optimizer.rates.seconds(Resource::compute, forwards * options_.micro_batches);
+  }
+
+  // In the order of preference where no rate tells which one is faster; else those first that compute least.
   std::vector<Counts> candidates(const std::vector<std::size_t>& levels, bool may_leave) const {
-    const bool units_may_leave = !options_.params.home || !options_.grads.home;
+    std::vector<Counts> all = in_order_of_preference(levels, may_leave);
+    const auto computes_less = [](const Counts& a, const Counts& b) { return a.recomputing < b.recomputing; };
+    if (options_.optimizer.rates.any()) std::stable_sort(all.begin(), all.end(), computes_less);
+    return all;
+  }
+
+  // The last one needs least of the gpu tier.
+  std::vector<Counts> in_order_of_preference(const std::vector<std::size_t>& levels, bool may_leave) const {
+    const bool params_may_leave = !options_.params.home;
     std::vector<Counts> all;
-    for (const std::size_t level : levels) all.push_back({.recomputing = level, .units_stay = units_may_leave});
+    for (const std::size_t level : levels) all.push_back({.recomputing = level, .params_stay = params_may_leave});
     if (may_leave) {
       for (auto level = levels.rbegin(); level != levels.rend(); ++level)
-        all.push_back({.recomputing = *level, .some_leave = true, .units_stay = units_may_leave});
+        all.push_back({.recomputing = *level, .some_leave = true, .params_stay = params_may_leave});
     }
-    if (!units_may_leave) return all;
+    if (!params_may_leave) return all;
     for (const std::size_t level : levels) all.push_back({.recomputing = level});
-    if (may_leave) all.push_back({.recomputing = levels.back(), .away = units_ - 1, .some_leave = true});
+    for (const std::size_t level : levels)
+      if (may_leave) all.push_back({.recomputing = level, .away = units_ - 1, .some_leave = true});
     return all;
   }
 
@@ -116,7 +142,7 @@ class ActivationSearch {
 
   // Everything that need not be in the gpu tier or in CPU memory is not.
   Result<Plan> at_its_farthest(const Counts& counts) const {
-    EngineOptions tried = with(counts, counts.units_stay);
+    EngineOptions tried = with(counts);
     tried.optimizer.home = options_.optimizer.home.value_or(Tier::nvme);
     tried.optimizer.rates = {};
     if (!tried.params.home) tried.params.home = Tier::cpu;
@@ -124,7 +150,7 @@ class ActivationSearch {
     return rehearse(context_, tried);
   }
 
-  EngineOptions with(const Counts& counts, bool units_stay) const {
+  EngineOptions with(const Counts& counts) const {
     std::vector<ActivationPlacement> placements(units_);
     std::size_t left = 0;
     for (std::size_t u = 0; u + 1 < units_; ++u) {
@@ -136,10 +162,7 @@ class ActivationSearch {
     ActivationOptions activations = options_.activations;
     activations.units = placements;
     EngineOptions options = sized(activations.of(units_));
-    if (units_stay) {
-      if (!options.params.home) options.params.home = Tier::gpu;
-      if (!options.grads.home) options.grads.home = Tier::gpu;
-    }
+    if (counts.params_stay && !options.params.home) options.params.home = Tier::gpu;
     return options;
   }
 

@@ -99,6 +99,23 @@ TEST_P(RecordFileTest, SizesArePureAndMatchTheFile) {
   EXPECT_EQ(RecordFile::file_bytes({}), 0U);
 }
 
+// For what a crash may take: half the space, and a version is gone when the next one begins to be written.
+TEST_P(RecordFileTest, OneSlotIsWrittenOver) {
+  const std::vector<std::size_t> payloads = {1, 4097, 3 * kMiB};
+  const auto file = create(payloads, {.slots = 1});
+  EXPECT_EQ(std::filesystem::file_size(path()), RecordFile::file_bytes(payloads, 1));
+  EXPECT_EQ(2 * RecordFile::file_bytes(payloads, 1), RecordFile::file_bytes(payloads));
+  for (std::uint64_t version = 1; version <= 3; ++version)
+    for (std::int64_t id = 0; id < 3; ++id) {
+      ASSERT_TRUE(write(*file, id, version).ok());
+      const Status newest = read(*file, id, version);
+      EXPECT_TRUE(newest.ok()) << newest.message();
+      EXPECT_EQ(read(*file, id, version - 1).code(), Code::corrupt);
+    }
+  for (std::int64_t id = 0; id < 3; ++id) EXPECT_TRUE(read(*file, id, 3).ok()) << "records do not overlap";
+  EXPECT_THROW((void)write(*file, 0, 2), ContractViolation) << "an older version";
+}
+
 TEST_P(RecordFileTest, OtherVersionsAreCorrupt) {
   const auto file = create({5000});
   EXPECT_THAT(read(*file, 0, 1).message(), HasSubstr("there is no record header"));

@@ -19,21 +19,28 @@ void leave_behind(const std::string& path, std::size_t bytes = 65536) {
 TEST(StateFiles, AreNamedByRank) {
   EXPECT_EQ(state_file_path("/nvme", 3), "/nvme/state_rank_00003.bin");
   EXPECT_EQ(state_file_path("/nvme/", 123456), "/nvme/state_rank_123456.bin");
+  EXPECT_EQ(state_file_path("/nvme", 3, StateFileKind::activations), "/nvme/activations_rank_00003.bin");
 }
 
 TEST(StateFiles, OnlyThoseOfRanksBeyondTheWorldAreRemoved) {
   TempFolder folder;
   for (int rank = 0; rank < 5; ++rank) leave_behind(state_file_path(folder.path(), rank));
   leave_behind(state_file_path(folder.path(), 123456));
-  const std::vector<std::string> others = {"state_rank_7.bin",          "state_rank_00007.bin.bak", "state_rank_-0007.bin",
-                                           "state_rank_.bin",           "state_rank_0000007.bin",   "my_state_rank_00007.bin",
-                                           "state_rank_99999999999.bin"};
+  const std::string kept = state_file_path(folder.path(), 1, StateFileKind::activations);
+  const std::string stale = state_file_path(folder.path(), 2, StateFileKind::activations);
+  leave_behind(kept, 1);
+  leave_behind(stale, 1);
+  const std::vector<std::string> others = {
+      "state_rank_7.bin",       "state_rank_00007.bin.bak", "state_rank_-0007.bin",       "state_rank_.bin",
+      "state_rank_0000007.bin", "my_state_rank_00007.bin",  "state_rank_99999999999.bin", "activations_rank_7.bin"};
   for (const std::string& other : others) leave_behind(folder.file(other));
   fs::create_directory(state_file_path(folder.path(), 8));
   fs::create_symlink(state_file_path(folder.path(), 0), state_file_path(folder.path(), 1) + ".link");
 
   const auto freed = remove_stale_state_files(folder.path(), 2);
   ASSERT_TRUE(freed.ok()) << freed.status().message();
+  EXPECT_TRUE(fs::exists(kept));
+  EXPECT_FALSE(fs::exists(stale));
   EXPECT_GE(*freed, 4U * 65536U);
   EXPECT_LT(*freed, 5U * 65536U);
   for (int rank = 0; rank < 5; ++rank) EXPECT_EQ(fs::exists(state_file_path(folder.path(), rank)), rank < 2) << rank;

@@ -261,6 +261,39 @@ TEST(Simulator, SumsLeaveBehindTheBackwardAsByHand) {
   EXPECT_EQ(times.grads, (std::vector<double>{26.0, 22.0, 19.0}));
 }
 
+// By hand: three units and the head, a forward takes 1 s, a copy of what a unit keeps 2 s each way. Both units' forwards end at
+// 2 s, the copies at 3 and 5 s; the head waits for the second, until when it could have begun at 3 s. The second one's comes
+// back at 7 s, under the head, and the first one's behind the third unit's backward, from 10 to 12 s: nothing more waits. With
+// NVMe behind it, what was copied at 3 and 5 s is written by 5 and 7 s, read by 9 and 11 s, and copied by 11 and 13 s.
+TEST(Simulator, ActivationsLeaveAndComeBackAsByHand) {
+  UpdateSchedule nothing;
+  nothing.shape.units = 4;
+  nothing.slots = Slots(4, 0, {});
+  const Rates rates = rates_of(1.0, 1.0, 0, 0, 1.0, 1.0, 1.0);
+  ComputeShape compute{.units = 4};
+  const auto step = [&] { return forecast_step(nothing, compute, rates).step_seconds; };
+  EXPECT_DOUBLE_EQ(step(), 12.0);
+  compute.recomputes = {0, 1, 1, 0};
+  EXPECT_DOUBLE_EQ(step(), 14.0);
+  compute.recomputes = {};
+  compute.activations_away = {2.0, 2.0, 0.0, 0.0};
+  EXPECT_DOUBLE_EQ(step(), 14.0);
+  EXPECT_DOUBLE_EQ(forecast_step(nothing, compute, rates).busy[static_cast<std::size_t>(Resource::gpu_to_cpu)], 4.0);
+  EXPECT_DOUBLE_EQ(forecast_step(nothing, compute, rates).busy[static_cast<std::size_t>(Resource::nvme_write)], 0.0);
+  compute.activations_on_nvme = {1, 1, 0, 0};
+  EXPECT_DOUBLE_EQ(step(), 15.0);
+  EXPECT_DOUBLE_EQ(forecast_step(nothing, compute, rates).busy[static_cast<std::size_t>(Resource::nvme_read)], 4.0);
+  // Ahead enough, both come back under the head and the third unit.
+  compute.activations_on_nvme = {};
+  compute.prefetch_units = 2;
+  EXPECT_DOUBLE_EQ(step(), 14.0);
+  // All three leave: the third unit's forward waits until the first one's has left, and the head for the last copy, at 7 s,
+  // with which the backward begins.
+  compute.prefetch_units = 1;
+  compute.activations_away = {2.0, 2.0, 2.0, 0.0};
+  EXPECT_DOUBLE_EQ(step(), 16.0);
+}
+
 // By hand: a forward takes 1 s, so both units' forward and backward take 6 s, and the head's gradients are there 2 s before the
 // norm. An update takes 4 s. Waiting for the norm: the head's parameters come 8 s behind it, and its forward and backward and
 // the first unit's backward take 5 s more. With the head's record first: the first unit's come 6 s behind the norm. No late

@@ -77,10 +77,10 @@ const std::vector<Machine> kMachines = {
     {"units_in_cpu_horizontal", speeds(40, 20, 20, 100, 200, 200, 0.004), Tier::cpu, false, Tier::cpu, 3},
     {"units_in_cpu_vertical", speeds(20, 8, 20, 100, 200, 200, 0.004), Tier::cpu, false, Tier::cpu, 3, true},
     {"activations_in_cpu", speeds(20, 20, 60, 500, 200, 200, 0.008), Tier::cpu, false, Tier::gpu, 1, false, Tier::cpu},
-    {"activations_in_cpu_slow_copies", speeds(6, 6, 200, 500, 200, 200, 0.004), Tier::gpu, false, Tier::gpu, 2, false,
+    {"activations_in_cpu_slow_copies", speeds(2, 2, 200, 500, 200, 200, 0.004), Tier::gpu, false, Tier::gpu, 2, false,
      Tier::cpu},
-    {"activations_on_nvme", speeds(60, 60, 60, 500, 20, 20, 0.01), Tier::cpu, false, Tier::cpu, 2, false, Tier::nvme},
-    {"activations_on_nvme_vertical", speeds(40, 40, 60, 500, 30, 30, 0.01), Tier::cpu, false, Tier::cpu, 2, true, Tier::nvme,
+    {"activations_on_nvme", speeds(60, 60, 60, 500, 8, 5, 0.006), Tier::cpu, false, Tier::cpu, 2, false, Tier::nvme},
+    {"activations_on_nvme_vertical", speeds(40, 40, 60, 500, 4, 2, 0.006), Tier::cpu, false, Tier::cpu, 2, true, Tier::nvme,
      true},
 };
 

@@ -349,6 +349,58 @@ TEST(EquivalenceOfHomes, StatesSplitOverTheTiersGiveTheSameDigest) {
   }
 }
 
+// Budgets that leave room for what some blocks keep, in the gpu tier and in CPU memory: the plan finds who keeps what where,
+// and who runs a forward twice.
+TEST(EquivalenceOfHomes, ActivationsSplitOverTheTiersGiveTheSameDigest) {
+  const auto data = std::make_shared<FormulaSource>(61);
+  const auto config = [](const std::string& folder) {
+    Config c = config_of({2, Tier::nvme, 8192, false}, folder, DType::bf16);
+    c.model.num_layers = 10;
+    c.training.steps = 6;
+    c.device.emulate.h2d = std::uint64_t{1} << 40;
+    return c;
+  };
+  const auto run = [&](const Config& c) {
+    RunResult result = run_training(c, 1, data);
+    EXPECT_TRUE(result.status.ok()) << result.status.message();
+    EXPECT_LE(result.measured_gpu, result.planned_gpu);
+    EXPECT_LE(result.measured_cpu, result.planned_cpu);
+    return result;
+  };
+  const TemporaryFolder folder;
+  Config c = config(folder.path());
+  const RunResult in_gpu = run(c);
+  c.offload.activation.device = Tier::nvme;
+  const RunResult on_nvme = run(c);
+  c.offload.activation.device = Tier::cpu;
+  const RunResult in_cpu = run(c);
+  ASSERT_LT(in_cpu.planned_gpu, in_gpu.planned_gpu);
+  ASSERT_LT(on_nvme.planned_cpu, in_cpu.planned_cpu);
+  c.offload.activation.device.reset();
+  c.memory.gpu = in_gpu.planned_gpu;
+  std::vector<ActivationPlacement> placed = run(c).plan->options.activations.of(11);
+  EXPECT_EQ(placed, std::vector<ActivationPlacement>(11)) << "nothing leaves that need not";
+  c.memory.gpu = in_cpu.planned_gpu + (in_gpu.planned_gpu - in_cpu.planned_gpu) / 8;
+  c.memory.cpu = on_nvme.planned_cpu + (in_cpu.planned_cpu - on_nvme.planned_cpu) / 2;
+  const RunResult split = run(c);
+  EXPECT_EQ(split.digest, in_gpu.digest);
+  placed = split.plan->options.activations.of(11);
+  std::map<Tier, int> homes;
+  for (const ActivationPlacement& p : placed) ++homes[p.home];
+  EXPECT_EQ(homes.size(), 3u) << "each tier has some";
+  EXPECT_EQ(placed.back().home, Tier::gpu) << "needed first";
+  // Where nothing may leave, as many forwards as must run twice: here half of them will do.
+  c.offload.activation.device = Tier::gpu;
+  c.training.recompute = Config::Training::Recompute::automatic;
+  c.memory.cpu.reset();
+  c.memory.gpu = in_gpu.planned_gpu - (in_gpu.planned_gpu - in_cpu.planned_gpu) / 4;
+  const RunResult twice = run(c);
+  EXPECT_EQ(twice.digest, in_gpu.digest);
+  int recomputing = 0;
+  for (const ActivationPlacement& p : twice.plan->options.activations.of(11)) recomputing += p.recompute;
+  EXPECT_EQ(recomputing, 5);
+}
+
 // Updates that begin before the norm is known, in steps that clip and in steps that do not.
 class EquivalenceOfSpeculation : public ::testing::TestWithParam<std::tuple<int, DType>> {};
 
