@@ -326,11 +326,8 @@ void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) 
   ordered(stream_of(i.resource), i.reads, i.writes, enqueue);
 }
 
-void OptimizerStore::execute_all(const std::vector<Instruction>& instructions, std::size_t first, const AdamWScalars& scalars) {
-  for (std::size_t i = first; i < instructions.size(); ++i) execute(instructions[i], scalars);
-}
-
 void OptimizerStore::begin_step(const std::optional<AdamWScalars>& guess) {
+  finish_update();
   const UpdateSchedule& schedule = this->schedule(guess.has_value());
   for (int u = 0; u < schedule.shape.units; ++u)
     slots_[static_cast<std::size_t>(schedule.slots.grads(u))] = {grads_.summed(u), {}};
@@ -342,21 +339,35 @@ void OptimizerStore::begin_step(const std::optional<AdamWScalars>& guess) {
   begun_ = true;
 }
 
-bool OptimizerStore::step(const AdamWScalars& scalars, const Event& after) {
+bool OptimizerStore::begin_update(const AdamWScalars& scalars, const Event& after) {
   if (!begun_) begin_step();
   begun_ = false;
   slots_[static_cast<std::size_t>(plan_.schedule.slots.norm())] = {after, {}};
   const bool guessed = guess_.has_value(), kept = guessed && *guess_ == scalars;
-  if (guessed && !kept) {
-    forget();
-    execute_all(schedule(false).instructions, 0, scalars);
-  } else {
-    execute_all(schedule(guessed).instructions, early_instructions(schedule(guessed)), scalars);
-    if (kept) commit();
-  }
-  hold_gradients();
-  publish();
+  if (guessed && !kept) forget();
+  const UpdateSchedule& schedule = this->schedule(kept);
+  update_ = {.schedule = &schedule,
+             .through = instructions_through_units(schedule),
+             .scalars = scalars,
+             .next = guessed && !kept ? 0 : early_instructions(schedule)};
   return kept;
+}
+
+void OptimizerStore::advance(int u) {
+  if (!update_) return;
+  for (; update_->next < update_->through[static_cast<std::size_t>(u)]; ++update_->next)
+    execute(update_->schedule->instructions[update_->next], update_->scalars);
+  for (; update_->published <= u; ++update_->published) publish(update_->published);
+}
+
+void OptimizerStore::finish_update() {
+  if (!update_) return;
+  advance(plan_.schedule.shape.units - 1);
+  for (; update_->next < update_->schedule->instructions.size(); ++update_->next)
+    execute(update_->schedule->instructions[update_->next], update_->scalars);
+  update_.reset();
+  if (guess_) commit();
+  hold_gradients();
 }
 
 void OptimizerStore::commit() {
@@ -389,15 +400,15 @@ void OptimizerStore::hold_gradients() {
     grads_.hold(u, slots_[static_cast<std::size_t>(plan_.schedule.slots.grads(u))].read);
 }
 
-void OptimizerStore::publish() {
-  const Slots& slots = plan_.schedule.slots;
-  std::size_t r = 0;
-  for (int u = 0; u < plan_.schedule.shape.units; ++u) {
-    std::vector<Event> updated;
-    for (; r < records().size() && records()[r].unit == u; ++r)
-      updated.push_back(slots_[static_cast<std::size_t>(slots.params(static_cast<int>(r)))].written);
-    params_.publish(u, std::move(updated));
-  }
+void OptimizerStore::publish(int u) {
+  std::vector<Event> updated;
+  for (std::size_t r = 0; r < records().size(); ++r)
+    if (records()[r].unit == u) updated.push_back(this->updated(r));
+  params_.publish(u, std::move(updated));
+}
+
+void OptimizerStore::publish_all() {
+  for (int u = 0; u < plan_.schedule.shape.units; ++u) publish(u);
 }
 
 OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
@@ -492,6 +503,7 @@ Status OptimizerStore::synchronize() {
 }
 
 Status OptimizerStore::fill(const std::function<Status(const OptimizerRecord&, RecordState)>& fill) {
+  finish_update();
   const std::array<int, 0> none{};
   for (std::size_t r = 0; r < records().size(); ++r) {
     const HostView view = host_view(r);
@@ -501,11 +513,12 @@ Status OptimizerStore::fill(const std::function<Status(const OptimizerRecord&, R
     refresh(r, view);
     store(r, view);
   }
-  publish();
+  publish_all();
   return synchronize();
 }
 
 Status OptimizerStore::visit(const std::function<Status(const OptimizerRecord&, RecordState)>& visit) {
+  finish_update();
   const std::array<int, 0> none{};
   for (std::size_t r = 0; r < records().size(); ++r) {
     const HostView view = host_view(r);

@@ -83,7 +83,18 @@ class OptimizerStore {
   // record that could not be written stops the next step (its read waits for that write); after the last step, synchronize
   // nvme_write to hear of it. Where `scalars` are not those that were guessed, every record is updated from its old state: the
   // same bits as without the guess. Returns whether the guess was kept.
-  bool step(const AdamWScalars& scalars, const Event& after);
+  bool step(const AdamWScalars& scalars, const Event& after) {
+    const bool kept = begin_update(scalars, after);
+    finish_update();
+    return kept;
+  }
+  // The same in pieces: enqueues nothing yet but what a wrong guess has to be redone for; advance() enqueues as much as makes
+  // the parameters of units 0 to u new, in the order of the schedule, and publishes them; finish_update() the rest. So what the
+  // next forward moves can be enqueued in between, and need not stand behind all of the update on the streams they share.
+  // Everything else that is called finishes it first.
+  bool begin_update(const AdamWScalars& scalars, const Event& after);
+  void advance(int u);
+  void finish_update();
   // Blocking. Instead of step(): the step has no update. Parameters and states are as they were before begin_step().
   Status drop_step();
 
@@ -144,7 +155,6 @@ class OptimizerStore {
   template <class Enqueue>
   void ordered(StreamRef stream, std::span<const int> reads, std::span<const int> writes, const Enqueue& enqueue);
   void execute(const Instruction& instruction, const AdamWScalars& scalars);
-  void execute_all(const std::vector<Instruction>& instructions, std::size_t first, const AdamWScalars& scalars);
   // What a guess has made of the states is the states, or is not.
   void commit();
   void forget();
@@ -159,8 +169,9 @@ class OptimizerStore {
   void enqueue_grads(const Instruction& instruction);
   // Keeps every unit's gradient sums until what is enqueued has read them.
   void hold_gradients();
-  // Makes every unit's new parameters known.
-  void publish();
+  // Makes the new parameters of the next unit known.
+  void publish(int u);
+  void publish_all();
   // fill() and visit(): the state of record r in memory that the host reaches; the window or image after it is used in turn.
   HostView host_view(std::size_t r);
   void load(std::size_t r, const HostView& view);
@@ -177,6 +188,15 @@ class OptimizerStore {
   UpdateStreams streams_;
   UpdatePlan plan_;
   bool begun_ = false;
+  // An update that was begun and is not all enqueued.
+  struct Update {
+    const UpdateSchedule* schedule = nullptr;
+    std::vector<std::size_t> through;  // instructions_through_units()
+    AdamWScalars scalars;
+    std::size_t next = 0;  // instruction
+    int published = 0;     // units
+  };
+  std::optional<Update> update_;
   std::optional<AdamWScalars> guess_;  // of the step that has begun
   std::vector<SlotEvents> slots_;      // of the schedule, then of image_ and rounded_
   std::vector<Buffer> homes_;          // empty for records on NVMe

@@ -390,6 +390,18 @@ std::size_t early_instructions(const UpdateSchedule& schedule) {
   return static_cast<std::size_t>(first - schedule.instructions.begin());
 }
 
+std::vector<std::size_t> instructions_through_units(const UpdateSchedule& schedule) {
+  std::vector<std::size_t> through(static_cast<std::size_t>(schedule.shape.units), 0);
+  for (std::size_t i = 0; i < schedule.instructions.size(); ++i) {
+    const Instruction& instruction = schedule.instructions[i];
+    const int params = schedule.slots.params(instruction.record);
+    if (std::find(instruction.writes.begin(), instruction.writes.end(), params) != instruction.writes.end())
+      through[static_cast<std::size_t>(schedule.shape.records[static_cast<std::size_t>(instruction.record)].unit)] = i + 1;
+  }
+  for (std::size_t u = 1; u < through.size(); ++u) through[u] = std::max(through[u], through[u - 1]);
+  return through;
+}
+
 WindowCounts full_windows(const UpdateShape& shape) {
   constexpr int kEnough = 3;  // one filling, one worked on, one emptying
   WindowCounts counts;

@@ -120,6 +120,9 @@ struct UpdateSchedule {
 // How many instructions at the list's beginning do not wait for the norm: they run beside the backward.
 std::size_t early_instructions(const UpdateSchedule& schedule);
 
+// Of each unit, how many instructions, from the list's beginning, make all parameters of it and of the units before it new.
+std::vector<std::size_t> instructions_through_units(const UpdateSchedule& schedule);
+
 // The windows that `shape` needs so that every stage of the pipeline has one in hand: three of each kind, or as many as there
 // are records that use the kind.
 WindowCounts full_windows(const UpdateShape& shape);

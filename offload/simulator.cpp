@@ -10,6 +10,13 @@ double compute_amount_forward() { return 1.0; }
 double compute_amount_backward(bool recomputes) { return recomputes ? 3.0 : 2.0; }
 double compute_amount_head() { return 3.0; }
 
+bool ComputeShape::moves_in_forward() const {
+  const auto any = [](const std::vector<double>& bytes) {
+    return std::any_of(bytes.begin(), bytes.end(), [](double b) { return b > 0.0; });
+  };
+  return any(params_up) || any(activations_away);
+}
+
 namespace {
 
 constexpr int kSteps = 6;  // until what is left over from one step to the next repeats
@@ -24,6 +31,9 @@ class StepSimulator {
     fetched_.resize(static_cast<std::size_t>(compute.units));
     for (int u = 0; u < compute.units; ++u) order_.push_back(u);
     for (int u = compute.units - 2; u >= 0; --u) order_.push_back(u);
+    through_ = instructions_through_units(schedule);
+    next_ = schedule.instructions.size();
+    interleaves_ = compute.moves_in_forward() && compute.delayed_share == 1.0;
     records_of_.resize(static_cast<std::size_t>(std::max(compute.units, schedule.shape.units)));
     for (std::size_t r = 0; r < schedule.shape.records.size(); ++r)
       records_of_[static_cast<std::size_t>(schedule.shape.records[r].unit)].push_back(static_cast<int>(r));
@@ -37,6 +47,7 @@ class StepSimulator {
       const double before = norm_;
       const GradientTimes gradients = run_compute();
       run_update();
+      wait_for_prompt_records();
       result.step_seconds = norm_ - before;
       if (step == 0) result.gradients = gradients;
     }
@@ -87,6 +98,7 @@ class StepSimulator {
 
   // As ParamStore: a copy's memory is free when what was enqueued before it has computed.
   void fetch(int u) {
+    advance(u);
     std::optional<double>& fetched = fetched_[static_cast<std::size_t>(u)];
     if (params_up(u) == 0.0 || fetched) return;
     double ready = compute_free();
@@ -100,6 +112,7 @@ class StepSimulator {
     const std::vector<int> used = uses(order_[position]);
     double ready = 0.0;
     for (const int u : used) {
+      advance(u);
       if (params_up(u) > 0.0) {
         fetch(u);
         ready = std::max(ready, *fetched_[static_cast<std::size_t>(u)]);
@@ -108,6 +121,7 @@ class StepSimulator {
           ready = std::max(ready, written_[slot(schedule_.slots.params(r))]);
       }
     }
+    if (order_[position] + 1 == compute_.units) finish_update();
     const auto ahead = static_cast<std::size_t>(compute_.prefetch_units);
     for (std::size_t i = position + 1; i <= position + ahead && i < order_.size(); ++i)
       for (const int u : uses(order_[i]))
@@ -248,17 +262,30 @@ class StepSimulator {
     return times;
   }
 
+  // As OptimizerStore: as far as what the next forward moves need not stand behind it.
   void run_update() {
     const std::size_t early = early_instructions(schedule_);
-    for (std::size_t i = 0; i < schedule_.instructions.size(); ++i) {
-      const Instruction& instruction = schedule_.instructions[i];
-      double ready = i < early ? 0.0 : norm_;
-      for (const int s : instruction.reads) ready = std::max(ready, written_[slot(s)]);
-      for (const int s : instruction.writes) ready = std::max({ready, written_[slot(s)], read_[slot(s)]});
-      const double end = take(instruction.resource, ready, instruction.amount, static_cast<int>(i));
-      for (const int s : instruction.reads) read_[slot(s)] = std::max(read_[slot(s)], end);
-      for (const int s : instruction.writes) written_[slot(s)] = end;
-    }
+    for (next_ = 0; next_ < early; ++next_) execute(next_, 0.0);
+    after_ = norm_;
+    if (!interleaves_) return finish_update();
+    advance(std::min(compute_.prefetch_units, compute_.units - 1));
+  }
+  void advance(int u) {
+    for (; next_ < through_[static_cast<std::size_t>(u)]; ++next_) execute(next_, after_);
+  }
+  void finish_update() {
+    for (; next_ < schedule_.instructions.size(); ++next_) execute(next_, after_);
+  }
+  void execute(std::size_t i, double after) {
+    const Instruction& instruction = schedule_.instructions[i];
+    double ready = after;
+    for (const int s : instruction.reads) ready = std::max(ready, written_[slot(s)]);
+    for (const int s : instruction.writes) ready = std::max({ready, written_[slot(s)], read_[slot(s)]});
+    const double end = take(instruction.resource, ready, instruction.amount, static_cast<int>(i));
+    for (const int s : instruction.reads) read_[slot(s)] = std::max(read_[slot(s)], end);
+    for (const int s : instruction.writes) written_[slot(s)] = end;
+  }
+  void wait_for_prompt_records() {
     const std::size_t prompt = prompt_records(schedule_.shape.records.size(), compute_.delayed_share);
     for (std::size_t r = 0; r < prompt; ++r)
       compute_free() = std::max(compute_free(), written_[slot(schedule_.slots.params(static_cast<int>(r)))]);
@@ -283,6 +310,10 @@ class StepSimulator {
   double freed_by_fetch_ = 0.0;                            // when the last window's copy up ended
   double reduced_ = 0.0;                                   // when the last sums were complete
   double norm_ = 0.0;
+  std::vector<std::size_t> through_;  // instructions_through_units()
+  std::size_t next_ = 0;              // instruction of the update that has begun
+  double after_ = 0.0;                // when its norm was known
+  bool interleaves_ = false;
 };
 
 }  // namespace

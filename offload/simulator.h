@@ -24,6 +24,8 @@ struct ComputeShape {
   // whether they go on to NVMe.
   std::vector<double> activations_away = {};
   std::vector<char> activations_on_nvme = {};
+  // Whether a forward copies or reads anything; then what it moves stands between the parts of an update on its streams.
+  bool moves_in_forward() const;
 };
 
 // Forwards of one unit that one operation is worth: a backward is two, and the forward again where it is recomputed.

@@ -227,9 +227,11 @@ std::vector<PathTraffic> Engine::take_nvme_traffic() {
 
 Engine::Leases Engine::acquire(int u) {
   Leases leases;
+  optimizer_->advance(u);
   leases.held.push_back(params_->acquire(u));
   leases.params = leases.held.back().params();
   for (const SharedParam& shared : model_.unit(u).shared()) {
+    optimizer_->advance(shared.unit);
     leases.held.push_back(params_->acquire(shared.unit));
     leases.params.push_back(leases.held.back().params()[static_cast<std::size_t>(shared.param)]);
   }
@@ -248,6 +250,7 @@ std::vector<TensorRef> Engine::grads(int u) {
 void Engine::prefetch_after(std::size_t position, std::size_t end) {
   const auto ahead = static_cast<std::size_t>(options_.prefetch_units);
   for (std::size_t i = position + 1; i <= position + ahead && i < end; ++i) {
+    optimizer_->advance(forward_order_[i]);
     params_->prefetch(forward_order_[i]);
     for (const SharedParam& shared : model_.unit(forward_order_[i]).shared()) params_->prefetch(shared.unit);
   }
@@ -290,6 +293,7 @@ void Engine::run_forward_and_backward(std::span<Pass> passes, float scale) {
   activations_->begin_backward(std::move(order));
   {
     const Leases leases = acquire(static_cast<int>(n));
+    optimizer_->finish_update();
     prefetch_after(n, forward_order_.size());
     for (Pass& pass : passes) {
       activations_->prefetch();
@@ -360,11 +364,20 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
   }
   result.clip = clip_coefficient(result.grad_norm, options_.clip_norm);
   steps_unclipped_ = result.clip == 1.0 ? steps_unclipped_ + 1 : 0;
-  const bool kept = optimizer_->step(adamw_scalars(options_.adamw, lr, step, result.clip), compute_->ref().record());
+  const bool kept = optimizer_->begin_update(adamw_scalars(options_.adamw, lr, step, result.clip), compute_->ref().record());
   if (guess) result.guess = kept ? Guess::kept : Guess::dropped;
+  // What the first units need is worked on while the next step's batch is loaded.
+  optimizer_->advance(std::min(options_.prefetch_units, model_.unit_count() - 1));
+  if (!interleaves()) optimizer_->finish_update();
   const std::size_t prompt = prompt_records(optimizer_->records().size(), options_.delayed_share);
   for (std::size_t r = 0; r < prompt; ++r) compute_->ref().wait(optimizer_->updated(r));
   return result;
+}
+
+bool Engine::interleaves() const {
+  if (options_.delayed_share < 1.0) return false;
+  const ComputeShape& shape = options_.optimizer.compute_shape;
+  return shape.moves_in_forward();
 }
 
 // The norm is one number on all ranks, so all of them guess or none does.
@@ -460,6 +473,7 @@ std::vector<Stream*> Engine::streams() const {
 }
 
 Status Engine::finish() {
+  optimizer_->finish_update();
   Status first;
   for (Stream* stream : streams()) {
     const Status status = stream->ref().synchronize();

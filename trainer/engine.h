@@ -152,6 +152,8 @@ class Engine {
     std::vector<ConstTensorRef> params;
   };
   Leases acquire(int u);
+  // Whether a forward moves anything on the streams that the update moves on.
+  bool interleaves() const;
   std::vector<TensorRef> grads(int u);
   void prefetch_after(std::size_t position, std::size_t end);
   Status load_batch(int index, const BatchLoader& load);
