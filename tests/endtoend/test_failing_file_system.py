@@ -88,7 +88,8 @@ class Faults(Tiny):
                 self.mount.ask("clear")
                 self.mount.ask(f"any {i} {kind}")
                 done = (start or self.start)(f"{kind}{i}", *overrides)
-                struck = [operation for operation in self.mount.operations() if operation.fault == kind]
+                self.seen = self.mount.operations()
+                struck = [operation for operation in self.seen if operation.fault == kind]
                 self.mount.ask("clear")
                 self.assertEqual(len(struck), 1)
                 check(done, struck[0], i >= self.making)
@@ -105,7 +106,7 @@ class Faults(Tiny):
 
 
 class Hanging(Faults):
-    SILENT = "nothing was heard for 300 ms"
+    SILENT = "nothing was heard for 500 ms"
 
     def hanging(self, name, *overrides):
         """The error is said while the operation hangs; a process may have to wait for it to end."""
@@ -126,7 +127,7 @@ class Hanging(Faults):
             return subprocess.CompletedProcess([], process.returncode, "", text_of(errors.name))
 
     def test_an_operation_that_never_returns(self):
-        self.each("hang", lambda *ended: self.assertNamesThePlace(*ended, self.SILENT, "nvme.timeout"), "nvme.timeout=300ms",
+        self.each("hang", lambda *ended: self.assertNamesThePlace(*ended, self.SILENT, "nvme.timeout"), "nvme.timeout=500ms",
                   stride=5 * self.stride, start=self.hanging)
 
 
@@ -168,11 +169,15 @@ class Failing(Faults):
                 self.assertNamesThePlace(done, operation, True, "Input/output error")
             else:
                 self.assertGoesOn(done, operation, of_record)
+                # The digest may be right without the rest: of zeros of the first version, of what the buffer held before.
+                end = operation.offset + operation.bytes
+                rest = [o for o in self.seen if o.kind == operation.kind and o.offset > operation.offset and o.offset + o.bytes == end]
+                self.assertTrue(rest or operation.bytes <= 4096, self.seen)
         self.each("short", check)
 
 
 class IoUring(Failing, Hanging):
-    engine, asynchronous, stride = "io_uring", "async", 6
+    engine, asynchronous, stride = "io_uring", "async", 8
 
 
 class IoUringBlocking(Hanging):
@@ -198,7 +203,7 @@ class RunFolder(Tiny):
         for operation, text in (("write", "EIO"), ("write", "ENOSPC"), ("sync", "EIO")):
             count = kinds.count(operation)
             self.assertGreater(count, 3)
-            for i in sorted({*range(operation == "write", count, max(1, count // 6)), count - 1}):
+            for i in sorted({*range(operation == "write", count, max(1, count // 4)), count - 1}):
                 with self.subTest(operation=operation, fault=text, index=i):
                     shutil.rmtree(f"{self.folder}/mounts/behind/run")
                     mount.ask("clear")
