@@ -1,9 +1,11 @@
 #include "nvme/block_file.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -48,6 +50,12 @@ std::optional<std::uint64_t> free_bytes(int fd) {
   struct statvfs fs {};
   if (::fstatvfs(fd, &fs) != 0 || fs.f_blocks == 0) return std::nullopt;
   return static_cast<std::uint64_t>(::geteuid() == 0 ? fs.f_bfree : fs.f_bavail) * fs.f_frsize;
+}
+
+// FUSE claims to be ready at any time and then lets the caller wait, where the file system's process takes no asynchronous I/O.
+bool blocks_submission(int fd) {
+  struct statfs fs {};
+  return ::fstatfs(fd, &fs) == 0 && fs.f_type == FUSE_SUPER_MAGIC;
 }
 
 std::size_t device_max_transfer(dev_t device) {
@@ -131,6 +139,7 @@ Status BlockFile::describe() {
   if (::fstat(fd(), &info) != 0) return Status::from_errno("stat", path(), errno);
   if (!S_ISREG(info.st_mode)) return {Code::unsupported, path() + ": not a regular file"};
   max_transfer_ = device_max_transfer(info.st_dev);
+  io_->blocks_submission = blocks_submission(fd());
   if (!direct_) return {};
   const std::size_t alignment = direct_alignment(fd());
   if (alignment == 0) {

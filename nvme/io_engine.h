@@ -20,6 +20,7 @@ namespace strata {
 struct IoFile : std::enable_shared_from_this<IoFile> {
   int fd = -1;
   std::string path;
+  bool blocks_submission = false;  // io_uring would wait for the device when it only submits, and see no timeout meanwhile
   LatencyHistogram reads, writes;  // of every transfer that moved something
   std::atomic<bool> hangs{false};  // a transfer was given up that may still be in flight
 };

@@ -98,6 +98,7 @@ void Ring::prepare(Transfer& transfer, int file, int buffer) {
     ::io_uring_prep_write(sqe, fd, transfer.data, bytes, transfer.offset);
   }
   if (file >= 0) sqe->flags |= IOSQE_FIXED_FILE;
+  if (transfer.file->blocks_submission) sqe->flags |= IOSQE_ASYNC;  // a thread of the kernel's waits then
   ::io_uring_sqe_set_data(sqe, &transfer);
 }
 

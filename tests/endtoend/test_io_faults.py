@@ -172,7 +172,7 @@ class OwnMounts:
         if any(shutil.which(tool) is None for tool in ("unshare", "nsenter")):
             test.skipTest("file systems of one's own need unshare and nsenter")
         self.holder = subprocess.Popen(["unshare", *rights, "--mount", "sh", "-ec", f"cd {self.where}; {script}; echo mounted; exec sleep 600"],
-                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         test.addCleanup(self.end)
         if self.holder.stdout.readline() != "mounted\n":
             test.skipTest("small file systems cannot be mounted here: " + " ".join(self.holder.stderr.read().split()))
