@@ -15,7 +15,6 @@
 #include "launcher/bench_report.h"
 #include "launcher/command.h"
 #include "model/transformer.h"
-#include "nvme/state_files.h"
 #include "parallel/thread_communicator.h"
 #include "runtime/rng.h"
 #include "trainer/engine.h"
@@ -64,7 +63,8 @@ EngineOptions engine_options_of(const Options& options) {
   engine.adamw.weight_decay = 0.1;
   engine.optimizer.home = options.optimizer == "none" ? Tier::gpu : options.optimizer == "cpu" ? Tier::cpu : Tier::nvme;
   // Of this process alone: two benchmarks in one folder do not meet.
-  engine.optimizer.nvme_files = {state_file_path(options.path, static_cast<int>(::getpid()))};
+  engine.nvme_folders = {options.path};
+  engine.nvme_rank = static_cast<int>(::getpid());
   return engine;
 }
 

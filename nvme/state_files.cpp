@@ -18,7 +18,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<std::string_view, 2> kPrefixes = {"state_rank_", "activations_rank_"};  // by StateFileKind
+// By StateFileKind.
+constexpr std::array<std::string_view, 4> kPrefixes = {"state_rank_", "parameters_rank_", "gradients_rank_",
+                                                       "activations_rank_"};
 constexpr std::string_view kSuffix = ".bin";
 
 std::string file_name(std::string_view prefix, int rank) {

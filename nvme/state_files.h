@@ -9,9 +9,9 @@
 
 namespace strata {
 
-// What a file holds: optimizer state, or activations between a forward and its backward.
-enum class StateFileKind { optimizer, activations };
-// "<folder>/state_rank_00003.bin", "<folder>/activations_rank_00003.bin".
+// What a file holds. Activations: between a forward and its backward.
+enum class StateFileKind { optimizer, parameters, gradients, activations };
+// "<folder>/state_rank_00003.bin", "<folder>/parameters_rank_00003.bin" and so on.
 std::string state_file_path(const std::string& folder, int rank, StateFileKind kind = StateFileKind::optimizer);
 
 // Error invalid_config, which names both: two of `paths` are one file, because their folders are the same or lead to the same.

@@ -54,22 +54,9 @@ Status ActivationStore::open_file(std::vector<std::string>* notes) {
     STRATA_CHECK(options_.bytes.size() == options_.units.size(), "the size of what goes to a file is known before it is made");
     payloads.insert(payloads.end(), static_cast<std::size_t>(options_.micro_batches), options_.bytes[u]);
   }
-  if (payloads.empty()) return {};
-  versions_.resize(payloads.size());
-  nvme_bytes_ = RecordFile::file_bytes(payloads, 1);
-  if (streams_.nvme_read.backend() == Backend::dry) return {};
   // What is lost in a crash is computed again: one slot will do.
-  const RecordFileOptions file_options{.weights = options_.nvme_weights, .slots = 1, .io = options_.io};
-  STRATA_ASSIGN_OR_RETURN(file_, RecordFile::create(options_.nvme_files, payloads, file_options));
-  std::string why_read, why_write;
-  STRATA_ASSIGN_OR_RETURN(read_engine_, options_.make_engine(options_.io, &why_read));
-  STRATA_ASSIGN_OR_RETURN(write_engine_, options_.make_engine(options_.io, &why_write));
-  for (IoEngine* engine : {read_engine_.get(), write_engine_.get()}) engine->register_files(file_->io_files());
-  if (notes == nullptr) return {};
-  const std::string path = options_.nvme_files.front() + ": ";
-  notes->insert(notes->end(), file_->notes().begin(), file_->notes().end());
-  if (!why_read.empty()) notes->push_back(path + why_read);
-  if (!why_write.empty() && why_write != why_read) notes->push_back(path + why_write);
+  STRATA_ASSIGN_OR_RETURN(file_, NvmeRecords::create(options_.nvme_files, payloads, 1, options_.nvme, streams_.nvme_read,
+                                                     streams_.nvme_write, {}, notes));
   return {};
 }
 
@@ -111,7 +98,7 @@ void ActivationStore::send_away(int u, int index, KeptActivations kept) {
     writing_.pop_front();
   }
   Buffer memory =
-      take_memory(to_file ? RecordFile::buffer_bytes_for(bytes) : bytes, to_file ? Category::io : Category::activations, u);
+      take_memory(to_file ? NvmeRecords::window_bytes(bytes) : bytes, to_file ? Category::io : Category::activations, u);
   Entry& away = entry(u, index);
   away = {};
   streams_.gpu_to_cpu.wait(streams_.compute.record());
@@ -133,14 +120,7 @@ void ActivationStore::send_away(int u, int index, KeptActivations kept) {
     return;
   }
   streams_.nvme_write.wait(away.stored);
-  const std::int64_t record = file_record(u, index);
-  streams_.nvme_write.enqueue(
-      "nvme write activations",
-      [this, record, buffer = std::span(memory.data(), memory.size()),
-       version = ++versions_[static_cast<std::size_t>(record)]] {
-        return file_->write(*write_engine_, RecordId{record}, version, buffer);
-      },
-      static_cast<double>(bytes));
+  file_->write(file_record(u, index), {memory.data(), memory.size()}, "nvme write activations", static_cast<double>(bytes));
   away.stored = streams_.nvme_write.record();
   writing_.push_back({std::move(memory), away.stored});
 }
@@ -161,17 +141,11 @@ void ActivationStore::start_reading(int u, int index) {
   if (placement(u).home != Tier::nvme || away.reading) return;
   away.reading = true;
   const std::size_t bytes = options_.bytes[static_cast<std::size_t>(u)];
-  away.memory = take_memory(RecordFile::buffer_bytes_for(bytes), Category::io, u);
+  away.memory = take_memory(NvmeRecords::window_bytes(bytes), Category::io, u);
   streams_.nvme_read.wait(away.stored);
   wait_for_freed_memory(streams_.nvme_read);
-  const std::int64_t record = file_record(u, index);
-  streams_.nvme_read.enqueue(
-      "nvme read activations",
-      [this, record, buffer = std::span(away.memory.data(), away.memory.size()),
-       version = versions_[static_cast<std::size_t>(record)]] {
-        return file_->read(*read_engine_, RecordId{record}, version, buffer);
-      },
-      static_cast<double>(bytes));
+  file_->read(file_record(u, index), {away.memory.data(), away.memory.size()}, "nvme read activations",
+              static_cast<double>(bytes));
   away.stored = streams_.nvme_read.record();
 }
 

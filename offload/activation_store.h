@@ -9,14 +9,12 @@
 
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "nvme/io_engine.h"
-#include "nvme/record_file.h"
+#include "offload/nvme_records.h"
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
 
@@ -43,11 +41,7 @@ struct ActivationStoreOptions {
   int micro_batches = 1;                // of a unit that are kept at one time, numbered from 0
   int prefetch = 1;                     // how many come back ahead of the one that is taken; at least 1
   std::vector<std::string> nvme_files = {};
-  std::vector<double> nvme_weights = {};
-  IoEngineOptions io = {};
-  // Called twice: for reading, then for writing.
-  std::function<Result<std::unique_ptr<IoEngine>>(const IoEngineOptions&, std::string* why_fallback)> make_engine =
-      make_io_engine;
+  NvmeOptions nvme = {};
 };
 
 struct ActivationStreams {
@@ -85,8 +79,8 @@ class ActivationStore {
   std::size_t bytes(int u) const { return bytes_[static_cast<std::size_t>(u)]; }
   // The same, of the input alone.
   std::size_t input_bytes(int u) const { return input_bytes_[static_cast<std::size_t>(u)]; }
-  std::size_t nvme_bytes() const { return nvme_bytes_; }
-  std::vector<PathTraffic> take_nvme_traffic() { return file_ ? file_->take_traffic() : std::vector<PathTraffic>(); }
+  std::size_t nvme_bytes() const { return file_->bytes(); }
+  std::vector<PathTraffic> take_nvme_traffic() { return file_->take_traffic(); }
 
  private:
   struct Shell {  // a tensor without its memory
@@ -137,11 +131,7 @@ class ActivationStore {
   std::deque<std::pair<int, int>> coming_back_;  // those away, in the order in which they will be taken
   Event freed_by_write_, freed_by_fetch_;        // the last operations on CPU memory that was freed
   std::vector<std::int64_t> first_record_;       // of each unit in the file
-  std::vector<std::uint64_t> versions_;          // of each record
-  std::size_t nvme_bytes_ = 0;
-  std::unique_ptr<RecordFile> file_;
-  std::unique_ptr<IoEngine> read_engine_;   // used by the nvme_read stream only
-  std::unique_ptr<IoEngine> write_engine_;  // used by the nvme_write stream only
+  std::unique_ptr<NvmeRecords> file_;
 };
 
 }  // namespace strata

@@ -62,7 +62,6 @@ Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std:
   STRATA_RETURN_IF_ERROR(allocate_windows(gpu, cpu));
   homes_.resize(records().size());
   shadows_.resize(records().size());
-  versions_.resize(records().size());
   file_records_.resize(records().size());
   std::vector<std::size_t> payloads;
   for (std::size_t r = 0; r < records().size(); ++r) {
@@ -77,9 +76,11 @@ Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std:
     if (!needs_shadow(plan_.schedule.shape, r)) continue;
     STRATA_ASSIGN_OR_RETURN(shadows_[r], cpu.allocate(payload_bytes(r), Category::optimizer, ("second " + what).c_str()));
   }
-  if (payloads.empty()) return {};
-  nvme_bytes_ = RecordFile::file_bytes(payloads);
-  return streams_.nvme_read.backend() == Backend::dry ? Status() : open_file(payloads, notes);
+  std::vector<std::span<std::byte>> windows;
+  for (const Buffer& w : cpu_windows_) windows.emplace_back(w.data(), w.size());
+  STRATA_ASSIGN_OR_RETURN(file_, NvmeRecords::create(options_.nvme_files, payloads, format::kSlots, options_.nvme,
+                                                     streams_.nvme_read, streams_.nvme_write, windows, notes));
+  return {};
 }
 
 Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
@@ -89,7 +90,7 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
   bool live_on_gpu = false, params_on_gpu = false, params_up = false, params_down = false, grads_down = false, grads_up = false;
   for (std::size_t r = 0; r < records().size(); ++r) {
     const UpdateRoute route = route_of(plan_.schedule.shape, r);
-    if (route.reads_file) in_file = std::max(in_file, RecordFile::buffer_bytes_for(payload_bytes(r)));
+    if (route.reads_file) in_file = std::max(in_file, NvmeRecords::window_bytes(payload_bytes(r)));
     if (route.state_travels) in_gpu = std::max(in_gpu, payload_bytes(r));
     live_on_gpu = live_on_gpu || placement(r).home == Tier::gpu;
     params_on_gpu = params_on_gpu || !reaches_params(r);
@@ -129,26 +130,6 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
   if (separate_ && live_on_gpu) {
     STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate(3 * n * sizeof(float), Category::io, "host image of an optimizer record"));
   }
-  return {};
-}
-
-Status OptimizerStore::open_file(const std::vector<std::size_t>& payloads, std::vector<std::string>* notes) {
-  const RecordFileOptions file_options{.weights = options_.nvme_weights, .io = options_.io};
-  STRATA_ASSIGN_OR_RETURN(file_, RecordFile::create(options_.nvme_files, payloads, file_options));
-  std::string why_read, why_write;
-  STRATA_ASSIGN_OR_RETURN(read_engine_, options_.make_engine(options_.io, &why_read));
-  STRATA_ASSIGN_OR_RETURN(write_engine_, options_.make_engine(options_.io, &why_write));
-  std::vector<std::span<std::byte>> buffers;
-  for (const Buffer& w : cpu_windows_) buffers.emplace_back(w.data(), w.size());
-  for (IoEngine* engine : {read_engine_.get(), write_engine_.get()}) {
-    engine->register_files(file_->io_files());
-    engine->register_buffers(buffers);
-  }
-  if (notes == nullptr) return {};
-  const std::string path = options_.nvme_files.front() + ": ";
-  notes->insert(notes->end(), file_->notes().begin(), file_->notes().end());
-  if (!why_read.empty()) notes->push_back(path + why_read);
-  if (!why_write.empty() && why_write != why_read) notes->push_back(path + why_write);
   return {};
 }
 
@@ -225,22 +206,12 @@ std::byte* OptimizerStore::result_memory(const Instruction& i) const {
 
 void OptimizerStore::enqueue_read(std::size_t r, int window) {
   const Buffer& w = cpu_windows_[static_cast<std::size_t>(window)];
-  streams_.nvme_read.enqueue(
-      "nvme read",
-      [this, r, buffer = std::span(w.data(), w.size()), version = versions_[r]] {
-        return file_->read(*read_engine_, RecordId{file_records_[r]}, version, buffer);
-      },
-      state_bytes(plan_.schedule.shape, r));
+  file_->read(file_records_[r], {w.data(), w.size()}, "nvme read", state_bytes(plan_.schedule.shape, r));
 }
 
 void OptimizerStore::enqueue_write(std::size_t r, int window) {
   const Buffer& w = cpu_windows_[static_cast<std::size_t>(window)];
-  streams_.nvme_write.enqueue(
-      "nvme write",
-      [this, r, buffer = std::span(w.data(), w.size()), version = ++versions_[r]] {
-        return file_->write(*write_engine_, RecordId{file_records_[r]}, version, buffer);
-      },
-      state_bytes(plan_.schedule.shape, r));
+  file_->write(file_records_[r], {w.data(), w.size()}, "nvme write", state_bytes(plan_.schedule.shape, r));
 }
 
 void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& scalars) {
@@ -331,7 +302,7 @@ void OptimizerStore::begin_step(const std::optional<AdamWScalars>& guess) {
   const UpdateSchedule& schedule = this->schedule(guess.has_value());
   for (int u = 0; u < schedule.shape.units; ++u)
     slots_[static_cast<std::size_t>(schedule.slots.grads(u))] = {grads_.summed(u), {}};
-  kept_versions_ = versions_;
+  kept_versions_ = file_->versions();
   guess_ = plan_.waiting ? guess : std::nullopt;
   for (std::size_t i = 0, early = early_instructions(schedule); i < early; ++i)
     execute(schedule.instructions[i], guess_.value_or(AdamWScalars()));
@@ -378,7 +349,7 @@ void OptimizerStore::commit() {
 
 // What was written to a file is the slot that the next write takes.
 void OptimizerStore::forget() {
-  versions_ = kept_versions_;
+  file_->restore(kept_versions_);
   guess_.reset();
 }
 

@@ -16,10 +16,9 @@
 #include <string>
 #include <vector>
 
-#include "nvme/io_engine.h"
-#include "nvme/record_file.h"
 #include "offload/grad_store.h"
 #include "offload/layout.h"
+#include "offload/nvme_records.h"
 #include "offload/param_store.h"
 #include "offload/records.h"
 #include "offload/update_plan.h"
@@ -37,11 +36,7 @@ struct OptimizerStoreOptions {
   std::int64_t record_size = std::int64_t{16} << 20;  // parameters; rounded up to kLayoutBlock
   DType compute = DType::f32;                         // of the parameter store: f32 or bf16
   std::vector<std::string> nvme_files = {};           // paths of this rank's state files
-  std::vector<double> nvme_weights = {};              // of each; empty: measured
-  IoEngineOptions io = {};
-  // Called twice: for reading, then for writing.
-  std::function<Result<std::unique_ptr<IoEngine>>(const IoEngineOptions&, std::string* why_fallback)> make_engine =
-      make_io_engine;
+  NvmeOptions nvme = {};
 };
 
 // f32, range.count elements each.
@@ -110,10 +105,8 @@ class OptimizerStore {
   const Event& updated(std::size_t r) const {
     return slots_[static_cast<std::size_t>(plan_.schedule.slots.params(static_cast<int>(r)))].written;
   }
-  std::size_t nvme_bytes() const { return nvme_bytes_; }
-  // Of each path, since the last call; empty where no state is on NVMe.
-  std::vector<PathTraffic> take_nvme_traffic() { return file_ ? file_->take_traffic() : std::vector<PathTraffic>(); }
-  const char* io_engine() const { return read_engine_ ? read_engine_->name() : "none"; }
+  std::size_t nvme_bytes() const { return file_->bytes(); }
+  std::vector<PathTraffic> take_nvme_traffic() { return file_->take_traffic(); }
 
  private:
   OptimizerStore(const StateLayout& layout, const OptimizerStoreOptions& options, ParamStore& params, GradStore& grads,
@@ -121,7 +114,6 @@ class OptimizerStore {
   void make_plan(Rank rank);
   Status allocate(TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes);
   Status allocate_windows(TierArena& gpu, TierArena& cpu);
-  Status open_file(const std::vector<std::size_t>& payloads, std::vector<std::string>* notes);
 
   // What reads and writes of a buffer or a file's record are enqueued.
   struct SlotEvents {
@@ -197,12 +189,11 @@ class OptimizerStore {
     int published = 0;     // units
   };
   std::optional<Update> update_;
-  std::optional<AdamWScalars> guess_;  // of the step that has begun
-  std::vector<SlotEvents> slots_;      // of the schedule, then of image_ and rounded_
-  std::vector<Buffer> homes_;          // empty for records on NVMe
-  std::vector<Buffer> shadows_;        // empty for records that need none
-  std::vector<std::uint64_t> versions_;
-  std::vector<std::uint64_t> kept_versions_;  // when the step began
+  std::optional<AdamWScalars> guess_;         // of the step that has begun
+  std::vector<SlotEvents> slots_;             // of the schedule, then of image_ and rounded_
+  std::vector<Buffer> homes_;                 // empty for records on NVMe
+  std::vector<Buffer> shadows_;               // empty for records that need none
+  std::vector<std::uint64_t> kept_versions_;  // of the file's records, when the step began
   std::vector<std::int64_t> file_records_;    // place in the state file, by record
   std::vector<Buffer> cpu_windows_, gpu_windows_;
   std::vector<Staging> staging_;      // in CPU memory
@@ -210,10 +201,7 @@ class OptimizerStore {
   Buffer image_;                      // p, m, v of one record in host memory, where some live in a GPU's
   Buffer rounded_;                    // 16-bit p of one record on its way up, where there is no staging
   const bool separate_;               // whether the gpu tier is another memory
-  std::size_t nvme_bytes_ = 0;
-  std::unique_ptr<RecordFile> file_;
-  std::unique_ptr<IoEngine> read_engine_;   // used by the nvme_read stream only
-  std::unique_ptr<IoEngine> write_engine_;  // used by the nvme_write stream only
+  std::unique_ptr<NvmeRecords> file_;
 };
 
 }  // namespace strata

@@ -109,6 +109,8 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
                                        *data_comm_, gpu_, cpu_,
                                        GradStoreStreams{*compute_, *comm_stream_, *gpu_to_cpu_, *cpu_to_gpu_});
   STRATA_RETURN_IF_ERROR(allocate_activations(notes));
+  options_.optimizer.nvme_files = files_of(StateFileKind::optimizer);
+  options_.optimizer.nvme = options_.nvme;
   options_.optimizer.zero_stage = options_.zero_stage;
   options_.optimizer.compute = options_.compute;
   options_.optimizer.compute_shape = compute_shape();
@@ -200,15 +202,19 @@ Status Engine::allocate_scratch() {
   return {};
 }
 
+std::vector<std::string> Engine::files_of(StateFileKind kind) const {
+  std::vector<std::string> files;
+  for (const std::string& folder : options_.nvme_folders) files.push_back(state_file_path(folder, options_.nvme_rank, kind));
+  return files;
+}
+
 Status Engine::allocate_activations(std::vector<std::string>* notes) {
   ActivationStoreOptions options{.units = options_.activations.of(model_.body().size()),
                                  .bytes = options_.activations.bytes,
                                  .micro_batches = options_.vertical ? options_.micro_batches : 1,
                                  .prefetch = std::max(1, options_.prefetch_units),
-                                 .nvme_files = options_.activations.nvme_files,
-                                 .nvme_weights = options_.optimizer.nvme_weights,
-                                 .io = options_.optimizer.io,
-                                 .make_engine = options_.optimizer.make_engine};
+                                 .nvme_files = files_of(StateFileKind::activations),
+                                 .nvme = options_.nvme};
   for (const ActivationPlacement& placement : options.units)
     STRATA_CHECK(placement.home == Tier::gpu || options.bytes.size() == options.units.size(),
                  "make_plan() tells how much units keep before any of it leaves the gpu tier");

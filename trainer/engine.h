@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "model/unit.h"
+#include "nvme/state_files.h"
 #include "offload/activation_store.h"
 #include "offload/grad_store.h"
 #include "offload/layout.h"
@@ -52,7 +53,6 @@ struct ActivationOptions {
   std::optional<Tier> home = Tier::gpu;         // absent: likewise
   std::vector<ActivationPlacement> units = {};  // of each but the head
   std::vector<std::size_t> bytes = {};          // of each, as a plan's rehearsal found (plan.h); needed where some leave
-  std::vector<std::string> nvme_files = {};     // paths of this rank's files
   std::vector<ActivationPlacement> of(std::size_t units) const;
 };
 
@@ -72,7 +72,10 @@ struct EngineOptions {
   UnitHomes grads;                // of gradient sums
   ActivationOptions activations;
   AdamWConfig adamw;
-  OptimizerStoreOptions optimizer;  // homes, shares, rates, file; zero_stage, compute and its shape are set by the engine
+  OptimizerStoreOptions optimizer;             // homes, shares, rates; the rest is set by the engine
+  std::vector<std::string> nvme_folders = {};  // where this rank's files are made
+  int nvme_rank = 0;                           // in their names
+  NvmeOptions nvme = {};
   // Host backend: its operations take at least as long as at these rates, with a gpu tier that is a memory of its own.
   std::optional<Rates> emulate;
   std::size_t gpu_budget = 0;  // bytes
@@ -163,6 +166,7 @@ class Engine {
   bool may_guess() const;
   Status check_order() const;
   Status allocate_scratch();
+  std::vector<std::string> files_of(StateFileKind kind) const;
   Status allocate_activations(std::vector<std::string>* notes);
   // Where micro-batch `index` of a step is kept: one at a time, or all.
   int activation_slot(int index) const { return options_.vertical ? index : 0; }

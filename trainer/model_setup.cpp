@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "model/hf.h"
-#include "nvme/state_files.h"
 
 namespace strata {
 
@@ -67,15 +66,13 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   for (std::size_t r = 0; r < kResources; ++r)
     if (double& rate = options.optimizer.rates.per_second[r]; rate == 0.0) rate = rates_of(c.device.emulate).per_second[r];
   if (c.device.emulate.any()) options.emulate = rates_of(c.device.emulate);
-  for (const std::string& folder : c.nvme.path) {
-    options.optimizer.nvme_files.push_back(state_file_path(folder, rank.v));
-    options.activations.nvme_files.push_back(state_file_path(folder, rank.v, StateFileKind::activations));
-  }
-  options.optimizer.nvme_weights = c.nvme.weights;
-  options.optimizer.io.kind = c.nvme.engine;
-  options.optimizer.io.queue_depth = static_cast<unsigned>(c.nvme.queue_depth);
-  options.optimizer.io.block_bytes = static_cast<std::size_t>(c.nvme.block_size);
-  options.optimizer.io.timeout = std::chrono::milliseconds(std::llround(c.nvme.timeout * 1e3));
+  options.nvme_folders = c.nvme.path;
+  options.nvme_rank = rank.v;
+  options.nvme.weights = c.nvme.weights;
+  options.nvme.io.kind = c.nvme.engine;
+  options.nvme.io.queue_depth = static_cast<unsigned>(c.nvme.queue_depth);
+  options.nvme.io.block_bytes = static_cast<std::size_t>(c.nvme.block_size);
+  options.nvme.io.timeout = std::chrono::milliseconds(std::llround(c.nvme.timeout * 1e3));
   return options;
 }
 

@@ -24,9 +24,9 @@ struct Kept {
     ActivationStoreOptions options{
         .units = std::move(placements), .micro_batches = micro_batches, .prefetch = prefetch, .nvme_files = {file()}};
     for (int u = 0; u < units; ++u) options.bytes.push_back(make(u, 0).bytes());
-    options.io.kind = IoEngineOptions::Kind::threads;
+    options.nvme.io.kind = IoEngineOptions::Kind::threads;
     if (faulty) {
-      options.make_engine = [this](const IoEngineOptions& io, std::string* why) -> Result<std::unique_ptr<IoEngine>> {
+      options.nvme.make_engine = [this](const IoEngineOptions& io, std::string* why) -> Result<std::unique_ptr<IoEngine>> {
         STRATA_ASSIGN_OR_RETURN(auto inner, make_io_engine(io, why));
         auto engine = std::make_unique<FaultyEngine>(std::move(inner), io);
         (read == nullptr ? read : write) = engine.get();

@@ -33,8 +33,8 @@ struct FaultyRank {
     o.home = Tier::nvme;
     o.compute = master ? DType::bf16 : DType::f32;
     o.nvme_files = {state_file()};
-    o.io.kind = IoEngineOptions::Kind::threads;
-    o.make_engine = [self](const IoEngineOptions& io, std::string* why) -> Result<std::unique_ptr<IoEngine>> {
+    o.nvme.io.kind = IoEngineOptions::Kind::threads;
+    o.nvme.make_engine = [self](const IoEngineOptions& io, std::string* why) -> Result<std::unique_ptr<IoEngine>> {
       STRATA_ASSIGN_OR_RETURN(auto inner, make_io_engine(io, why));
       auto engine = std::make_unique<FaultyEngine>(std::move(inner), io);
       (self->read == nullptr ? self->read : self->write) = engine.get();
@@ -187,7 +187,7 @@ TEST(OptimizerStoreNotes, SayWhichFileAnEngineFellBackFor) {
     OptimizerStoreOptions options;
     options.home = Tier::nvme;
     options.nvme_files = {state_file()};
-    options.make_engine = [&](const IoEngineOptions& io, std::string* why) {
+    options.nvme.make_engine = [&](const IoEngineOptions& io, std::string* why) {
       *why = ++made == 1 || alike ? "no ring" : "no second ring";
       return make_io_engine(io, nullptr);
     };
