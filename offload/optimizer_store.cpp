@@ -93,7 +93,7 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
     if (route.reads_file) in_file = std::max(in_file, NvmeRecords::window_bytes(payload_bytes(r)));
     if (route.state_travels) in_gpu = std::max(in_gpu, payload_bytes(r));
     live_on_gpu = live_on_gpu || placement(r).home == Tier::gpu;
-    params_on_gpu = params_on_gpu || !reaches_params(r);
+    params_on_gpu = params_on_gpu || (!reaches_params(r) && !params_on_nvme(r));
     params_up = params_up || route.params_up;
     params_down = params_down || route.params_down;
     grads_down = grads_down || route.grads_down;
@@ -109,6 +109,9 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
   for (int w = 0; w < counts.cpu; ++w) STRATA_RETURN_IF_ERROR(take(cpu, in_file, "window of optimizer records", cpu_windows_));
   for (int w = 0; w < counts.gpu; ++w)
     STRATA_RETURN_IF_ERROR(take(gpu, in_gpu, "window of optimizer records on the GPU", gpu_windows_));
+  for (int w = 0; w < counts.params; ++w)
+    STRATA_RETURN_IF_ERROR(take(cpu, NvmeRecords::window_bytes(n * size_of(options_.compute)),
+                                "window of parameters on their way to NVMe", params_windows_));
   const bool rounds = options_.compute != DType::f32;  // in f32, p itself is copied
   const auto stage = [&](TierArena& from, bool grads, bool params, int count, std::vector<Staging>& to) -> Status {
     to.resize(static_cast<std::size_t>(count));
@@ -133,7 +136,10 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
   return {};
 }
 
-bool OptimizerStore::reaches_params(std::size_t r) const { return !separate_ || params_.home(records()[r].unit) != Tier::gpu; }
+bool OptimizerStore::reaches_params(std::size_t r) const {
+  const Tier home = params_.home(records()[r].unit);
+  return home == Tier::cpu || (home == Tier::gpu && !separate_);
+}
 
 const OptimizerStore::Staging* OptimizerStore::staging_of(const Instruction& i) const {
   if (i.staging >= 0) return &staging_[static_cast<std::size_t>(i.staging)];
@@ -224,11 +230,15 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
   const std::byte* const grads =
       grads_travel ? staged->grads.data() : grads_.for_update(record.unit).at(record.range.first, grads_.dtype());
   const bool rounded = grads_.dtype() != DType::f32;
-  bf16* p16 = nullptr;
-  if (options_.compute != DType::f32) {
-    const bool travels = route.params_up || route.params_down;
-    p16 = reinterpret_cast<bf16*>(travels ? staged->params.data() : stored_params(r));
+  std::byte* new_params = nullptr;  // where the update leaves its compute copy, if not in p
+  if (i.params_window >= 0 && !route.params_down) {
+    new_params = params_window(i.params_window).data();
+  } else if (options_.compute != DType::f32) {
+    new_params = route.params_up || route.params_down ? staged->params.data() : stored_params(r);
+  } else if (route.state_travels && !route.params_down) {
+    new_params = stored_params(r);
   }
+  bf16* const p16 = options_.compute == DType::f32 ? nullptr : reinterpret_cast<bf16*>(new_params);
   const RecordState result = state_in(r, result_memory(i));
   const bool elsewhere = result.m != state.m;
   std::vector<AdamWSlice> slices;
@@ -258,16 +268,17 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
     };
     stream.enqueue("adamw", update, i.amount);
   }
-  if (options_.compute == DType::f32 && route.state_travels && !route.params_down)
-    copy_async(state.p, stored_params(r), static_cast<std::size_t>(record.range.count) * sizeof(float), stream);
+  if (options_.compute == DType::f32 && new_params != nullptr)
+    copy_async(result.p, new_params, static_cast<std::size_t>(record.range.count) * sizeof(float), stream);
 }
 
 void OptimizerStore::enqueue_params(const Instruction& i) {
   const auto r = static_cast<std::size_t>(i.record);
   const void* from =
       options_.compute == DType::f32 ? static_cast<const void*>(state_in(r, result_memory(i)).p) : staging_of(i)->params.data();
-  copy_async(from, stored_params(r), static_cast<std::size_t>(records()[r].range.count) * size_of(options_.compute),
-             stream_of(i.resource), i.amount);
+  std::byte* const to = i.params_window >= 0 ? params_window(i.params_window).data() : stored_params(r);
+  copy_async(from, to, static_cast<std::size_t>(records()[r].range.count) * size_of(options_.compute), stream_of(i.resource),
+             i.amount);
 }
 
 void OptimizerStore::enqueue_grads(const Instruction& i) {
@@ -292,6 +303,7 @@ void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) 
       case Action::update: return enqueue_update(i, scalars);
       case Action::params_up:
       case Action::params_down: return enqueue_params(i);
+      case Action::write_params: return params_.write_piece(r, params_window(i.params_window));
     }
   };
   ordered(stream_of(i.resource), i.reads, i.writes, enqueue);
@@ -430,25 +442,33 @@ void OptimizerStore::store(std::size_t r, const HostView& view) {
           [&] { copy_state(r, view.state, state_in(r, homes_[r].data()), streams_.cpu_to_gpu); });
 }
 
+void OptimizerStore::enqueue_compute_copy(const float* p, std::byte* to, std::int64_t n) {
+  streams_.host.enqueue("refresh compute copy", [p, to, n, dtype = options_.compute] {
+    if (dtype == DType::f32) {
+      std::memcpy(to, p, static_cast<std::size_t>(n) * sizeof(float));
+    } else {
+      kernels::cast_f32_to_bf16(p, reinterpret_cast<bf16*>(to), n);
+    }
+    return Status();
+  });
+}
+
 void OptimizerStore::refresh(std::size_t r, const HostView& view) {
   const std::array<int, 1> here = {view.slot}, params = {plan_.schedule.slots.params(static_cast<int>(r))};
   const std::int64_t n = records()[r].range.count;
   float* p = view.state.p;
+  if (params_on_nvme(r)) {
+    const int w = static_cast<int>(r % params_windows_.size());
+    const std::array<int, 1> window = {plan_.schedule.slots.params_window(w)};
+    ordered(streams_.host, here, window, [&] { enqueue_compute_copy(p, params_window(w).data(), n); });
+    return ordered(streams_.nvme_write, window, params, [&] { params_.write_piece(r, params_window(w)); });
+  }
   if (reinterpret_cast<std::byte*>(p) == stored_params(r)) {  // the copy is p itself: whoever filled it is its writer
     slots_[static_cast<std::size_t>(params[0])] = {slots_[static_cast<std::size_t>(here[0])].written, {}};
     return;
   }
   if (reaches_params(r)) {
-    return ordered(streams_.host, here, params, [&] {
-      streams_.host.enqueue("refresh compute copy", [p, to = stored_params(r), n, dtype = options_.compute] {
-        if (dtype == DType::f32) {
-          std::memcpy(to, p, static_cast<std::size_t>(n) * sizeof(float));
-        } else {
-          kernels::cast_f32_to_bf16(p, reinterpret_cast<bf16*>(to), n);
-        }
-        return Status();
-      });
-    });
+    return ordered(streams_.host, here, params, [&] { enqueue_compute_copy(p, stored_params(r), n); });
   }
   if (options_.compute == DType::f32) {
     return ordered(streams_.cpu_to_gpu, here, params,
@@ -456,12 +476,7 @@ void OptimizerStore::refresh(std::size_t r, const HostView& view) {
   }
   auto* p16 = reinterpret_cast<bf16*>(rounded_ ? rounded_.data() : staging_.front().params.data());
   const std::array<int, 1> between = {rounded_ ? plan_.schedule.slots.count() + 1 : plan_.schedule.slots.staging(0)};
-  ordered(streams_.host, here, between, [&] {
-    streams_.host.enqueue("refresh compute copy", [p, p16, n] {
-      kernels::cast_f32_to_bf16(p, p16, n);
-      return Status();
-    });
-  });
+  ordered(streams_.host, here, between, [&] { enqueue_compute_copy(p, reinterpret_cast<std::byte*>(p16), n); });
   ordered(streams_.cpu_to_gpu, between, params,
           [&] { copy_async(p16, stored_params(r), static_cast<std::size_t>(n) * sizeof(bf16), streams_.cpu_to_gpu); });
 }

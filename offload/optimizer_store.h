@@ -138,8 +138,13 @@ class OptimizerStore {
   }
   std::size_t payload_bytes(std::size_t r) const;
   RecordState state_in(std::size_t r, std::byte* memory) const;
-  std::byte* stored_params(std::size_t r) const;                    // of the record's first element
-  bool reaches_params(std::size_t r) const;                         // whether host code does
+  std::byte* stored_params(std::size_t r) const;  // of the record's first element
+  bool reaches_params(std::size_t r) const;       // whether host code does
+  bool params_on_nvme(std::size_t r) const { return params_.home(records()[r].unit) == Tier::nvme; }
+  std::span<std::byte> params_window(int w) const {
+    const Buffer& window = params_windows_[static_cast<std::size_t>(w)];
+    return {window.data(), window.size()};
+  }
   const Staging* staging_of(const Instruction& instruction) const;  // null: has none
   StreamRef stream_of(Resource resource) const;
 
@@ -170,6 +175,7 @@ class OptimizerStore {
   void store(std::size_t r, const HostView& view);
   // Makes the compute copy of p anew.
   void refresh(std::size_t r, const HostView& view);
+  void enqueue_compute_copy(const float* p, std::byte* to, std::int64_t n);  // on the host stream
   void copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const;
   Status synchronize();
 
@@ -196,11 +202,12 @@ class OptimizerStore {
   std::vector<std::uint64_t> kept_versions_;  // of the file's records, when the step began
   std::vector<std::int64_t> file_records_;    // place in the state file, by record
   std::vector<Buffer> cpu_windows_, gpu_windows_;
-  std::vector<Staging> staging_;      // in CPU memory
-  std::vector<Staging> gpu_staging_;  // in the gpu tier
-  Buffer image_;                      // p, m, v of one record in host memory, where some live in a GPU's
-  Buffer rounded_;                    // 16-bit p of one record on its way up, where there is no staging
-  const bool separate_;               // whether the gpu tier is another memory
+  std::vector<Buffer> params_windows_;  // in CPU memory, of parameters on their way to NVMe
+  std::vector<Staging> staging_;        // in CPU memory
+  std::vector<Staging> gpu_staging_;    // in the gpu tier
+  Buffer image_;                        // p, m, v of one record in host memory, where some live in a GPU's
+  Buffer rounded_;                      // 16-bit p of one record on its way up, where there is no staging
+  const bool separate_;                 // whether the gpu tier is another memory
   std::unique_ptr<NvmeRecords> file_;
 };
 

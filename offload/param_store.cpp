@@ -1,11 +1,15 @@
 #include "offload/param_store.h"
 
+#include <algorithm>
 #include <cstring>
+
+#include "offload/records.h"
 
 namespace strata {
 
 ParamStore::ParamStore(const StateLayout& layout, std::vector<std::vector<Shape>> shapes, const ParamStoreOptions& options,
-                       Communicator& comm, TierArena& gpu, TierArena& cpu, const ParamStoreStreams& streams)
+                       Communicator& comm, TierArena& gpu, TierArena& cpu, const ParamStoreStreams& streams,
+                       std::vector<std::string>* notes)
     : layout_(layout),
       shapes_(std::move(shapes)),
       options_(options),
@@ -15,6 +19,7 @@ ParamStore::ParamStore(const StateLayout& layout, std::vector<std::vector<Shape>
       units_(layout.units.size()) {
   for (std::size_t u = 0; u < units_.size(); ++u) {
     const int unit = static_cast<int>(u);
+    if (home(unit) == Tier::nvme) continue;
     TierArena& home_arena = home(unit) == Tier::gpu ? gpu : cpu;
     units_[u].stored =
         Tensor(home_arena, Category::parameters, options.dtype, {stored_slice(unit).count}, layout.units[u].name.c_str());
@@ -28,10 +33,43 @@ ParamStore::ParamStore(const StateLayout& layout, std::vector<std::vector<Shape>
     }
   }
   throw_if_error(streams.compute.synchronize().with_context("parameters"));
+  allocate_pieces(cpu, notes);
+}
+
+void ParamStore::allocate_pieces(TierArena& cpu, std::vector<std::string>* notes) {
+  std::vector<std::size_t> payloads;
+  std::vector<std::size_t> unit_bytes(units_.size(), 0);
+  for (const OptimizerRecord& record :
+       cut_optimizer_records(layout_, comm_.rank(), options_.zero_stage, options_.record_size)) {
+    UnitState& unit = units_[static_cast<std::size_t>(record.unit)];
+    piece_of_.emplace_back(record.unit, unit.pieces.size());
+    if (home(record.unit) != Tier::nvme) continue;
+    const std::size_t bytes = static_cast<std::size_t>(record.range.count) * size_of(options_.dtype);
+    std::size_t& offset = unit_bytes[static_cast<std::size_t>(record.unit)];
+    unit.pieces.push_back({record.range, static_cast<std::int64_t>(payloads.size()), offset, bytes});
+    offset += NvmeRecords::window_bytes(bytes);
+    payloads.push_back(bytes);
+  }
+  const std::size_t longest = *std::max_element(unit_bytes.begin(), unit_bytes.end());
+  std::vector<std::span<std::byte>> buffers;
+  // One is read while others are copied.
+  for (int w = 0; longest > 0 && w < std::max(1, options_.prefetch_units) + 2; ++w) {
+    Result<Buffer> memory = cpu.allocate(longest, Category::io, "window of parameters from NVMe");
+    throw_if_error(memory.status());
+    windows_.push_back({.memory = std::move(memory).value()});
+    buffers.emplace_back(windows_.back().memory.data(), windows_.back().memory.size());
+  }
+  // A new version is made from the optimizer's state, which has two slots.
+  Result<std::unique_ptr<NvmeRecords>> file = NvmeRecords::create(options_.nvme_files, payloads, 1, options_.nvme,
+                                                                  streams_.nvme_read, streams_.nvme_write, buffers, notes);
+  throw_if_error(file.status());
+  file_ = std::move(file).value();
 }
 
 // Fetches in flight write into memory that returns to the arena.
 ParamStore::~ParamStore() {
+  (void)streams_.nvme_read.record().drain();
+  (void)streams_.nvme_write.record().drain();
   (void)streams_.cpu_to_gpu.record().drain();
   (void)streams_.comm.record().drain();
 }
@@ -45,26 +83,68 @@ Slice ParamStore::stored_slice(int u) const {
   return sliced(u) ? unit.slices[static_cast<std::size_t>(comm_.rank().v)] : Slice{0, unit.numel};
 }
 
-TensorRef ParamStore::stored(int u) const { return units_[static_cast<std::size_t>(u)].stored; }
+TensorRef ParamStore::stored(int u) const {
+  STRATA_CHECK(home(u) != Tier::nvme, "parameters on NVMe are in no memory");
+  return units_[static_cast<std::size_t>(u)].stored;
+}
+
+void ParamStore::write_piece(std::size_t record, std::span<std::byte> window) {
+  const auto [u, p] = piece_of_[record];
+  const Piece& piece = units_[static_cast<std::size_t>(u)].pieces[p];
+  file_->write(piece.file_record, window, "nvme write parameters", static_cast<double>(piece.bytes));
+}
+
+void ParamStore::read_ahead(int u) {
+  UnitState& unit = units_[static_cast<std::size_t>(u)];
+  if (home(u) != Tier::nvme || unit.window >= 0 || unit.pending || !unit.leased.expired()) return;
+  while (windows_[next_window_].held) next_window_ = (next_window_ + 1) % windows_.size();
+  Window& window = windows_[next_window_];
+  window.held = true;
+  unit.window = static_cast<int>(next_window_);
+  streams_.nvme_read.wait(window.used);
+  for (const Event& event : unit.ready) streams_.nvme_read.wait(event);
+  for (const Piece& piece : unit.pieces)
+    file_->read(piece.file_record, {window.memory.data() + piece.offset, NvmeRecords::window_bytes(piece.bytes)},
+                "nvme read parameters", static_cast<double>(piece.bytes));
+  window.used = streams_.nvme_read.record();
+}
+
+void ParamStore::copy_up(UnitState& unit, int u, std::byte* whole) {
+  const StreamRef stream = streams_.cpu_to_gpu;
+  const std::size_t size = size_of(options_.dtype);
+  if (home(u) == Tier::cpu) {
+    const TensorRef stored = unit.stored;
+    copy_async(stored.data, whole + static_cast<std::size_t>(stored_slice(u).first) * size, stored.bytes(), stream,
+               static_cast<double>(stored.bytes()));
+    return;
+  }
+  Window& window = windows_[static_cast<std::size_t>(unit.window)];
+  stream.wait(window.used);
+  for (const Piece& piece : unit.pieces)
+    copy_async(window.memory.data() + piece.offset, whole + static_cast<std::size_t>(piece.range.first) * size, piece.bytes,
+               stream, static_cast<double>(piece.bytes));
+  window.used = stream.record();
+  window.held = false;
+  unit.window = -1;
+}
 
 void ParamStore::fetch(UnitState& unit, int u) {
   const UnitLayout& layout = layout_.units[static_cast<std::size_t>(u)];
   const std::size_t size = size_of(options_.dtype);
+  read_ahead(u);
   unit.pending = std::make_shared<Tensor>(gpu_, Category::parameters, options_.dtype, Shape{layout.numel}, layout.name.c_str());
-  const TensorRef stored = unit.stored;
   std::byte* const whole = unit.pending->ref().data;
   const bool copied = home(u) != Tier::gpu;
   const StreamRef first = copied ? streams_.cpu_to_gpu : streams_.comm;
   first.wait(streams_.compute.record());
   for (const Event& event : unit.ready) first.wait(event);
   if (copied) {
-    std::byte* const to = whole + static_cast<std::size_t>(stored_slice(u).first) * size;
-    copy_async(stored.data, to, stored.bytes(), streams_.cpu_to_gpu, static_cast<double>(stored.bytes()));
+    copy_up(unit, u, whole);
     unit.fetched = streams_.cpu_to_gpu.record();
     if (!sliced(u)) return;
     streams_.comm.wait(unit.fetched);
   }
-  comm_.all_gather({.shard = copied ? nullptr : stored.data,
+  comm_.all_gather({.shard = copied ? nullptr : unit.stored.ref().data,
                     .full = whole,
                     .element_size = size,
                     .slices = layout.slices,
@@ -106,7 +186,7 @@ ParamLease ParamStore::acquire(int u) {
 
 void ParamStore::publish(int u, std::vector<Event> updated) {
   UnitState& unit = units_[static_cast<std::size_t>(u)];
-  STRATA_CHECK(!unit.pending && unit.leased.expired(),
+  STRATA_CHECK(!unit.pending && unit.leased.expired() && unit.window < 0,
                "unit " + layout_.units[static_cast<std::size_t>(u)].name + " updated while in use");
   unit.ready = std::move(updated);
   if (!used_in_place(u) || options_.zero_stage == 0 || layout_.world.v == 1) return;

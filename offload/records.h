@@ -21,7 +21,7 @@ struct RecordPlacement {
   bool operator==(const RecordPlacement&) const = default;
 };
 
-// Where a unit's compute copy of the parameters and its gradient sums live between uses: in the gpu tier or in CPU memory.
+// Where a unit's compute copy of the parameters and its gradient sums live between uses.
 struct UnitPlacement {
   Tier params = Tier::gpu;
   Tier grads = Tier::gpu;

@@ -33,6 +33,7 @@ const char* to_string(Action action) {
     case Action::update: return "update";
     case Action::params_up: return "parameters up";
     case Action::params_down: return "parameters down";
+    case Action::write_params: return "write parameters";
     case Action::state_down: return "state down";
     case Action::write_state: return "write state";
   }
@@ -45,7 +46,7 @@ UnitPlacement unit_placement(const UpdateShape& shape, std::size_t record) {
 }
 
 bool has_master(const UpdateShape& shape, std::size_t record) {
-  if (shape.compute != DType::f32) return true;
+  if (shape.compute != DType::f32 || unit_placement(shape, record).params == Tier::nvme) return true;
   if (!shape.separate_memory) return false;
   const RecordPlacement& p = shape.placements[record];
   const Tier params = unit_placement(shape, record).params;
@@ -77,6 +78,7 @@ UpdateRoute route_of(const UpdateShape& shape, std::size_t record) {
   const UnitPlacement unit = unit_placement(shape, record);
   UpdateRoute route;
   route.reads_file = p.home == Tier::nvme;
+  route.writes_params = unit.params == Tier::nvme;
   if (!shape.separate_memory) return route;
   route.on_gpu = p.on_gpu || p.home == Tier::gpu;
   route.state_travels = route.on_gpu && p.home != Tier::gpu;
@@ -99,8 +101,8 @@ Rates common_rates() {
   return rates;
 }
 
-enum class Kind { cpu, gpu, staging, gpu_staging };
-constexpr std::size_t kKinds = 4;
+enum class Kind { cpu, gpu, staging, gpu_staging, params };
+constexpr std::size_t kKinds = 5;
 
 std::size_t index(Kind kind) { return static_cast<std::size_t>(kind); }
 
@@ -120,6 +122,7 @@ bool uses(const UpdateShape& shape, const UpdateRoute& route, Kind kind) {
     case Kind::gpu: return route.state_travels;
     case Kind::staging: return route.grads_down || (route.params_up && rounds);
     case Kind::gpu_staging: return route.grads_up || (route.params_down && rounds);
+    case Kind::params: return route.writes_params;
   }
   return false;
 }
@@ -131,12 +134,12 @@ class ListScheduler {
     schedule_.shape = shape;
     schedule_.windows = windows;
     schedule_.slots = Slots(shape.units, static_cast<int>(shape.records.size()), windows);
-    const std::array<int, kKinds> counts = {windows.cpu, windows.gpu, windows.staging, windows.gpu_staging};
+    const std::array<int, kKinds> counts = {windows.cpu, windows.gpu, windows.staging, windows.gpu_staging, windows.params};
     for (std::size_t k = 0; k < kKinds; ++k)
       for (int w = 0; w < counts[k]; ++w) free_[k].insert(w);
     const std::size_t records = shape.records.size();
-    windows_.assign(records, {-1, -1, -1, -1});
-    openers_.assign(records, {-1, -1, -1, -1});
+    windows_.assign(records, {-1, -1, -1, -1, -1});
+    openers_.assign(records, {-1, -1, -1, -1, -1});
     users_.assign(records, {});
     for (std::size_t r = 0; r < records; ++r) routes_.push_back(route_of(shape, r));
     for (std::size_t r = records; r-- > 0;)
@@ -193,7 +196,9 @@ class ListScheduler {
     if (route.grads_up) grads = add(Action::grads_up, Resource::cpu_to_gpu, gradients, {});
     last = add(Action::update, route.on_gpu ? Resource::gpu_update : Resource::cpu_update, n, {last, grads});
     if (route.params_up) add(Action::params_up, Resource::cpu_to_gpu, params, {last});
-    if (route.params_down) add(Action::params_down, Resource::gpu_to_cpu, params, {last});
+    int copied = last;
+    if (route.params_down) copied = add(Action::params_down, Resource::gpu_to_cpu, params, {last});
+    if (route.writes_params) add(Action::write_params, Resource::nvme_write, params, {copied});
     if (route.state_travels) last = add(Action::state_down, Resource::gpu_to_cpu, state, {last});
     if (route.reads_file) add(Action::write_state, Resource::nvme_write, state, {last});
     for (std::size_t t = first_task_; t < tasks_.size(); ++t) {
@@ -223,8 +228,10 @@ class ListScheduler {
       case Action::grads_down: return kind == Kind::staging;
       case Action::grads_up: return kind == Kind::gpu_staging;
       case Action::params_up: return kind == (copies_p() ? Kind::cpu : Kind::staging);
-      case Action::params_down: return kind == (copies_p() ? Kind::gpu : Kind::gpu_staging);
-      case Action::update: return kind != (route.on_gpu ? Kind::cpu : Kind::gpu);
+      case Action::params_down:
+        return kind == (copies_p() ? Kind::gpu : Kind::gpu_staging) || (kind == Kind::params && route.writes_params);
+      case Action::write_params: return kind == Kind::params;
+      case Action::update: return kind == Kind::params ? !route.on_gpu : kind != (route.on_gpu ? Kind::cpu : Kind::gpu);
     }
     return false;
   }
@@ -329,6 +336,8 @@ class ListScheduler {
     i.gpu_window = windows_[r][index(Kind::gpu)];
     i.staging = windows_[r][index(Kind::staging)];
     i.gpu_staging = windows_[r][index(Kind::gpu_staging)];
+    i.params_window = windows_[r][index(Kind::params)];
+    const int new_params = route.writes_params ? slots.params_window(i.params_window) : slots.params(task.record);
     const int grads = slots.grads(shape.records[r].unit), params = slots.params(task.record), home = slots.home(task.record);
     const int in_cpu = route.reads_file ? slots.cpu_window(i.cpu_window) : home;  // the state while it is in CPU memory
     const int worked_on = route.state_travels ? slots.gpu_window(i.gpu_window) : in_cpu;
@@ -344,7 +353,7 @@ class ListScheduler {
         // Of staging it reads the gradients and writes the parameters.
         if (i.staging >= 0) i.writes.push_back(slots.staging(i.staging));
         if (i.gpu_staging >= 0) i.writes.push_back(slots.gpu_staging(i.gpu_staging));
-        if (!route.params_up && !route.params_down) i.writes.push_back(params);
+        if (!route.params_up && !route.params_down) i.writes.push_back(new_params);
         break;
       case Action::params_up:
         i.reads = {copies_p() ? in_cpu : slots.staging(i.staging)};
@@ -352,8 +361,9 @@ class ListScheduler {
         break;
       case Action::params_down:
         i.reads = {copies_p() ? worked_on : slots.gpu_staging(i.gpu_staging)};
-        i.writes = {params};
+        i.writes = {new_params};
         break;
+      case Action::write_params: i.reads = {new_params}, i.writes = {params}; break;
       case Action::state_down: i.reads = {worked_on}, i.writes = {in_cpu}; break;
       case Action::write_state: i.reads = {in_cpu}, i.writes = {home}; break;
     }
@@ -412,6 +422,7 @@ WindowCounts full_windows(const UpdateShape& shape) {
     one_more(counts.gpu, Kind::gpu);
     one_more(counts.staging, Kind::staging);
     one_more(counts.gpu_staging, Kind::gpu_staging);
+    one_more(counts.params, Kind::params);
   }
   return counts;
 }

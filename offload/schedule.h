@@ -15,15 +15,16 @@
 namespace strata {
 
 enum class Action {
-  read_state,   // NVMe file -> CPU window
-  state_up,     // CPU home or window -> GPU window
-  grads_down,   // gradient sums -> staging in CPU memory
-  grads_up,     // gradient sums -> staging on the GPU
-  update,       // on cpu_update or gpu_update
-  params_up,    // staging or the CPU's p -> compute copy in the gpu tier
-  params_down,  // staging or the GPU's p -> compute copy in CPU memory
-  state_down,   // GPU window -> CPU home or window
-  write_state,  // CPU window -> NVMe file
+  read_state,    // NVMe file -> CPU window
+  state_up,      // CPU home or window -> GPU window
+  grads_down,    // gradient sums -> staging in CPU memory
+  grads_up,      // gradient sums -> staging on the GPU
+  update,        // on cpu_update or gpu_update
+  params_up,     // staging or the CPU's p -> compute copy in the gpu tier
+  params_down,   // staging or the GPU's p -> compute copy in CPU memory, or parameter window
+  write_params,  // parameter window -> compute copy in an NVMe file
+  state_down,    // GPU window -> CPU home or window
+  write_state,   // CPU window -> NVMe file
 };
 const char* to_string(Action action);
 
@@ -33,6 +34,7 @@ struct WindowCounts {
   int gpu = 0;          // p, m, v of a record that the GPU updates away from its home
   int staging = 0;      // CPU memory: gradients that come down to the CPU's update, parameters that go up from it
   int gpu_staging = 0;  // gradients that go up to the GPU's update, parameters that come down from it
+  int params = 0;       // CPU memory: parameters on their way to NVMe
   bool operator==(const WindowCounts&) const = default;
 };
 
@@ -40,9 +42,10 @@ struct Instruction {
   Action action = Action::update;
   Resource resource = Resource::cpu_update;
   int record = 0;
-  double amount = 0.0;                                                   // of the resource's unit (Rates)
-  int cpu_window = -1, gpu_window = -1, staging = -1, gpu_staging = -1;  // of the record; -1: has none
-  std::vector<int> reads, writes;                                        // slots
+  double amount = 0.0;  // of the resource's unit (Rates)
+  // Of the record; -1: has none.
+  int cpu_window = -1, gpu_window = -1, staging = -1, gpu_staging = -1, params_window = -1;
+  std::vector<int> reads, writes;  // slots
 };
 
 // Numbers of the slots.
@@ -58,7 +61,8 @@ class Slots {
   int gpu_window(int w) const { return cpu_window(windows_.cpu) + w; }
   int staging(int s) const { return gpu_window(windows_.gpu) + s; }
   int gpu_staging(int s) const { return staging(windows_.staging) + s; }
-  int count() const { return gpu_staging(windows_.gpu_staging); }
+  int params_window(int w) const { return gpu_staging(windows_.gpu_staging) + w; }
+  int count() const { return params_window(windows_.params); }
 
  private:
   int units_ = 0, records_ = 0;
@@ -81,7 +85,7 @@ struct UpdateShape {
 
 // Of the record's unit.
 UnitPlacement unit_placement(const UpdateShape& shape, std::size_t record);
-// Whether the record holds p, the f32 master: its compute copy is 16 bit, or not where the state is updated.
+// Whether the record holds p, the f32 master: its compute copy is 16 bit, or not in the memory where the state is updated.
 bool has_master(const UpdateShape& shape, std::size_t record);
 double state_bytes(const UpdateShape& shape, std::size_t record);
 bool speculates(const UpdateShape& shape, std::size_t record);
@@ -101,6 +105,7 @@ struct UpdateRoute {
   bool state_travels = false;                   // up and down: the GPU updates what is not at home there
   bool grads_down = false, grads_up = false;    // to where they are needed
   bool params_up = false, params_down = false;  // to where they live
+  bool writes_params = false;                   // to NVMe, where they live
 };
 UpdateRoute route_of(const UpdateShape& shape, std::size_t record);
 

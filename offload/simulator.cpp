@@ -29,6 +29,7 @@ class StepSimulator {
     written_.assign(slots, 0.0);
     read_.assign(slots, 0.0);
     fetched_.resize(static_cast<std::size_t>(compute.units));
+    params_in_memory_.resize(static_cast<std::size_t>(compute.units));
     for (int u = 0; u < compute.units; ++u) order_.push_back(u);
     for (int u = compute.units - 2; u >= 0; --u) order_.push_back(u);
     through_ = instructions_through_units(schedule);
@@ -80,6 +81,7 @@ class StepSimulator {
   int at_once() const { return compute_.vertical ? compute_.micro_batches : 1; }
   double& compute_free() { return free_[static_cast<std::size_t>(Resource::compute)]; }
   double params_up(int u) const { return of(compute_.params_up, u); }
+  double params_read(int u) const { return of(compute_.params_read, u); }
   double grads_down(int u) const { return of(compute_.grads_down, u); }
   double grads_between(int u) const { return of(compute_.grads_between, u); }
   bool recomputes(int u) const { return of(compute_.recomputes, u) != 0; }
@@ -101,10 +103,22 @@ class StepSimulator {
     advance(u);
     std::optional<double>& fetched = fetched_[static_cast<std::size_t>(u)];
     if (params_up(u) == 0.0 || fetched) return;
-    double ready = compute_free();
+    read_ahead(u);
+    std::optional<double>& in_memory = params_in_memory_[static_cast<std::size_t>(u)];
+    fetched = take(Resource::cpu_to_gpu, std::max(compute_free(), in_memory ? *in_memory : params_are_new(u)), params_up(u));
+    in_memory.reset();
+  }
+  void read_ahead(int u) {
+    advance(u);
+    std::optional<double>& in_memory = params_in_memory_[static_cast<std::size_t>(u)];
+    if (params_read(u) == 0.0 || in_memory || fetched_[static_cast<std::size_t>(u)]) return;
+    in_memory = take(Resource::nvme_read, params_are_new(u), params_read(u));
+  }
+  double params_are_new(int u) const {
+    double ready = 0.0;
     for (const int r : records_of_[static_cast<std::size_t>(u)])
       ready = std::max(ready, written_[slot(schedule_.slots.params(r))]);
-    fetched = take(Resource::cpu_to_gpu, ready, params_up(u));
+    return ready;
   }
 
   // The unit at `position` of a pass's order: fetches its parameters and those of the next ones; returns when its are there.
@@ -117,8 +131,7 @@ class StepSimulator {
         fetch(u);
         ready = std::max(ready, *fetched_[static_cast<std::size_t>(u)]);
       } else {
-        for (const int r : records_of_[static_cast<std::size_t>(u)])
-          ready = std::max(ready, written_[slot(schedule_.slots.params(r))]);
+        ready = std::max(ready, params_are_new(u));
       }
     }
     if (order_[position] + 1 == compute_.units) finish_update();
@@ -126,6 +139,7 @@ class StepSimulator {
     for (std::size_t i = position + 1; i <= position + ahead && i < order_.size(); ++i)
       for (const int u : uses(order_[i]))
         if (std::find(used.begin(), used.end(), u) == used.end()) fetch(u);
+    if (const std::size_t next = position + ahead + 1; next < order_.size()) read_ahead(order_[next]);
     return ready;
   }
 
@@ -300,9 +314,10 @@ class StepSimulator {
   std::vector<double> written_, read_;  // when each slot's last writer and last reader end
   std::array<double, kResources> free_{}, busy_{};
   std::vector<TimedOperation> timeline_;
-  std::vector<int> order_;                      // units in the order of a micro-batch's forward and backward
-  std::vector<std::optional<double>> fetched_;  // when the parameters are there that were copied up and not used yet
-  std::deque<double> leaving_;                  // when the memory of gradients in flight is free
+  std::vector<int> order_;                               // units in the order of a micro-batch's forward and backward
+  std::vector<std::optional<double>> params_in_memory_;  // when those are in CPU memory that were read and not copied up yet
+  std::vector<std::optional<double>> fetched_;           // when the parameters are there that were copied up and not used yet
+  std::deque<double> leaving_;                           // when the memory of gradients in flight is free
   // Of what units keep, away from the gpu tier.
   std::vector<Away> away_;                                 // in the order of the forward
   std::deque<Away> coming_back_;                           // in the order of the backward

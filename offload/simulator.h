@@ -17,6 +17,7 @@ struct ComputeShape {
   double delayed_share = 1.0;  // of the records, the last ones, that may be updated while the next forward computes
   std::vector<std::vector<int>> shared = {};  // of each unit, others whose parameters it uses too; empty: none
   std::vector<double> params_up = {};         // bytes of each unit that are copied up for every use; 0, or empty: none
+  std::vector<double> params_read = {};       // bytes of each unit that are read from NVMe before; likewise
   std::vector<double> grads_down = {};        // bytes of each unit's sums that leave when the last backward is done; likewise
   std::vector<double> grads_between = {};     // that leave after the others, and come back for the next
   std::vector<char> recomputes = {};          // whether a unit's backward runs its forward again; empty: none

@@ -312,11 +312,11 @@ void describe_tiers(ConfigSchema& s, Config& c) {
       .at_most(1);
 
   const std::vector<std::pair<std::string, Tier>> unit_homes = {{"none", Tier::gpu}, {"cpu", Tier::cpu}};
-  s.add_choice<Tier>(
-       "offload.param.device", c.offload.param.device, unit_homes,
-       "Home of the parameters that are computed with; none: the gpu tier. From cpu a unit is copied up for every "
-       "use, zero.prefetch_units ahead.")
-      .automatic("the gpu tier for as many units as memory.gpu holds")
+  s.add_choice<Tier>("offload.param.device", c.offload.param.device,
+                     {{"none", Tier::gpu}, {"cpu", Tier::cpu}, {"nvme", Tier::nvme}},
+                     "Home of the parameters that are computed with; none: the gpu tier. Else a unit is copied up for every "
+                     "use, zero.prefetch_units ahead; from nvme it is read one unit earlier.")
+      .automatic("the gpu tier for as many units as memory.gpu holds, then CPU memory, then NVMe")
       .alias("offload_param.device")
       .alias("zero_optimization.offload_param.device");
   s.add_choice<Tier>("offload.gradient.device", c.offload.gradient.device, unit_homes,

@@ -98,8 +98,14 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   const auto units = static_cast<std::size_t>(model_.unit_count());
   params_ = std::make_unique<ParamStore>(
       layout_, make_shapes(model_),
-      ParamStoreOptions{.zero_stage = options_.zero_stage, .dtype = options_.compute, .homes = options_.params.of(units)},
-      *data_comm_, gpu_, cpu_, ParamStoreStreams{*compute_, *comm_stream_, *cpu_to_gpu_});
+      ParamStoreOptions{.zero_stage = options_.zero_stage,
+                        .dtype = options_.compute,
+                        .homes = options_.params.of(units),
+                        .record_size = options_.optimizer.record_size,
+                        .prefetch_units = options_.prefetch_units,
+                        .nvme_files = files_of(StateFileKind::parameters),
+                        .nvme = options_.nvme},
+      *data_comm_, gpu_, cpu_, ParamStoreStreams{*compute_, *comm_stream_, *cpu_to_gpu_, *nvme_read_, *nvme_write_}, notes);
   grads_ = std::make_unique<GradStore>(layout_, make_shapes(model_),
                                        GradStoreOptions{.zero_stage = options_.zero_stage,
                                                         .micro_batches = options_.micro_batches,
@@ -138,6 +144,7 @@ ComputeShape Engine::compute_shape() const {
                      .delayed_share = options_.delayed_share};
   for (int u = 0; u < shape.units; ++u) {
     shape.params_up.push_back(static_cast<double>(params_->bytes_up(u)));
+    shape.params_read.push_back(static_cast<double>(params_->bytes_read(u)));
     shape.grads_down.push_back(static_cast<double>(grads_->bytes_down(u)));
     shape.grads_between.push_back(static_cast<double>(grads_->bytes_between(u)));
     const bool is_head = u + 1 == shape.units;
@@ -227,6 +234,7 @@ Status Engine::allocate_activations(std::vector<std::string>* notes) {
 
 std::vector<PathTraffic> Engine::take_nvme_traffic() {
   std::vector<PathTraffic> all = optimizer_->take_nvme_traffic();
+  for (PathTraffic& path : params_->take_nvme_traffic()) all.push_back(std::move(path));
   for (PathTraffic& path : activations_->take_nvme_traffic()) all.push_back(std::move(path));
   return all;
 }
@@ -259,6 +267,10 @@ void Engine::prefetch_after(std::size_t position, std::size_t end) {
     optimizer_->advance(forward_order_[i]);
     params_->prefetch(forward_order_[i]);
     for (const SharedParam& shared : model_.unit(forward_order_[i]).shared()) params_->prefetch(shared.unit);
+  }
+  if (const std::size_t next = position + ahead + 1; next < end) {
+    optimizer_->advance(forward_order_[next]);
+    params_->read_ahead(forward_order_[next]);
   }
 }
 

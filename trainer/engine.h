@@ -39,7 +39,7 @@ using GpuCommunicatorMaker =
 // NCCL (parallel/nccl_communicator.h), which one rank alone does not need.
 Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu);
 
-// Homes of what units have, each gpu or cpu.
+// Homes of what units have.
 struct UnitHomes {
   std::optional<Tier> home = Tier::gpu;  // of every unit; absent: `homes` tells each
   std::vector<Tier> homes = {};
@@ -114,7 +114,7 @@ class Engine {
   OptimizerStore& optimizer() { return *optimizer_; }
   const ActivationStore& activations() const { return *activations_; }
   // Of files, on all paths.
-  std::size_t nvme_bytes() const { return optimizer_->nvme_bytes() + activations_->nvme_bytes(); }
+  std::size_t nvme_bytes() const { return optimizer_->nvme_bytes() + params_->nvme_bytes() + activations_->nvme_bytes(); }
   // Of each file, since the last call.
   std::vector<PathTraffic> take_nvme_traffic();
   Communicator& control() { return *control_; }

@@ -64,19 +64,26 @@ PlacementCounts count(const UpdatePlan& update) {
   return counts;
 }
 
-std::int64_t units_in_cpu(const UpdatePlan& update, Tier UnitPlacement::*what) {
+std::int64_t units_at(const UpdatePlan& update, Tier tier, Tier UnitPlacement::*what) {
   const std::vector<UnitPlacement>& all = update.schedule.shape.unit_placements;
-  return std::count_if(all.begin(), all.end(), [what](const UnitPlacement& unit) { return unit.*what == Tier::cpu; });
+  return std::count_if(all.begin(), all.end(), [=](const UnitPlacement& unit) { return unit.*what == tier; });
+}
+
+nlohmann::json units_to_json(const UpdatePlan& update, Tier tier) {
+  return {{"params", units_at(update, tier, &UnitPlacement::params)}, {"grads", units_at(update, tier, &UnitPlacement::grads)}};
 }
 
 // What each resource works in a step, and the step, by the rates the plan knows.
 std::string format_update(const UpdatePlan& update) {
   const PlacementCounts counts = count(update);
   std::string text;
-  const std::int64_t params = units_in_cpu(update, &UnitPlacement::params), grads = units_in_cpu(update, &UnitPlacement::grads);
-  if (params + grads > 0)
-    text +=
-        fmt::format("in cpu: parameters of {} and gradients of {} of {} units\n", params, grads, update.schedule.shape.units);
+  for (const Tier tier : {Tier::cpu, Tier::nvme}) {
+    const std::int64_t params = units_at(update, tier, &UnitPlacement::params);
+    const std::int64_t grads = units_at(update, tier, &UnitPlacement::grads);
+    if (params + grads > 0)
+      text += fmt::format("{} {}: parameters of {} and gradients of {} of {} units\n", tier == Tier::cpu ? "in" : "on",
+                          to_string(tier), params, grads, update.schedule.shape.units);
+  }
   text += fmt::format("update: {} records at home in gpu, {} in cpu, {} on nvme", counts.gpu, counts.cpu, counts.nvme);
   if (update.schedule.shape.separate_memory)
     text += fmt::format("; the GPU updates {} of those away from it ({:.0f} %)", counts.on_gpu, 100.0 * update.gpu_fraction);
@@ -170,19 +177,19 @@ nlohmann::json wear_to_json(const Plan& plan) {
 
 nlohmann::json update_to_json(const UpdatePlan& update) {
   const PlacementCounts counts = count(update);
-  nlohmann::json j = {
-      {"homes", {{"gpu", counts.gpu}, {"cpu", counts.cpu}, {"nvme", counts.nvme}}},
-      {"on_gpu_away_from_it", counts.on_gpu},
-      {"gpu_fraction", update.gpu_fraction},
-      {"speculating", update.speculating},
-      {"units_in_cpu",
-       {{"params", units_in_cpu(update, &UnitPlacement::params)}, {"grads", units_in_cpu(update, &UnitPlacement::grads)}}},
-      {"windows",
-       {{"cpu", update.schedule.windows.cpu},
-        {"gpu", update.schedule.windows.gpu},
-        {"staging", update.schedule.windows.staging},
-        {"gpu_staging", update.schedule.windows.gpu_staging}}},
-      {"instructions", update.schedule.instructions.size()}};
+  nlohmann::json j = {{"homes", {{"gpu", counts.gpu}, {"cpu", counts.cpu}, {"nvme", counts.nvme}}},
+                      {"on_gpu_away_from_it", counts.on_gpu},
+                      {"gpu_fraction", update.gpu_fraction},
+                      {"speculating", update.speculating},
+                      {"units_in_cpu", units_to_json(update, Tier::cpu)},
+                      {"units_on_nvme", units_to_json(update, Tier::nvme)},
+                      {"windows",
+                       {{"cpu", update.schedule.windows.cpu},
+                        {"gpu", update.schedule.windows.gpu},
+                        {"staging", update.schedule.windows.staging},
+                        {"gpu_staging", update.schedule.windows.gpu_staging},
+                        {"params", update.schedule.windows.params}}},
+                      {"instructions", update.schedule.instructions.size()}};
   if (!update.forecast) return j;
   j["forecast"] = {{"step_seconds", update.forecast->step_seconds}, {"bound", to_string(update.forecast->bound())}};
   if (update.waiting_forecast) j["forecast"]["step_seconds_without_speculation"] = update.waiting_forecast->step_seconds;
@@ -218,6 +225,8 @@ std::uint64_t nvme_bytes_per_step(const Plan& plan) {
   double bytes = 0.0;
   for (std::size_t r = 0; r < shape.placements.size(); ++r)
     if (shape.placements[r].home == Tier::nvme) bytes += state_bytes(shape, r);
+  for (const Instruction& instruction : plan.update.schedule.instructions)
+    if (instruction.action == Action::write_params) bytes += instruction.amount;
   const std::vector<ActivationPlacement> kept = plan.options.activations.of(plan.kept_bytes.size());
   for (std::size_t u = 0; u < kept.size(); ++u)
     if (kept[u].home == Tier::nvme) bytes += static_cast<double>(plan.kept_bytes[u]) * plan.options.micro_batches;

@@ -26,10 +26,15 @@ float gradient(int rank, int micro_batch, std::int64_t i) {
 
 struct StoreStreams {
   explicit StoreStreams(Device& device)
-      : compute(device, "compute"), communication(device, "communication"), up(device, "up"), down(device, "down") {}
-  ParamStoreStreams of_params() { return {compute, communication, up}; }
+      : compute(device, "compute"),
+        communication(device, "communication"),
+        up(device, "up"),
+        down(device, "down"),
+        nvme_read(device, "read"),
+        nvme_write(device, "write") {}
+  ParamStoreStreams of_params() { return {compute, communication, up, nvme_read, nvme_write}; }
   GradStoreStreams of_grads() { return {compute, communication, down, up}; }
-  Stream compute, communication, up, down;
+  Stream compute, communication, up, down, nvme_read, nvme_write;
 };
 
 class GradStoreTest : public ::testing::TestWithParam<std::tuple<int, int, Tier>> {};

@@ -85,7 +85,8 @@ struct OneRank {
   Stream compute{device, "compute"}, communication{device, "communication"}, update{device, "cpu update"},
       gpu_update{device, "gpu update"}, nvme_read{device, "read"}, nvme_write{device, "write"}, gpu_to_cpu{device, "down"},
       cpu_to_gpu{device, "up"}, host{device, "host"};
-  ParamStore params{layout, kShapes, {.dtype = compute_dtype}, *comm, gpu, cpu, {compute, communication, cpu_to_gpu}};
+  ParamStore params{
+      layout, kShapes, {.dtype = compute_dtype}, *comm, gpu, cpu, {compute, communication, cpu_to_gpu, nvme_read, nvme_write}};
   GradStore grads{layout, kShapes, {}, *comm, gpu, cpu, {compute, communication, gpu_to_cpu, cpu_to_gpu}};
   std::unique_ptr<OptimizerStore> store;
   Status created;
