@@ -97,10 +97,12 @@ void ParamStore::write_piece(std::size_t record, std::span<std::byte> window) {
 void ParamStore::read_ahead(int u) {
   UnitState& unit = units_[static_cast<std::size_t>(u)];
   if (home(u) != Tier::nvme || unit.window >= 0 || unit.pending || !unit.leased.expired()) return;
-  while (windows_[next_window_].held) next_window_ = (next_window_ + 1) % windows_.size();
-  Window& window = windows_[next_window_];
+  const auto next = [this] { return std::exchange(next_window_, (next_window_ + 1) % windows_.size()); };
+  std::size_t w = next();  // the one that was used longest ago
+  while (windows_[w].held) w = next();
+  Window& window = windows_[w];
   window.held = true;
-  unit.window = static_cast<int>(next_window_);
+  unit.window = static_cast<int>(w);
   streams_.nvme_read.wait(window.used);
   for (const Event& event : unit.ready) streams_.nvme_read.wait(event);
   for (const Piece& piece : unit.pieces)

@@ -57,6 +57,7 @@ struct Machine {
   bool vertical = false;
   Tier activations = Tier::gpu;
   bool recompute = false;
+  bool params_on_nvme = false;
 };
 
 const std::vector<Machine> kMachines = {
@@ -82,6 +83,9 @@ const std::vector<Machine> kMachines = {
     {"activations_on_nvme", speeds(60, 60, 60, 500, 8, 5, 0.006), Tier::cpu, false, Tier::cpu, 2, false, Tier::nvme},
     {"activations_on_nvme_vertical", speeds(40, 40, 60, 500, 4, 2, 0.006), Tier::cpu, false, Tier::cpu, 2, true, Tier::nvme,
      true},
+    {"params_on_nvme", speeds(60, 60, 60, 500, 30, 30, 0.01), Tier::nvme, false, Tier::cpu, 1, false, Tier::gpu, false, true},
+    {"params_on_nvme_slow_read", speeds(60, 60, 60, 500, 16, 20, 0.004), Tier::cpu, false, Tier::cpu, 2, false, Tier::cpu,
+     false, true},
 };
 
 // 0.4 M parameters in 50 records.
@@ -98,10 +102,12 @@ Config emulated(const std::string& folder, const Machine& machine) {
   c.training.seq_length = 8;
   c.offload.optimizer.device = machine.home;
   c.offload.param.device = c.offload.gradient.device = machine.units;
+  if (machine.params_on_nvme) c.offload.param.device = Tier::nvme;
   c.offload.activation.device = machine.activations;
   if (machine.recompute) c.training.recompute = Config::Training::Recompute::full;
   if (machine.vertical) c.offload.micro_batch_order = Config::Offload::Order::vertical;
-  c.offload.optimizer.record_size = 8192;
+  // A piece of parameters is a third of a record's state, and must take longer than a transfer takes anywhere.
+  c.offload.optimizer.record_size = machine.params_on_nvme ? 32768 : 8192;
   c.device.emulate = machine.speeds;
   c.checkpoint.save_final = false;
   return c;

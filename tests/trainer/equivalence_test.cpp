@@ -153,9 +153,11 @@ TEST_P(EquivalenceOfUnitHomes, DigestIsThatOfUnitsInTheGpuTier) {
     placements.push_back({stage, Tier::cpu, 4096, true, 0.4, 0, Tier::gpu, Tier::cpu});
     placements.push_back({stage, Tier::nvme, 8192, false, 0.4, 0, Tier::cpu, Tier::cpu});
     placements.push_back({stage, Tier::gpu, 4096, true, 0.0, 0, Tier::cpu, Tier::cpu});
-    placements.push_back(
-        {stage, Tier::nvme, 4096, stage % 2 == 0, 0.0, 0, Tier::nvme, Tier::cpu, DType::f32, stage > 1 ? 1.0 : 0.0});
-    placements.push_back({stage, stage % 2 == 0 ? Tier::cpu : Tier::gpu, 8192, false, 0.4, 0, Tier::nvme, Tier::gpu});
+    if (stage % 3 == 0) {
+      placements.push_back({stage, Tier::nvme, 4096, stage == 0, 0.0, 0, Tier::nvme, Tier::cpu, DType::f32, 1.0});
+    } else {
+      placements.push_back({stage, stage == 1 ? Tier::cpu : Tier::gpu, 8192, false, 0.4, 0, Tier::nvme, Tier::gpu});
+    }
   }
   for (std::size_t i = 0; i<placements.size(); i += kEvery> 1 ? 5 : 1) {
     EXPECT_EQ(digest_of(placements[i], true), reference) << describe(placements[i]) << ", emulated";
