@@ -13,10 +13,7 @@ Result<std::unique_ptr<Device>> make_bench_device(const DeviceOptions& options) 
                                                       : Choice::automatic;
   config.device.tf32 = options.tf32;
   const int threads = threads_or_all(options.threads, describe_machine());
-  STRATA_ASSIGN_OR_RETURN(const Backend backend, choose_backend(config));
-  if (backend == Backend::host) return std::make_unique<Device>(Backend::host, threads);
-  STRATA_ASSIGN_OR_RETURN(std::unique_ptr<GpuDriver> driver, make_gpu_driver(config, 0));
-  return std::make_unique<Device>(std::move(driver), threads);
+  return make_device(config, threads, 0);
 }
 
 Machine describe_machine(const Device& device) {

@@ -52,9 +52,7 @@ void print_json(const BenchReport& report, const Machine& machine) {
 }
 
 void print_text(const BenchReport& report, const Machine& m) {
-  if (!m.gpu.empty()) fmt::print("{}, {}\n", m.gpu, format_bytes(m.gpu_memory_bytes));
-  fmt::print("{}, {} of {} cores, {}; {}; {}\n", m.cpu, report.threads, m.cores, m.isa, format_bytes(m.memory_bytes), m.system);
-  fmt::print("commit {}, {} ({}), {}\n", m.commit, m.preset, m.build_type, m.compiler);
+  print_machine(m, report.threads);
   fmt::print("{}:", report.benchmark);
   for (const auto& [key, value] : report.parameters) fmt::print(" {} {}", key, value);
   fmt::print("\n\n");
@@ -96,6 +94,12 @@ void bound_by_best(Measurement& m, const std::vector<Measurement>& candidates) {
     m.bound = median;
     m.bound_name = candidate.name;
   }
+}
+
+void print_machine(const Machine& m, int threads) {
+  if (!m.gpu.empty()) fmt::print("{}, {}\n", m.gpu, format_bytes(m.gpu_memory_bytes));
+  fmt::print("{}, {} of {} cores, {}; {}; {}\n", m.cpu, threads, m.cores, m.isa, format_bytes(m.memory_bytes), m.system);
+  fmt::print("commit {}, {} ({}), {}\n", m.commit, m.preset, m.build_type, m.compiler);
 }
 
 void print_report(const BenchReport& report, const Machine& machine, bool json) {

@@ -36,6 +36,9 @@ struct BenchReport {
   std::vector<std::string> notes{};
 };
 
+// What is measured and by how many threads, and how the program was built.
+void print_machine(const Machine& machine, int threads);
+
 // Text, or one JSON object, on stdout.
 void print_report(const BenchReport& report, const Machine& machine, bool json);
 

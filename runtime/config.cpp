@@ -306,13 +306,19 @@ Key& ConfigSchema::add_duration(const std::string& path, double& target, const s
   return key;
 }
 
-Key& ConfigSchema::add_defaults_file(const std::string& path, const std::string& section, const std::string& doc) {
-  Key& key = add_key(path, "the path of a file", doc);
+Key& ConfigSchema::add_defaults_file(const std::string& path, const std::string& section, const std::string& instead,
+                                     bool& chosen, const std::string& doc) {
+  Key& key = add_key(path, "the path of a file, or " + instead, doc);
   key.is_text_ = true;
   key.defaults_of_ = section;
-  key.set_ = [](const ConfigValue& value) { return !value.text.empty(); };
-  key.is_automatic_ = [] { return true; };  // the name is not kept
-  key.make_automatic_ = [] {};
+  key.instead_of_file_ = instead;
+  key.set_ = [instead, &chosen](const ConfigValue& value) {
+    chosen = value.text == instead && !value.quoted;
+    return !value.text.empty();
+  };
+  key.get_ = [instead] { return instead; };
+  key.is_automatic_ = [&chosen] { return !chosen; };  // the name is not kept
+  key.make_automatic_ = [&chosen] { chosen = false; };
   return key;
 }
 

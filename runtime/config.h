@@ -59,6 +59,7 @@ class ConfigSchema {
     bool is_text_ = false;  // `auto` in quotes is text
     bool takes_list_ = false;
     std::string defaults_of_;                      // the section that the named file is about; empty: names no file
+    std::string instead_of_file_;                  // a word that is no file's name
     bool takes_quotes_ = true;                     // a quoted scalar is acceptable
     std::function<bool(const ConfigValue&)> set_;  // false: not of this type
     std::function<std::string()> get_;             // as YAML
@@ -100,8 +101,10 @@ class ConfigSchema {
   Key& add_duration(const std::string& path, double& target, const std::string& doc);
   // A file with keys of `section`, written without it: each gives the value of a key that is `auto` when all else is read. The
   // section's keys hold single values and can be `auto`. A relative path is relative to the file that names it, of an override
-  // to the working folder. dump() writes what the file gave, not its name.
-  Key& add_defaults_file(const std::string& path, const std::string& section, const std::string& doc);
+  // to the working folder. dump() writes what the file gave, not its name. `instead`, without quotes, names no file but sets
+  // `chosen`.
+  Key& add_defaults_file(const std::string& path, const std::string& section, const std::string& instead, bool& chosen,
+                         const std::string& doc);
   // One of several words, upper and lower case alike; the first spelling of a value is the one that dump() writes.
   template <class E>
   Key& add_choice(const std::string& path, E& target, const std::vector<std::pair<std::string, E>>& choices,

@@ -35,7 +35,7 @@ Workbench::Workbench(Device& device, TierBytes bytes)
 Workbench::~Workbench() = default;
 
 TierBytes Workbench::rehearse(const Device& device, const std::function<void(Workbench&)>& work) {
-  Device dry(Backend::dry, device.threads(), device.backend());
+  Device dry(Backend::dry, device.threads(), device.planned());
   Workbench bench(dry, {.gpu = kUnlimited, .cpu = kUnlimited});
   work(bench);
   return {.gpu = bench.gpu_.report().high_water, .cpu = bench.cpu_.report().high_water};
