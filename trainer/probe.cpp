@@ -80,12 +80,12 @@ class Loads {
   Loads(Workbench& bench, const Model& model, const EngineOptions& options, const Chosen& chosen, std::size_t nvme_bytes)
       : bench_(bench), on_gpu_(bench), on_cpu_(bench, Tier::cpu), scalars_(adamw_scalars(options.adamw, 1e-4, 10, 0.9)) {
     if (chosen.compute) forward_.emplace(bench, model, options);
-    if (chosen.compute && bench.dry()) forward_->enqueue();  // counts what it allocates
     const SampleUpdateOptions update{.p16 = options.compute == DType::bf16, .g16 = options.grads_dtype == DType::bf16};
     if (chosen.cpu_update > 0) cpu_update_ = sample_update(on_cpu_, chosen.cpu_update, update);
     if (chosen.gpu_update > 0) gpu_update_ = sample_update(on_gpu_, chosen.gpu_update, update);
     if (chosen.copies) make_copies();
     if (chosen.payload_bytes > 0) make_windows(options, chosen, nvme_bytes);
+    if (chosen.compute && bench.dry()) forward_->enqueue();  // counts what it allocates beside all this
   }
 
   // In folders that exist.
@@ -354,14 +354,14 @@ Result<Rates> Probe::alone(double seconds) {
 }
 
 Result<Rates> Probe::together(double seconds) {
-  const auto all_but = [this](std::optional<Resource> one) {
+  const auto all_but = [this](Resource one) {
     std::vector<Load*> loads;
     for (Load& load : impl_->started_)
       if (load.resource != one) loads.push_back(&load);
     return loads;
   };
-  if (impl_->device_.has_separate_memory()) return measure(all_but({}), seconds);
-  STRATA_ASSIGN_OR_RETURN(const Rates computing, measure(all_but(Resource::cpu_update), seconds / 2));
+  const Resource same_processor = impl_->device_.has_separate_memory() ? Resource::gpu_update : Resource::cpu_update;
+  STRATA_ASSIGN_OR_RETURN(const Rates computing, measure(all_but(same_processor), seconds / 2));
   STRATA_ASSIGN_OR_RETURN(const Rates updating, measure(all_but(Resource::compute), seconds / 2));
   return smaller(computing, updating);
 }

@@ -44,8 +44,8 @@ class Probe {
   // Each for `seconds`, one after the other.
   Result<Rates> alone(double seconds);
   // All for `seconds` at once; longer where something takes longer to be done once. Work done by the time it took; of compute,
-  // by the median of its forwards. On the host, compute and updates take turns on the same threads, so each is measured beside
-  // everything but the other.
+  // by the median of its forwards. What computes updates too (a GPU; without one the host's threads) and in a step does
+  // mostly one of them: each is measured beside everything but the other, for half of `seconds`.
   Result<Rates> together(double seconds);
 
   const std::vector<LeftOut>& left_out() const;
