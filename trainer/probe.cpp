@@ -8,11 +8,7 @@
 #include <optional>
 #include <thread>
 
-#include "nvme/record_traffic.h"
-#include "optim/adamw.h"
-#include "trainer/sample_update.h"
-#include "trainer/stream_timer.h"
-#include "trainer/unit_forward.h"
+#include "trainer/probe_loads.h"
 #include "trainer/workbench.h"
 
 namespace strata {
@@ -21,7 +17,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
-constexpr std::size_t kCopyBytes = 64 * kMiB;
 constexpr std::size_t kLeastUpdateBytes = 128 * kMiB;  // of an update's arrays, where there is room
 constexpr std::size_t kMostUpdateBytes = 1024 * kMiB;
 constexpr std::size_t kGpuUpdateBytes = 512 * kMiB;  // several times any GPU's cache
@@ -60,118 +55,6 @@ struct Room {
   }
 };
 
-// What fits, by sizes; 0: is not measured.
-struct Chosen {
-  bool compute = false, copies = false;
-  std::int64_t cpu_update = 0, gpu_update = 0;  // parameters
-  std::size_t payload_bytes = 0;                // of a record on NVMe
-};
-
-struct Load {
-  Resource resource;
-  double amount = 0;  // of one operation
-  std::unique_ptr<Stream> stream;
-  std::unique_ptr<StreamTimer> timer;
-};
-
-// Everything that is measured with. Made twice: on a dry bench to know its size, and in earnest.
-class Loads {
- public:
-  Loads(Workbench& bench, const Model& model, const EngineOptions& options, const Chosen& chosen, std::size_t nvme_bytes)
-      : bench_(bench), on_gpu_(bench), on_cpu_(bench, Tier::cpu), scalars_(adamw_scalars(options.adamw, 1e-4, 10, 0.9)) {
-    if (chosen.compute) forward_.emplace(bench, model, options);
-    const SampleUpdateOptions update{.p16 = options.compute == DType::bf16, .g16 = options.grads_dtype == DType::bf16};
-    if (chosen.cpu_update > 0) cpu_update_ = sample_update(on_cpu_, chosen.cpu_update, update);
-    if (chosen.gpu_update > 0) gpu_update_ = sample_update(on_gpu_, chosen.gpu_update, update);
-    if (chosen.copies) make_copies();
-    if (chosen.payload_bytes > 0) make_windows(options, chosen, nvme_bytes);
-    if (chosen.compute && bench.dry()) forward_->enqueue();  // counts what it allocates beside all this
-  }
-
-  // In folders that exist.
-  Status open_files(const std::vector<std::string>& paths) {
-    if (windows_.empty()) return {};
-    const auto span = [](const Buffer& b) { return std::span(b.data(), b.size()); };
-    auto traffic = RecordTraffic::create(paths, file_, span(windows_[0]), span(windows_[1]));
-    // No room, no such device: another nvme.path mends it.
-    if (!traffic.ok()) return {Code::invalid_config, "nvme.path cannot be measured: " + traffic.status().message()};
-    traffic_ = std::move(traffic).value();
-    return traffic_->write_all();
-  }
-
-  // Warms everything up.
-  std::vector<Load> start() {
-    std::vector<Load> loads;
-    const auto add = [&](Resource resource, double amount, std::unique_ptr<Stream> own, auto enqueue) {
-      const StreamRef stream = own ? own->ref() : bench_.stream();
-      auto timer = std::make_unique<StreamTimer>(std::vector{stream}, [enqueue, stream] { enqueue(stream); });
-      loads.push_back({resource, amount, std::move(own), std::move(timer)});
-    };
-    const auto stream = [&](Resource resource, StreamKind kind) {
-      return std::make_unique<Stream>(bench_.device(), to_string(resource), kind);
-    };
-    const auto host = [&](const char* name, auto operation) {
-      return [name, operation](StreamRef on) { on.enqueue(name, operation); };
-    };
-    if (forward_) add(Resource::compute, 1.0, nullptr, [this](StreamRef) { forward_->enqueue(); });
-    for (const auto& [resource, slice] : {std::pair(Resource::cpu_update, cpu_update_), {Resource::gpu_update, gpu_update_}}) {
-      if (slice.n == 0) continue;
-      const bool on_gpu = resource == Resource::gpu_update;
-      add(resource, static_cast<double>(slice.n), stream(resource, on_gpu ? StreamKind::gpu : StreamKind::host),
-          [this, slice = slice](StreamRef on) { enqueue_sample_update(slice, scalars_, on); });
-    }
-    for (const Copy& copy : copies_)
-      add(copy.resource, static_cast<double>(kCopyBytes), stream(copy.resource, StreamKind::gpu),
-          [copy](StreamRef on) { copy_async(copy.from.data, copy.to.data, kCopyBytes, on); });
-    if (traffic_) {
-      const auto bytes = static_cast<double>(traffic_->payload_bytes());
-      add(Resource::nvme_read, bytes, stream(Resource::nvme_read, StreamKind::host),
-          host("read record", [this] { return traffic_->read(); }));
-      add(Resource::nvme_write, bytes, stream(Resource::nvme_write, StreamKind::host),
-          host("write record", [this] { return traffic_->write(); }));
-    }
-    return loads;
-  }
-
-  std::vector<std::string> notes() const { return traffic_ ? traffic_->notes() : std::vector<std::string>(); }
-
- private:
-  struct Copy {
-    Resource resource = Resource::cpu_to_gpu;
-    TensorRef from{}, to{};
-  };
-
-  void make_copies() {
-    const auto array = [](TensorSet& tensors) {
-      return tensors.filled(DType::f32, {static_cast<std::int64_t>(kCopyBytes / sizeof(float))}, 1.0f);
-    };
-    copies_.push_back({Resource::cpu_to_gpu, array(on_cpu_), array(on_gpu_)});
-    copies_.push_back({Resource::gpu_to_cpu, array(on_gpu_), array(on_cpu_)});
-  }
-
-  void make_windows(const EngineOptions& options, const Chosen& chosen, std::size_t nvme_bytes) {
-    file_ = {.payload_bytes = chosen.payload_bytes,
-             .file_bytes = nvme_bytes,
-             .weights = options.optimizer.nvme_weights,
-             .io = options.optimizer.io};
-    for (int i = 0; i < 2; ++i) {
-      Result<Buffer> window = bench_.arena(Tier::cpu).allocate(RecordTraffic::window_bytes(file_), Category::io, "window");
-      throw_if_error(window.status());
-      windows_.push_back(std::move(window).value());
-    }
-  }
-
-  Workbench& bench_;
-  TensorSet on_gpu_, on_cpu_;
-  const AdamWScalars scalars_;
-  std::optional<UnitForward> forward_;
-  AdamWSlice cpu_update_, gpu_update_;
-  std::vector<Copy> copies_;
-  RecordTrafficOptions file_;
-  std::vector<Buffer> windows_;
-  std::unique_ptr<RecordTraffic> traffic_;
-};
-
 // What a load has done.
 struct Done {
   std::vector<double> seconds;  // of one operation, by sample
@@ -179,7 +62,7 @@ struct Done {
   Status status;
 };
 
-double rate(const Load& load, Done& done) {
+double rate(const ProbeLoad& load, Done& done) {
   if (load.resource != Resource::compute) return load.amount * done.operations / done.elapsed;
   const auto middle = done.seconds.begin() + static_cast<std::ptrdiff_t>(done.seconds.size() / 2);
   std::nth_element(done.seconds.begin(), middle, done.seconds.end());
@@ -187,7 +70,7 @@ double rate(const Load& load, Done& done) {
 }
 
 // Until `seconds` have passed, and all have been at work for so long that each has done something beside the others.
-Result<Rates> measure(const std::vector<Load*>& loads, double seconds) {
+Result<Rates> measure(const std::vector<ProbeLoad*>& loads, double seconds) {
   std::vector<Done> done(loads.size());
   std::atomic<std::size_t> begun{0};
   std::atomic<bool> stop{false};
@@ -202,6 +85,9 @@ Result<Rates> measure(const std::vector<Load*>& loads, double seconds) {
       } while (!stop && (done[i].elapsed < seconds || begun < loads.size()));
     } catch (const StatusError& error) {
       done[i].status = error.status();
+      stop = true;
+    } catch (const std::exception& error) {
+      done[i].status = Status(Code::internal, error.what());
       stop = true;
     }
   };
@@ -242,7 +128,7 @@ class Probe::Impl {
     }
     choose_cpu_update(room);
     bench_.emplace(device_, needed(chosen_));
-    loads_.emplace(*bench_, model_, options_, chosen_, probe_.nvme_bytes);
+    loads_.emplace(*bench_, model_, options_, chosen_);
     STRATA_RETURN_IF_ERROR(loads_->open_files(options_.optimizer.nvme_files));
     started_ = loads_->start();
     notes_ = loads_->notes();
@@ -254,22 +140,22 @@ class Probe::Impl {
   const WorldSize world_;
   Device& device_;
   ProbeOptions probe_;
-  Chosen chosen_;
+  ProbeSizes chosen_;
   std::vector<LeftOut> left_out_;
   std::vector<std::string> notes_;
   std::optional<Workbench> bench_;
-  std::optional<Loads> loads_;
-  std::vector<Load> started_;
+  std::optional<ProbeLoads> loads_;
+  std::vector<ProbeLoad> started_;
 
  private:
   void leave_out(const std::string& what, const std::string& why) { left_out_.push_back({what, why}); }
 
-  TierBytes needed(const Chosen& chosen) const {
-    return Workbench::rehearse(device_, [&](Workbench& dry) { Loads(dry, model_, options_, chosen, probe_.nvme_bytes); });
+  TierBytes needed(const ProbeSizes& sizes) const {
+    return Workbench::rehearse(device_, [&](Workbench& dry) { ProbeLoads(dry, model_, options_, sizes); });
   }
 
   // Takes it from the room, or says that it does not fit.
-  bool fits(Room& room, const Chosen& part, const std::string& what) {
+  bool fits(Room& room, const ProbeSizes& part, const std::string& what) {
     const TierBytes bench = Workbench::rehearse(device_, [](Workbench&) {}), all = needed(part);
     const TierBytes bytes = {.gpu = all.gpu - bench.gpu, .cpu = all.cpu - bench.cpu};
     if (room.take(bytes)) return true;
@@ -292,19 +178,22 @@ class Probe::Impl {
       for (const Slice& slice : unit.slices) longest = std::max(longest, slice.count);
     const auto parameters = static_cast<std::size_t>(std::min(longest, options_.optimizer.record_size));
     const std::size_t most = std::min(kMostRecordBytes, probe_.nvme_bytes / (2 * kLeastRecords));
-    Chosen part;
+    ProbeSizes part;
     part.payload_bytes = std::min(3 * sizeof(float) * parameters, most);
-    if (fits(room, part, what)) chosen_.payload_bytes = part.payload_bytes;
+    part.nvme_bytes = probe_.nvme_bytes;
+    if (!fits(room, part, what)) return;
+    chosen_.payload_bytes = part.payload_bytes;
+    chosen_.nvme_bytes = part.nvme_bytes;
   }
 
   void choose_compute(Room& room) {
-    Chosen part;
+    ProbeSizes part;
     part.compute = true;
     chosen_.compute = fits(room, part, "compute_unit");
   }
 
   void choose_copies(Room& room) {
-    Chosen part;
+    ProbeSizes part;
     part.copies = true;
     chosen_.copies = fits(room, part, "h2d, d2h");
   }
@@ -315,7 +204,7 @@ class Probe::Impl {
   }
 
   void choose_gpu_update(Room& room) {
-    Chosen part;
+    ProbeSizes part;
     part.gpu_update = std::max<std::int64_t>(parameters_in(std::min(kGpuUpdateBytes, room.of_gpu() / 2)), 1024);
     if (fits(room, part, "gpu_update")) chosen_.gpu_update = part.gpu_update;
   }
@@ -324,7 +213,7 @@ class Probe::Impl {
   void choose_cpu_update(Room& room) {
     const std::size_t cache = cache_bytes();
     const std::size_t wanted = std::clamp(2 * cache, kLeastUpdateBytes, kMostUpdateBytes);
-    Chosen part;
+    ProbeSizes part;
     part.cpu_update = parameters_in(std::min(wanted, std::max(cache, room.of_cpu() / 2)));
     if (fits(room, part, "cpu_update")) chosen_.cpu_update = part.cpu_update;
   }
@@ -346,7 +235,7 @@ Result<std::unique_ptr<Probe>> Probe::create(const EngineOptions& options, const
 
 Result<Rates> Probe::alone(double seconds) {
   Rates rates;
-  for (Load& load : impl_->started_) {
+  for (ProbeLoad& load : impl_->started_) {
     STRATA_ASSIGN_OR_RETURN(const Rates one, measure({&load}, seconds));
     rates[load.resource] = one[load.resource];
   }
@@ -355,8 +244,8 @@ Result<Rates> Probe::alone(double seconds) {
 
 Result<Rates> Probe::together(double seconds) {
   const auto all_but = [this](Resource one) {
-    std::vector<Load*> loads;
-    for (Load& load : impl_->started_)
+    std::vector<ProbeLoad*> loads;
+    for (ProbeLoad& load : impl_->started_)
       if (load.resource != one) loads.push_back(&load);
     return loads;
   };
