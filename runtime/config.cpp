@@ -93,6 +93,20 @@ Key& Key::automatic(const std::string& meaning) {
   return *this;
 }
 
+Key& Key::or_word(const std::string& word, bool& chosen) {
+  STRATA_CHECK(!defaults_of_.empty(), path_ + ": names no file that a word could stand for");
+  type_ += ", or " + word;
+  instead_of_file_ = word;
+  set_ = [word, &chosen](const ConfigValue& value) {
+    chosen = value.text == word && !value.quoted;
+    return !value.text.empty();
+  };
+  get_ = [word] { return word; };
+  is_automatic_ = [&chosen] { return !chosen; };
+  make_automatic_ = [&chosen] { chosen = false; };
+  return *this;
+}
+
 bool Key::assign(const ConfigValue& value) const {
   if (value.kind == Kind::scalar && value.text == "auto" && !auto_meaning_.empty() && !(is_text_ && value.quoted)) {
     make_automatic_();
@@ -306,19 +320,13 @@ Key& ConfigSchema::add_duration(const std::string& path, double& target, const s
   return key;
 }
 
-Key& ConfigSchema::add_defaults_file(const std::string& path, const std::string& section, const std::string& instead,
-                                     bool& chosen, const std::string& doc) {
-  Key& key = add_key(path, "the path of a file, or " + instead, doc);
+Key& ConfigSchema::add_defaults_file(const std::string& path, const std::string& section, const std::string& doc) {
+  Key& key = add_key(path, "the path of a file", doc);
   key.is_text_ = true;
   key.defaults_of_ = section;
-  key.instead_of_file_ = instead;
-  key.set_ = [instead, &chosen](const ConfigValue& value) {
-    chosen = value.text == instead && !value.quoted;
-    return !value.text.empty();
-  };
-  key.get_ = [instead] { return instead; };
-  key.is_automatic_ = [&chosen] { return !chosen; };  // the name is not kept
-  key.make_automatic_ = [&chosen] { chosen = false; };
+  key.set_ = [](const ConfigValue& value) { return !value.text.empty(); };
+  key.is_automatic_ = [] { return true; };  // the name is not kept
+  key.make_automatic_ = [] {};
   return key;
 }
 

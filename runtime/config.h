@@ -46,6 +46,8 @@ class ConfigSchema {
     Key& less_than(double bound);
     // The zero, empty or absent value is spelled `auto` and stands for `meaning`, which code above fills in.
     Key& automatic(const std::string& meaning);
+    // Of add_defaults_file: `word`, without quotes, names no file but sets `chosen`; the last of words and files counts.
+    Key& or_word(const std::string& word, bool& chosen);
 
    private:
     friend class ConfigSchema;
@@ -101,10 +103,8 @@ class ConfigSchema {
   Key& add_duration(const std::string& path, double& target, const std::string& doc);
   // A file with keys of `section`, written without it: each gives the value of a key that is `auto` when all else is read. The
   // section's keys hold single values and can be `auto`. A relative path is relative to the file that names it, of an override
-  // to the working folder. dump() writes what the file gave, not its name. `instead`, without quotes, names no file but sets
-  // `chosen`.
-  Key& add_defaults_file(const std::string& path, const std::string& section, const std::string& instead, bool& chosen,
-                         const std::string& doc);
+  // to the working folder. dump() writes what the file gave, not its name.
+  Key& add_defaults_file(const std::string& path, const std::string& section, const std::string& doc);
   // One of several words, upper and lower case alike; the first spelling of a value is the one that dump() writes.
   template <class E>
   Key& add_choice(const std::string& path, E& target, const std::vector<std::pair<std::string, E>>& choices,

@@ -410,11 +410,12 @@ void describe_rest(ConfigSchema& s, Config& c) {
 
   describe_speeds(s, "device.emulate", c.device.emulate, "not limited");
   s.add_defaults_file(
-       "device.hardware", "device.rates", "probe", c.device.probe,
+       "device.hardware", "device.rates",
        "Its keys are those of device.rates, without the section: those that are `auto` there are taken from it. "
        "A relative path is relative to the configuration file that says it, as an argument to the working folder. "
        "`configs/hardware` has some, and `strata probe` writes one. probe (without quotes): this machine is measured at the "
        "start of a run or plan; a run's ranks then take the smallest rate of each.")
+      .or_word("probe", c.device.probe)
       .automatic("none");
   describe_speeds(s, "device.rates", c.device.rates,
                   "that of device.hardware, else of device.emulate, else not known and taken as unlimited");
