@@ -5,11 +5,11 @@
 #include "launcher/bench.h"
 #include "launcher/bench_copy.h"
 #include "launcher/bench_report.h"
-#include "launcher/bench_timing.h"
 #include "launcher/command.h"
 #include "optim/adamw.h"
-#include "optim/gpu_kernels.h"
 #include "runtime/kernels/traffic.h"
+#include "trainer/sample_update.h"
+#include "trainer/stream_timer.h"
 
 namespace strata {
 namespace {
@@ -22,30 +22,11 @@ std::int64_t whole_chunks(std::int64_t n) {
   return (n + UpdateTraffic::kChunk - 1) / UpdateTraffic::kChunk * UpdateTraffic::kChunk;
 }
 
-// The tensors of one update, filled with what training has: small parameters and gradients, moments of some steps.
+// Its arrays are whole chunks long.
 AdamWSlice make_slice(TensorSet& tensors, std::int64_t n, bool with16) {
-  const Shape shape = {whole_chunks(n)};
-  const auto values = [&](float scale, float offset) { return tensors.filled(DType::f32, shape, scale, offset).as<float>(); };
-  AdamWSlice slice = {.p = values(0.02f, 0.0f),
-                      .m = values(1e-3f, 0.0f),
-                      .v = values(1e-6f, 1e-6f),
-                      .g = values(1e-3f, -2e-4f),
-                      .n = n,
-                      .decay = true};
-  if (with16) slice.p16 = tensors.zeros(DType::bf16, shape).as<bf16>();
+  AdamWSlice slice = sample_update(tensors, whole_chunks(n), {.p16 = with16});
+  slice.n = n;
   return slice;
-}
-
-// As OptimizerStore gives it to whoever updates.
-void enqueue_update(const AdamWSlice& slice, const AdamWScalars& scalars, StreamRef stream) {
-  if (stream.on_gpu()) {
-    stream.device().gpu().table<OptimGpuKernels>().adamw_update(slice, scalars, stream.queue());
-    return;
-  }
-  stream.enqueue("adamw", [slice, scalars, &pool = stream.device().pool()] {
-    adamw_update(slice, scalars, pool);
-    return Status();
-  });
 }
 
 // Read p, m, v, g and write p, m, v, and p16.
@@ -86,20 +67,20 @@ Status bench_adam(const BenchOptions& options) {
   const std::int64_t n = options.parameters;
   const bool on_gpu = device->has_separate_memory();
   const auto copied = static_cast<std::size_t>(n) * 2 * sizeof(float);  // as large as two of the update's tensors
-  const std::size_t needed = Workbench::rehearse(*device, [&](Workbench& bench) {
+  const TierBytes needed = Workbench::rehearse(*device, [&](Workbench& bench) {
     std::optional<CopyMeter> copy;
     if (on_gpu) copy.emplace(bench, copied);
     TensorSet tensors(bench);
     make_slice(tensors, n, with16);
   });
-  STRATA_RETURN_IF_ERROR(require_memory(on_gpu ? 0 : needed, "bench adam with --parameters " + std::to_string(n)));
+  STRATA_RETURN_IF_ERROR(require_memory(on_gpu ? 0 : needed.gpu, "bench adam with --parameters " + std::to_string(n)));
   Workbench bench(*device, needed);
   std::optional<CopyMeter> copy;
   if (on_gpu) copy.emplace(bench, copied);
   TensorSet tensors(bench);
   const AdamWSlice slice = make_slice(tensors, n, with16);
   const AdamWScalars scalars = adamw_scalars({}, 1e-4, 10, 0.9);
-  const StreamTimer update({bench.stream()}, [&] { enqueue_update(slice, scalars, bench.stream()); });
+  const StreamTimer update({bench.stream()}, [&] { enqueue_sample_update(slice, scalars, bench.stream()); });
   std::optional<TrafficMeter> alone;
   if (!on_gpu) alone.emplace(slice, bench.stream());
 

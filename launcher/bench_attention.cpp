@@ -4,9 +4,10 @@
 #include "launcher/bench.h"
 #include "launcher/bench_device.h"
 #include "launcher/bench_report.h"
-#include "launcher/bench_timing.h"
 #include "launcher/command.h"
 #include "runtime/kernels/attention.h"
+#include "trainer/stream_timer.h"
+#include "trainer/workbench.h"
 
 namespace strata {
 namespace {
@@ -61,8 +62,8 @@ Status bench_attention(const BenchOptions& given) {
     return {Code::invalid_config, "bench attention: --heads " + std::to_string(o.heads) + " is no multiple of --kv-heads " +
                                       std::to_string(o.kv_heads)};
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, make_bench_device(o.device));
-  const std::size_t needed = Workbench::rehearse(*device, [&](Workbench& bench) { const Attention attention(bench, o); });
-  STRATA_RETURN_IF_ERROR(require_memory(device->has_separate_memory() ? 0 : needed, "bench attention"));
+  const TierBytes needed = Workbench::rehearse(*device, [&](Workbench& bench) { const Attention attention(bench, o); });
+  STRATA_RETURN_IF_ERROR(require_memory(device->has_separate_memory() ? 0 : needed.gpu, "bench attention"));
   Workbench bench(*device, needed);
   const Attention attention(bench, o);
 

@@ -95,7 +95,7 @@ std::vector<Measurement> measure_transfers(Workbench& bench, std::size_t bytes, 
 Status bench_copy(const BenchOptions& options) {
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, make_bench_device(options.device));
   const auto bytes = static_cast<std::size_t>(options.bytes);
-  const std::size_t needed = Workbench::rehearse(*device, [&](Workbench& bench) {
+  const TierBytes needed = Workbench::rehearse(*device, [&](Workbench& bench) {
     const CopyMeter meter(bench, bytes);
     TensorSet transfers(bench);
     if (!device->has_separate_memory()) return;
@@ -103,8 +103,8 @@ Status bench_copy(const BenchOptions& options) {
     (void)array(transfers, bytes);
   });
   // On a GPU as much page-locked memory as the transfers take.
-  STRATA_RETURN_IF_ERROR(
-      require_memory(device->has_separate_memory() ? 2 * bytes : needed, "bench copy with --bytes " + std::to_string(bytes)));
+  STRATA_RETURN_IF_ERROR(require_memory(device->has_separate_memory() ? 2 * bytes : needed.gpu,
+                                        "bench copy with --bytes " + std::to_string(bytes)));
   Workbench bench(*device, needed);
   CopyMeter meter(bench, bytes);
   for (int i = 0; i < options.repeats; ++i) meter.sample();

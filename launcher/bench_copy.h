@@ -8,7 +8,8 @@
 
 #include "launcher/bench_device.h"
 #include "launcher/bench_report.h"
-#include "launcher/bench_timing.h"
+#include "trainer/stream_timer.h"
+#include "trainer/workbench.h"
 
 namespace strata {
 

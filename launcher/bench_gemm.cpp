@@ -6,10 +6,11 @@
 #include "launcher/bench_device.h"
 #include "launcher/bench_models.h"
 #include "launcher/bench_report.h"
-#include "launcher/bench_timing.h"
 #include "launcher/command.h"
 #include "runtime/kernels/linear.h"
 #include "runtime/kernels/peak.h"
+#include "trainer/stream_timer.h"
+#include "trainer/workbench.h"
 
 namespace strata {
 namespace {
@@ -102,11 +103,11 @@ Status bench_gemm(const BenchOptions& options) {
   std::vector<std::pair<std::string, LinearShape>> shapes;
   for (const std::string& model : options.models)
     for (const LinearShape& shape : linear_shapes(bench_model(model, 1))) shapes.emplace_back(model, shape);
-  const std::size_t needed = Workbench::rehearse(*device, [&](Workbench& bench) {
+  const TierBytes needed = Workbench::rehearse(*device, [&](Workbench& bench) {
     const PeakMeter meter(bench, options, dtype);
     for (const auto& [model, shape] : shapes) const Layer layer(bench, shape, options.rows, dtype);
   });
-  STRATA_RETURN_IF_ERROR(require_memory(device->has_separate_memory() ? 0 : needed, "bench gemm"));
+  STRATA_RETURN_IF_ERROR(require_memory(device->has_separate_memory() ? 0 : needed.gpu, "bench gemm"));
   Workbench bench(*device, needed);
   BenchReport report{.benchmark = "gemm",
                      .parameters = {{"precision", options.precision}, {"rows", std::to_string(options.rows)}},

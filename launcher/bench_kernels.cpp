@@ -5,8 +5,8 @@
 #include "launcher/bench_copy.h"
 #include "launcher/bench_models.h"
 #include "launcher/bench_report.h"
-#include "launcher/bench_timing.h"
 #include "launcher/command.h"
+#include "trainer/stream_timer.h"
 
 namespace strata {
 namespace {
@@ -20,7 +20,7 @@ Status bench_kernels(const BenchOptions& options) {
                                .dtype = options.precision == "bf16" ? DType::bf16 : DType::f32};
   const std::vector<KernelCase> cases = kernel_cases(shapes, *device);
   const auto copied = static_cast<std::size_t>(options.bytes);
-  const std::size_t needed = Workbench::rehearse(*device, [&](Workbench& bench) {
+  const TierBytes needed = Workbench::rehearse(*device, [&](Workbench& bench) {
     const CopyMeter copy(bench, copied);
     for (const KernelCase& c : cases) {
       TensorSet tensors(bench);
@@ -28,7 +28,7 @@ Status bench_kernels(const BenchOptions& options) {
     }
   });
   STRATA_RETURN_IF_ERROR(
-      require_memory(device->has_separate_memory() ? 0 : needed, "bench kernels (see --batch and --seq-length)"));
+      require_memory(device->has_separate_memory() ? 0 : needed.gpu, "bench kernels (see --batch and --seq-length)"));
   Workbench bench(*device, needed);
   CopyMeter copy(bench, copied);
   BenchReport report{.benchmark = "kernels",

@@ -7,6 +7,7 @@
 
 #include "launcher/bench_device.h"
 #include "model/config.h"
+#include "trainer/workbench.h"
 
 namespace strata {
 

@@ -52,9 +52,7 @@ void print_json(const BenchReport& report, const Machine& machine) {
 }
 
 void print_text(const BenchReport& report, const Machine& m) {
-  if (!m.gpu.empty()) fmt::print("{}, {}\n", m.gpu, format_bytes(m.gpu_memory_bytes));
-  fmt::print("{}, {} of {} cores, {}; {}; {}\n", m.cpu, report.threads, m.cores, m.isa, format_bytes(m.memory_bytes), m.system);
-  fmt::print("commit {}, {} ({}), {}\n", m.commit, m.preset, m.build_type, m.compiler);
+  print_machine(m, report.threads);
   fmt::print("{}:", report.benchmark);
   for (const auto& [key, value] : report.parameters) fmt::print(" {} {}", key, value);
   fmt::print("\n\n");
@@ -98,34 +96,16 @@ void bound_by_best(Measurement& m, const std::vector<Measurement>& candidates) {
   }
 }
 
+void print_machine(const Machine& m, int threads) {
+  if (!m.gpu.empty()) fmt::print("{}, {}\n", m.gpu, format_bytes(m.gpu_memory_bytes));
+  fmt::print("{}, {} of {} cores, {}; {}; {}\n", m.cpu, threads, m.cores, m.isa, format_bytes(m.memory_bytes), m.system);
+  fmt::print("commit {}, {} ({}), {}\n", m.commit, m.preset, m.build_type, m.compiler);
+}
+
 void print_report(const BenchReport& report, const Machine& machine, bool json) {
   json ? print_json(report, machine) : print_text(report, machine);
 }
 
 int threads_or_all(int requested, const Machine& machine) { return requested > 0 ? requested : machine.cores; }
-
-double seconds_of(const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-std::string format_quantity(double value, const std::string& unit) {
-  static constexpr std::pair<double, const char*> kPrefixes[] = {{1e12, "T"}, {1e9, "G"},  {1e6, "M"},  {1e3, "k"},
-                                                                 {1.0, ""},   {1e-3, "m"}, {1e-6, "u"}, {1e-9, "n"}};
-  double scale = 1.0;
-  const char* prefix = "";
-  for (const auto& [size, letter] : kPrefixes) {
-    if (std::abs(value) >= size) {
-      scale = size;
-      prefix = letter;
-      break;
-    }
-  }
-  const double scaled = value / scale;
-  const int digits = std::abs(scaled) >= 99.95 ? 0 : std::abs(scaled) >= 9.995 ? 1 : 2;
-  const bool word = unit.size() > 6;  // "1.78 G parameters/s", but "53.4 GB/s"
-  return fmt::format("{:.{}f}{}{}{}{}", scaled, digits, *prefix || !unit.empty() ? " " : "", prefix, word ? " " : "", unit);
-}
 
 }  // namespace strata

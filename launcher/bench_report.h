@@ -1,11 +1,11 @@
 // What every benchmark prints: the machine, then each measurement with its spread and its bound.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "launcher/machine.h"
+#include "runtime/quantity.h"
 #include "runtime/status.h"
 
 namespace strata {
@@ -36,16 +36,13 @@ struct BenchReport {
   std::vector<std::string> notes{};
 };
 
+// What is measured and by how many threads, and how the program was built.
+void print_machine(const Machine& machine, int threads);
+
 // Text, or one JSON object, on stdout.
 void print_report(const BenchReport& report, const Machine& machine, bool json);
 
 // `requested`, or every usable core where it is 0.
 int threads_or_all(int requested, const Machine& machine);
-
-// Seconds that `work` takes.
-double seconds_of(const std::function<void()>& work);
-
-// "53.4 GB/s", "1.78 G parameters/s", "12.3 ms": three significant digits.
-std::string format_quantity(double value, const std::string& unit);
 
 }  // namespace strata

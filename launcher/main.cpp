@@ -18,6 +18,7 @@
 #include "launcher/generate_command.h"
 #include "launcher/machine.h"
 #include "launcher/plot_command.h"
+#include "launcher/probe_command.h"
 #include "launcher/train_command.h"
 #include "runtime/config.h"
 #include "runtime/gpu/cuda.h"
@@ -28,9 +29,9 @@ namespace {
 using Action = std::function<int()>;
 
 // In the order of `strata --help`.
-constexpr std::array kCommands = {add_train_command,      add_plan_command,     add_data_command,   add_model_command,
-                                  add_checkpoint_command, add_generate_command, add_config_command, add_plot_command,
-                                  add_bench_command,      add_doctor_command};
+constexpr std::array kCommands = {add_train_command, add_plan_command,       add_probe_command,    add_data_command,
+                                  add_model_command, add_checkpoint_command, add_generate_command, add_config_command,
+                                  add_plot_command,  add_bench_command,      add_doctor_command};
 
 std::string version() {
   const Machine machine = describe_machine();

@@ -8,10 +8,6 @@
 
 namespace strata {
 
-// Added to the size of every large array of a benchmark: arrays whose distance is a multiple of a large power of two meet in
-// the same sets of the caches and the same banks of memory, and reading several of them at once halves the rate.
-inline constexpr std::size_t kArraySkew = std::size_t{64} << 10;
-
 enum class CopyStores {
   ordinary,   // lines of the target are read before they are written
   streaming,  // past the caches

@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,7 +13,9 @@
 
 #include "launcher/command.h"
 #include "model/transformer.h"
+#include "parallel/thread_communicator.h"
 #include "trainer/gpu_setup.h"
+#include "trainer/measured_rates.h"
 #include "trainer/model_setup.h"
 #include "trainer/plan_timeline.h"
 #include "trainer/run_report.h"
@@ -62,24 +63,6 @@ Status run_training(const Config& config, Environment& environment, const std::f
   return {};
 }
 
-// One rank speaks for all when all failed alike (a wrong config); a rank that failed alone speaks for itself.
-int report(const Status& status, const Environment& environment) {
-  if (status.ok()) return 0;
-  const bool alone = environment.world().size().v > 1 && !status.is_on_every_rank();
-  if (alone || environment.leader())
-    std::fprintf(stderr, "strata: error: %s%s\n", alone ? fmt::format("rank {}: ", environment.world().rank().v).c_str() : "",
-                 status.message().c_str());
-  std::fflush(stderr);
-  return exit_code(status);
-}
-
-// The rank that the launcher gave, before MPI starts; srun's are known by Slurm's or PMIx's variables.
-bool first_of_launch() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"})
-    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
-  return true;
-}
-
 int train(const Options& options) {
   install_stop_signals();
   Result<Config> config = load_config(options.config, options.overrides);
@@ -89,7 +72,7 @@ int train(const Options& options) {
   if (!environment.ok()) return finish_command(environment.status());
   std::optional<int> reported;
   const auto report_once = [&](const Status& status) {
-    if (!reported) reported = report(status, **environment);
+    if (!reported) reported = finish_rank(status, **environment);
   };
   try {
     report_once(run_training(*config, **environment, report_once));
@@ -99,13 +82,25 @@ int train(const Options& options) {
   return *reported;
 }
 
+// Of `ranks` that are to be on this machine, one alone.
+Result<MeasuredRates> measure_here(const Config& config, const Model& model, int threads, int ranks) {
+  STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, make_device(config, threads, 0));
+  return measure_rates(config, model, *device, *make_single_rank_communicator(),
+                       available_host_memory() / static_cast<std::size_t>(ranks));
+}
+
 Status print_plan(const Options& options) {
   STRATA_ASSIGN_OR_RETURN(const Config written, load_config(options.config, options.overrides));
-  STRATA_ASSIGN_OR_RETURN(const Config config, resolve(written, WorldSize{options.ranks}));
+  STRATA_ASSIGN_OR_RETURN(Config config, resolve(written, WorldSize{options.ranks}));
   STRATA_ASSIGN_OR_RETURN(const ModelConfig model_shape, model_config_of(config));
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(model_shape));
   const int threads =
       config.device.threads > 0 ? static_cast<int>(config.device.threads) : std::max(1, usable_cores() / options.ranks);
+  if (config.device.probe) {
+    STRATA_ASSIGN_OR_RETURN(const MeasuredRates measured, measure_here(config, *model, threads, options.ranks));
+    if (!options.json) fmt::print("{}\n", measured.line());
+    config = with_rates(config, measured.together);
+  }
   Budgets budgets = budgets_of(config, 0);
   budgets.host_memory.reset();  // the plan is for the machine the config describes, not for this one
   STRATA_ASSIGN_OR_RETURN(Plan plan,
@@ -115,7 +110,8 @@ Status print_plan(const Options& options) {
   fmt::print("{}", options.json ? plan_to_json(plan) : format_plan(plan, budgets));
   if (options.timeline) {
     if (!plan.update.forecast)
-      return {Code::invalid_config, "--timeline needs to know how fast the machine is: set device.rates or device.emulate"};
+      return {Code::invalid_config,
+              "--timeline needs to know how fast the machine is: set device.rates, device.hardware or device.emulate"};
     fmt::print("\n{}", format_timeline(plan.update, kTimelineColumns));
   }
   std::fflush(stdout);

@@ -24,5 +24,14 @@ struct Rates {
   }
   bool operator==(const Rates&) const = default;
 };
+// Of each rate the smaller one, or the one that is known.
+inline Rates smaller(const Rates& a, const Rates& b) {
+  Rates least = a;
+  for (std::size_t r = 0; r < kResources; ++r) {
+    const double other = b.per_second[r];
+    if (other > 0.0 && (least.per_second[r] == 0.0 || other < least.per_second[r])) least.per_second[r] = other;
+  }
+  return least;
+}
 
 }  // namespace strata

@@ -93,6 +93,20 @@ Key& Key::automatic(const std::string& meaning) {
   return *this;
 }
 
+Key& Key::or_word(const std::string& word, bool& chosen) {
+  STRATA_CHECK(!defaults_of_.empty(), path_ + ": names no file that a word could stand for");
+  type_ += ", or " + word;
+  instead_of_file_ = word;
+  set_ = [word, &chosen](const ConfigValue& value) {
+    chosen = value.text == word && !value.quoted;
+    return !value.text.empty();
+  };
+  get_ = [word] { return word; };
+  is_automatic_ = [&chosen] { return !chosen; };
+  make_automatic_ = [&chosen] { chosen = false; };
+  return *this;
+}
+
 bool Key::assign(const ConfigValue& value) const {
   if (value.kind == Kind::scalar && value.text == "auto" && !auto_meaning_.empty() && !(is_text_ && value.quoted)) {
     make_automatic_();

@@ -46,6 +46,8 @@ class ConfigSchema {
     Key& less_than(double bound);
     // The zero, empty or absent value is spelled `auto` and stands for `meaning`, which code above fills in.
     Key& automatic(const std::string& meaning);
+    // Of add_defaults_file: `word`, without quotes, names no file but sets `chosen`; the last of words and files counts.
+    Key& or_word(const std::string& word, bool& chosen);
 
    private:
     friend class ConfigSchema;
@@ -59,6 +61,7 @@ class ConfigSchema {
     bool is_text_ = false;  // `auto` in quotes is text
     bool takes_list_ = false;
     std::string defaults_of_;                      // the section that the named file is about; empty: names no file
+    std::string instead_of_file_;                  // a word that is no file's name
     bool takes_quotes_ = true;                     // a quoted scalar is acceptable
     std::function<bool(const ConfigValue&)> set_;  // false: not of this type
     std::function<std::string()> get_;             // as YAML

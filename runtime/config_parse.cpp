@@ -128,10 +128,11 @@ class ConfigSchema::Parse {
     std::string path, wanted_at;
   };
 
-  // The last one that is named counts, `auto` undoes it.
+  // The last one that is named counts, `auto` and the word instead of a file undo it.
   void name_defaults(const Key& key, const YamlEntry& entry, const std::filesystem::path& folder) {
     defaults_.erase(&key);
-    if (entry.value.text != "auto" || entry.value.quoted) defaults_[&key] = {(folder / entry.value.text).string(), entry.where};
+    const bool word = !entry.value.quoted && (entry.value.text == "auto" || entry.value.text == key.instead_of_file_);
+    if (!word) defaults_[&key] = {(folder / entry.value.text).string(), entry.where};
   }
 
   void read_defaults(const Key& names, const DefaultsFile& file) {

@@ -170,6 +170,9 @@ class Resolver {
             to_string(c_.precision.compute));
     require(!c_.device.emulate.any() || c_.device.backend != Config::Device::Choice::cuda,
             "device.emulate: a GPU has its own speed; set device.backend: host, or remove device.emulate");
+    require(!c_.device.emulate.any() || !c_.device.probe,
+            "device.emulate: is another machine than the one that probing measures; remove device.emulate, or do not probe "
+            "(device.hardware)");
     if (c_.device.emulate.any()) c_.device.backend = Config::Device::Choice::host;
     require(c_.offload.optimizer.stride == 0 || !c_.offload.optimizer.gpu_fraction,
             "offload.optimizer: stride and gpu_fraction both say who updates; remove one");

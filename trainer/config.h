@@ -159,6 +159,7 @@ struct Config {
       bool any() const { return h2d || d2h || nvme_read || nvme_write || cpu_update || gpu_update || compute_unit > 0.0; }
     };
     Speeds emulate;
+    bool probe = false;  // device.hardware: the rates that are not given are measured (measured_rates.h)
     Speeds rates;
     std::optional<std::uint64_t> nvme_endurance;  // bytes that the drives together are rated to have written
   } device;

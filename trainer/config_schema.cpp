@@ -399,7 +399,8 @@ void describe_rest(ConfigSchema& s, Config& c) {
       "device",
       "What computes. `emulate`: a slower machine, to try a plan on: operations of the host backend take as long as at these "
       "rates, and the gpu tier is treated as a memory of its own. `rates`: what the machine's parts can do, for the plan, "
-      "which decides by them who updates what and in which order; `hardware` names a file of them. None changes a bit of the "
+      "which decides by them who updates what and in which order; `hardware` names a file of them, or has them measured. None "
+      "changes a bit of the "
       "result.");
   s.add_choice<Choice>("device.backend", c.device.backend,
                        {{"auto", Choice::automatic}, {"host", Choice::host}, {"cuda", Choice::cuda}},
@@ -422,7 +423,9 @@ void describe_rest(ConfigSchema& s, Config& c) {
        "device.hardware", "device.rates",
        "Its keys are those of device.rates, without the section: those that are `auto` there are taken from it. "
        "A relative path is relative to the configuration file that says it, as an argument to the working folder. "
-       "`configs/hardware` has some.")
+       "`configs/hardware` has some, and `strata probe` writes one. probe (without quotes): this machine is measured at the "
+       "start of a run or plan; a run's ranks then take the smallest rate of each.")
+      .or_word("probe", c.device.probe)
       .automatic("none");
   describe_speeds(s, "device.rates", c.device.rates,
                   "that of device.hardware, else of device.emulate, else not known and taken as unlimited");

@@ -50,6 +50,18 @@ std::vector<ActivationPlacement> ActivationOptions::of(std::size_t count) const 
   return all;
 }
 
+std::vector<std::string> EngineOptions::nvme_files(StateFileKind kind) const {
+  std::vector<std::string> files;
+  for (const std::string& folder : nvme_folders) files.push_back(state_file_path(folder, nvme_rank, kind));
+  return files;
+}
+
+bool EngineOptions::may_use_nvme() const {
+  for (const std::optional<Tier>& home : {optimizer.home, params.home, grads.home, activations.home})
+    if (!home || *home == Tier::nvme) return true;
+  return false;
+}
+
 Engine::Engine(Device& device, const Model& model, const EngineOptions& options)
     : device_(device),
       model_(model),
@@ -103,7 +115,7 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
                         .homes = options_.params.of(units),
                         .record_size = options_.optimizer.record_size,
                         .prefetch_units = options_.prefetch_units,
-                        .nvme_files = files_of(StateFileKind::parameters),
+                        .nvme_files = options_.nvme_files(StateFileKind::parameters),
                         .nvme = options_.nvme},
       *data_comm_, gpu_, cpu_, ParamStoreStreams{*compute_, *comm_stream_, *cpu_to_gpu_, *nvme_read_, *nvme_write_}, notes);
   grads_ = std::make_unique<GradStore>(layout_, make_shapes(model_),
@@ -115,7 +127,7 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
                                        *data_comm_, gpu_, cpu_,
                                        GradStoreStreams{*compute_, *comm_stream_, *gpu_to_cpu_, *cpu_to_gpu_});
   STRATA_RETURN_IF_ERROR(allocate_activations(notes));
-  options_.optimizer.nvme_files = files_of(StateFileKind::optimizer);
+  options_.optimizer.nvme_files = options_.nvme_files(StateFileKind::optimizer);
   options_.optimizer.nvme = options_.nvme;
   options_.optimizer.zero_stage = options_.zero_stage;
   options_.optimizer.compute = options_.compute;
@@ -209,18 +221,12 @@ Status Engine::allocate_scratch() {
   return {};
 }
 
-std::vector<std::string> Engine::files_of(StateFileKind kind) const {
-  std::vector<std::string> files;
-  for (const std::string& folder : options_.nvme_folders) files.push_back(state_file_path(folder, options_.nvme_rank, kind));
-  return files;
-}
-
 Status Engine::allocate_activations(std::vector<std::string>* notes) {
   ActivationStoreOptions options{.units = options_.activations.of(model_.body().size()),
                                  .bytes = options_.activations.bytes,
                                  .micro_batches = options_.vertical ? options_.micro_batches : 1,
                                  .prefetch = std::max(1, options_.prefetch_units),
-                                 .nvme_files = files_of(StateFileKind::activations),
+                                 .nvme_files = options_.nvme_files(StateFileKind::activations),
                                  .nvme = options_.nvme};
   for (const ActivationPlacement& placement : options.units)
     STRATA_CHECK(placement.home == Tier::gpu || options.bytes.size() == options.units.size(),

@@ -76,6 +76,9 @@ struct EngineOptions {
   std::vector<std::string> nvme_folders = {};  // where this rank's files are made
   int nvme_rank = 0;                           // in their names
   NvmeOptions nvme = {};
+  std::vector<std::string> nvme_files(StateFileKind kind) const;
+  // Whether anything may be there: what is left to a plan may.
+  bool may_use_nvme() const;
   // Host backend: its operations take at least as long as at these rates, with a gpu tier that is a memory of its own.
   std::optional<Rates> emulate;
   std::size_t gpu_budget = 0;  // bytes
@@ -166,7 +169,6 @@ class Engine {
   bool may_guess() const;
   Status check_order() const;
   Status allocate_scratch();
-  std::vector<std::string> files_of(StateFileKind kind) const;
   Status allocate_activations(std::vector<std::string>* notes);
   // Where micro-batch `index` of a step is kept: one at a time, or all.
   int activation_slot(int index) const { return options_.vertical ? index : 0; }

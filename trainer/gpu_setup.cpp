@@ -33,6 +33,14 @@ Backend planned_backend(const Config& config) {
   return chosen.ok() ? *chosen : Backend::host;
 }
 
+Result<std::unique_ptr<Device>> make_device(const Config& config, int threads, int local_rank) {
+  STRATA_ASSIGN_OR_RETURN(const Backend backend, choose_backend(config));
+  if (backend == Backend::host)
+    return std::make_unique<Device>(Backend::host, threads, Backend::host, config.device.emulate.any());
+  STRATA_ASSIGN_OR_RETURN(std::unique_ptr<GpuDriver> gpu, make_gpu_driver(config, local_rank));
+  return std::make_unique<Device>(std::move(gpu), threads);
+}
+
 std::size_t usable_gpu_memory(const GpuProperties& properties) {
   constexpr std::size_t kContext = std::size_t{1} << 30;
   return properties.memory_bytes - std::min(properties.memory_bytes / 2, kContext + properties.memory_bytes / 50);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "model/hf.h"
+#include "trainer/gpu_setup.h"
 
 namespace strata {
 
@@ -95,6 +96,12 @@ Budgets budgets_of(const Config& c, std::size_t host_memory) {
   if (c.memory.cpu) budgets.cpu = static_cast<std::size_t>(*c.memory.cpu);
   if (c.memory.nvme) budgets.nvme = static_cast<std::size_t>(*c.memory.nvme);
   budgets.host_memory = host_memory;
+  return budgets;
+}
+
+Budgets budgets_of(const Config& c, std::size_t host_memory, const Device& device) {
+  Budgets budgets = budgets_of(c, host_memory);
+  if (device.backend() == Backend::cuda && !budgets.gpu) budgets.gpu = usable_gpu_memory(device.gpu().properties());
   return budgets;
 }
 

@@ -18,6 +18,8 @@ Result<ModelConfig> model_config_of(const Config& resolved);
 EngineOptions engine_options(const Config& resolved, Rank rank);
 Schedule schedule_of(const Config& resolved);
 Budgets budgets_of(const Config& resolved, std::size_t host_memory);
+// The same on a device, whose GPU has as much memory as it has.
+Budgets budgets_of(const Config& resolved, std::size_t host_memory, const Device& device);
 DriveUse drive_use_of(const Config& resolved, std::int64_t steps_done = 0);
 
 }  // namespace strata

@@ -20,6 +20,7 @@
 #include "trainer/data/token_dataset.h"
 #include "trainer/gpu_setup.h"
 #include "trainer/initialise.h"
+#include "trainer/measured_rates.h"
 #include "trainer/model_setup.h"
 #include "trainer/run_lock.h"
 #include "trainer/stop_signal.h"
@@ -47,6 +48,7 @@ class Trainer::Impl {
   Status make_model();
   Status open_data();
   Status choose_device();
+  Status measure_if_asked();
   Status check_plan();
   Status prepare_run_folder();
   Status describe_run();
@@ -129,6 +131,7 @@ Status Trainer::Impl::setup(const Config& config) {
   STRATA_RETURN_IF_ERROR(agree(comm, make_model(), "model setup"));
   STRATA_RETURN_IF_ERROR(agree(comm, open_data(), "opening data"));
   STRATA_RETURN_IF_ERROR(agree(comm, choose_device(), "choosing the device"));
+  STRATA_RETURN_IF_ERROR(measure_if_asked());
   STRATA_RETURN_IF_ERROR(agree(comm, check_plan(), "planning"));
   STRATA_RETURN_IF_ERROR(agree(comm, environment_.leader() ? prepare_run_folder() : Status(), "preparing the run folder"));
   STRATA_RETURN_IF_ERROR(agree(comm, prepare_nvme_folder(), "preparing nvme.path"));
@@ -191,26 +194,29 @@ Status Trainer::Impl::open_data() {
 
 Status Trainer::Impl::choose_device() {
   const int threads = environment_.compute_threads(config_.device.threads);
-  std::unique_ptr<GpuDriver> gpu;
-  if (extras_.make_gpu) {
-    if (config_.device.emulate.any())
-      return {Code::invalid_config,
-              "device.emulate: this program brings its own GPU, which has its own speed; remove device.emulate"};
-    STRATA_ASSIGN_OR_RETURN(gpu, extras_.make_gpu());
-  } else {
-    STRATA_ASSIGN_OR_RETURN(const Backend backend, choose_backend(config_));
-    if (backend == Backend::cuda) {
-      STRATA_ASSIGN_OR_RETURN(gpu, make_gpu_driver(config_, environment_.local_rank()));
-    }
+  if (!extras_.make_gpu) {
+    STRATA_ASSIGN_OR_RETURN(device_, make_device(config_, threads, environment_.local_rank()));
+    return {};
   }
-  device_ = gpu ? std::make_unique<Device>(std::move(gpu), threads)
-                : std::make_unique<Device>(Backend::host, threads, Backend::host, config_.device.emulate.any());
+  if (config_.device.emulate.any())
+    return {Code::invalid_config,
+            "device.emulate: this program brings its own GPU, which has its own speed; remove device.emulate"};
+  STRATA_ASSIGN_OR_RETURN(std::unique_ptr<GpuDriver> gpu, extras_.make_gpu());
+  device_ = std::make_unique<Device>(std::move(gpu), threads);
+  return {};
+}
+
+Status Trainer::Impl::measure_if_asked() {
+  if (!config_.device.probe) return {};
+  STRATA_ASSIGN_OR_RETURN(const MeasuredRates measured,
+                          measure_rates(config_, *extras_.model, *device_, environment_.world(), environment_.host_memory()));
+  note(measured.line());
+  config_ = with_rates(config_, measured.together);
   return {};
 }
 
 Status Trainer::Impl::check_plan() {
-  budgets_ = budgets_of(config_, environment_.host_memory());
-  if (device_->backend() == Backend::cuda && !budgets_.gpu) budgets_.gpu = usable_gpu_memory(device_->gpu().properties());
+  budgets_ = budgets_of(config_, environment_.host_memory(), *device_);
   STRATA_ASSIGN_OR_RETURN(
       plan_, make_plan(*extras_.model, engine_options(config_, environment_.world().rank()), environment_.world().size(),
                        environment_.world().rank(), device_->threads(), device_->backend(), budgets_));

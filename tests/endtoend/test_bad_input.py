@@ -113,7 +113,7 @@ class BadInput(EndToEnd):
 
 class Commands(EndToEnd):
     def test_every_command_has_help(self):
-        for command_name in ("train", "plan", "data", "model", "checkpoint", "generate", "bench", "doctor"):
+        for command_name in ("train", "plan", "probe", "data", "model", "checkpoint", "generate", "bench", "doctor"):
             done = run(command_name, "--help", check=0)
             self.assertIn("Usage", done.stdout)
 

@@ -289,6 +289,28 @@ TEST_F(ConfigFiles, ADefaultsFileGivesWhatIsLeftAuto) {
   EXPECT_EQ(derived(named, {"part.defaults=" + other}), Parts(8, {}));
 }
 
+TEST_F(ConfigFiles, AWordMayStandForADefaultsFile) {
+  write("parts.yaml", "derived: 7\n");
+  const std::string file = write("file.yaml", "part: {defaults: parts.yaml}\n");
+  const std::string word = write("word.yaml", "base: file.yaml\npart: {defaults: measure}\n");
+  const auto chosen = [](const std::string& config, const std::vector<std::string>& overrides) {
+    Bound b;
+    bool measure = false;
+    b.schema.add_defaults_file("part.defaults", "part", "More.").or_word("measure", measure).automatic("none");
+    const Status status = b.schema.parse_file(config, overrides);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_THAT(b.schema.dump(), HasSubstr(measure ? "defaults: measure" : "defaults: auto"));
+    return std::pair(measure, b.o.derived);
+  };
+  using Chosen = std::pair<bool, std::int64_t>;
+  EXPECT_EQ(chosen(file, {}), Chosen(false, 7));
+  EXPECT_EQ(chosen(word, {}), Chosen(true, 0));
+  EXPECT_EQ(chosen(word, {"part.defaults=auto"}), Chosen(false, 0));
+  EXPECT_EQ(chosen(word, {"part.defaults=" + (folder_ / "parts.yaml").string()}), Chosen(false, 7));
+  write("measure", "derived: 8\n");
+  EXPECT_EQ(chosen(write("quoted.yaml", "part: {defaults: 'measure'}\n"), {}), Chosen(false, 8));
+}
+
 TEST_F(ConfigFiles, ADefaultsFileThatIsWrongIsAnErrorWithItsLine) {
   const auto problem = [](const std::string& file) {
     Bound b;

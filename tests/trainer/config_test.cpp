@@ -275,6 +275,27 @@ TEST(TrainingConfig, HardwareFilesThatAreWrongSayWhere) {
               HasSubstr("some/t.yaml:4: device.hardware: some/none.yaml: cannot be opened"));
 }
 
+TEST(TrainingConfig, HardwareMayBeMeasuredInsteadOfRead) {
+  const auto parsed = [](const std::string& yaml, const std::vector<std::string>& arguments) {
+    return parse_config(std::string(kMinimal) + yaml, "t.yaml", arguments);
+  };
+  const std::string file = "device.hardware=" STRATA_SOURCE_DIR "/configs/hardware/node_h200_sxm.yaml";
+  const Result<Config> probed = parsed("device: {hardware: probe}\n", {});
+  ASSERT_TRUE(probed.ok()) << probed.status().message();
+  EXPECT_TRUE(probed->device.probe);
+  EXPECT_TRUE(parse_config(dump(*probed), "again.yaml")->device.probe);
+  EXPECT_FALSE(parsed("device: {hardware: probe}\n", {file})->device.probe);
+  EXPECT_FALSE(parsed("device: {hardware: probe}\n", {"device.hardware=auto"})->device.probe);
+  const Result<Config> last = parsed("", {file, "device.hardware=probe"});
+  EXPECT_TRUE(last->device.probe);
+  EXPECT_FALSE(last->device.rates.any());
+  EXPECT_THAT(parsed("device: {hardware: \"probe\"}\n", {}).status().message(),
+              HasSubstr("device.hardware: probe: cannot be opened"));
+  const Result<Config> both = parsed("device: {hardware: probe, emulate: {h2d: 1GB/s}}\n", {});
+  EXPECT_THAT(resolve(*both, WorldSize{1}).status().message(),
+              AllOf(HasSubstr("device.emulate: "), HasSubstr("device.hardware")));
+}
+
 // A key is added on purpose: with its line in this file.
 TEST(TrainingConfig, KeysAreThoseOfTheGoldenList) {
   std::string keys;

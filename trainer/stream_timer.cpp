@@ -1,16 +1,21 @@
-#include "launcher/bench_timing.h"
+#include "trainer/stream_timer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
-#include "launcher/bench_report.h"
-
 namespace strata {
+
+double seconds_of(const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
 
 StreamTimer::StreamTimer(std::vector<StreamRef> streams, std::function<void()> enqueue)
     : streams_(std::move(streams)), enqueue_(std::move(enqueue)) {
   constexpr int kMost = 1 << 16;
-  seconds(1);  // loads code, fills caches, wakes clocks
+  if (seconds(1) >= kLongSeconds) return;  // loads code, fills caches, wakes clocks
   for (double took = seconds(1); took < kSampleSeconds && count_ < kMost; took = seconds(count_)) {
     const double wanted = 1.2 * count_ * kSampleSeconds / std::max(took, 1e-7);
     count_ = static_cast<int>(std::clamp(std::ceil(wanted), count_ + 1.0, std::min(16.0 * count_, double{kMost})));

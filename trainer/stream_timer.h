@@ -9,13 +9,17 @@
 
 namespace strata {
 
+// Seconds that `work` takes.
+double seconds_of(const std::function<void()>& work);
+
 class StreamTimer {
  public:
   // `enqueue` gives one operation to `streams`; both outlive the timer. Runs it once to warm up, then finds how many take
-  // kSampleSeconds. Throws StatusError when an operation fails.
+  // kSampleSeconds: one, where the first took kLongSeconds. Throws StatusError when an operation fails.
   StreamTimer(std::vector<StreamRef> streams, std::function<void()> enqueue);
 
   static constexpr double kSampleSeconds = 0.01;
+  static constexpr double kLongSeconds = 0.5;
   // Seconds of one operation: the mean of as many as make a sample. Throws like the constructor.
   double sample() const;
   // Operations of a sample.
