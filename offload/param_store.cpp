@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "offload/records.h"
-
 namespace strata {
 
 ParamStore::ParamStore(const StateLayout& layout, std::vector<std::vector<Shape>> shapes, const ParamStoreOptions& options,
@@ -16,7 +14,8 @@ ParamStore::ParamStore(const StateLayout& layout, std::vector<std::vector<Shape>
       comm_(comm),
       gpu_(gpu),
       streams_(streams),
-      units_(layout.units.size()) {
+      units_(layout.units.size()),
+      pieces_(layout, comm.rank(), options.zero_stage, options.record_size, options.homes, options.dtype) {
   for (std::size_t u = 0; u < units_.size(); ++u) {
     const int unit = static_cast<int>(u);
     if (home(unit) == Tier::nvme) continue;
@@ -33,37 +32,19 @@ ParamStore::ParamStore(const StateLayout& layout, std::vector<std::vector<Shape>
     }
   }
   throw_if_error(streams.compute.synchronize().with_context("parameters"));
-  allocate_pieces(cpu, notes);
+  throw_if_error(allocate_pieces(cpu, notes));
 }
 
-void ParamStore::allocate_pieces(TierArena& cpu, std::vector<std::string>* notes) {
-  std::vector<std::size_t> payloads;
-  std::vector<std::size_t> unit_bytes(units_.size(), 0);
-  for (const OptimizerRecord& record :
-       cut_optimizer_records(layout_, comm_.rank(), options_.zero_stage, options_.record_size)) {
-    UnitState& unit = units_[static_cast<std::size_t>(record.unit)];
-    piece_of_.emplace_back(record.unit, unit.pieces.size());
-    if (home(record.unit) != Tier::nvme) continue;
-    const std::size_t bytes = static_cast<std::size_t>(record.range.count) * size_of(options_.dtype);
-    std::size_t& offset = unit_bytes[static_cast<std::size_t>(record.unit)];
-    unit.pieces.push_back({record.range, static_cast<std::int64_t>(payloads.size()), offset, bytes});
-    offset += NvmeRecords::window_bytes(bytes);
-    payloads.push_back(bytes);
-  }
-  const std::size_t longest = *std::max_element(unit_bytes.begin(), unit_bytes.end());
+Status ParamStore::allocate_pieces(TierArena& cpu, std::vector<std::string>* notes) {
   std::vector<std::span<std::byte>> buffers;
   // One is read while others are copied.
-  for (int w = 0; longest > 0 && w < std::max(1, options_.prefetch_units) + 2; ++w) {
-    Result<Buffer> memory = cpu.allocate(longest, Category::io, "window of parameters from NVMe");
-    throw_if_error(memory.status());
-    windows_.push_back({.memory = std::move(memory).value()});
+  for (int w = 0; pieces_.longest_unit() > 0 && w < std::max(1, options_.prefetch_units) + 2; ++w) {
+    windows_.emplace_back();
+    STRATA_ASSIGN_OR_RETURN(windows_.back().memory,
+                            cpu.allocate(pieces_.longest_unit(), Category::io, "window of parameters from NVMe"));
     buffers.emplace_back(windows_.back().memory.data(), windows_.back().memory.size());
   }
-  // A new version is made from the optimizer's state, which has two slots.
-  Result<std::unique_ptr<NvmeRecords>> file = NvmeRecords::create(options_.nvme_files, payloads, 1, options_.nvme,
-                                                                  streams_.nvme_read, streams_.nvme_write, buffers, notes);
-  throw_if_error(file.status());
-  file_ = std::move(file).value();
+  return pieces_.open(options_.nvme_files, options_.nvme, streams_.nvme_read, streams_.nvme_write, buffers, notes);
 }
 
 // Fetches in flight write into memory that returns to the arena.
@@ -89,9 +70,7 @@ TensorRef ParamStore::stored(int u) const {
 }
 
 void ParamStore::write_piece(std::size_t record, std::span<std::byte> window) {
-  const auto [u, p] = piece_of_[record];
-  const Piece& piece = units_[static_cast<std::size_t>(u)].pieces[p];
-  file_->write(piece.file_record, window, "nvme write parameters", static_cast<double>(piece.bytes));
+  pieces_.write(pieces_.of_record(record), window, "nvme write parameters");
 }
 
 void ParamStore::read_ahead(int u) {
@@ -105,9 +84,8 @@ void ParamStore::read_ahead(int u) {
   unit.window = static_cast<int>(w);
   streams_.nvme_read.wait(window.used);
   for (const Event& event : unit.ready) streams_.nvme_read.wait(event);
-  for (const Piece& piece : unit.pieces)
-    file_->read(piece.file_record, {window.memory.data() + piece.offset, NvmeRecords::window_bytes(piece.bytes)},
-                "nvme read parameters", static_cast<double>(piece.bytes));
+  for (const UnitPiece& piece : pieces_.of(u))
+    pieces_.read(piece, UnitPieces::in(window.memory, piece), "nvme read parameters");
   window.used = streams_.nvme_read.record();
 }
 
@@ -122,7 +100,7 @@ void ParamStore::copy_up(UnitState& unit, int u, std::byte* whole) {
   }
   Window& window = windows_[static_cast<std::size_t>(unit.window)];
   stream.wait(window.used);
-  for (const Piece& piece : unit.pieces)
+  for (const UnitPiece& piece : pieces_.of(u))
     copy_async(window.memory.data() + piece.offset, whole + static_cast<std::size_t>(piece.range.first) * size, piece.bytes,
                stream, static_cast<double>(piece.bytes));
   window.used = stream.record();

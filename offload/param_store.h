@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "offload/layout.h"
-#include "offload/nvme_records.h"
+#include "offload/unit_pieces.h"
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
 
@@ -87,17 +87,10 @@ class ParamStore {
   // Units that are used where they are are gathered from their owners unless every rank updated all of it (stage 0).
   void publish(int u, std::vector<Event> updated);
 
-  std::size_t nvme_bytes() const { return file_->bytes(); }
-  std::vector<PathTraffic> take_nvme_traffic() { return file_->take_traffic(); }
+  std::size_t nvme_bytes() const { return pieces_.nvme_bytes(); }
+  std::vector<PathTraffic> take_nvme_traffic() { return pieces_.take_traffic(); }
 
  private:
-  // What one optimizer record updates of a unit on NVMe.
-  struct Piece {
-    Slice range;  // in the unit
-    std::int64_t file_record = 0;
-    std::size_t offset = 0;  // in the unit's window
-    std::size_t bytes = 0;
-  };
   // In CPU memory, of a unit on its way from NVMe.
   struct Window {
     Buffer memory;
@@ -110,13 +103,12 @@ class ParamStore {
     std::shared_ptr<Tensor> pending;  // fetched or on its way, not yet leased
     Event fetched;
     std::weak_ptr<Tensor> leased;
-    std::vector<Piece> pieces;  // on NVMe
-    int window = -1;            // being read there, not yet copied
+    int window = -1;  // being read there, not yet copied
   };
   bool sliced(int u) const;
   bool used_in_place(int u) const { return home(u) == Tier::gpu && !sliced(u); }
   std::size_t stored_bytes(int u) const { return static_cast<std::size_t>(stored_slice(u).count) * size_of(options_.dtype); }
-  void allocate_pieces(TierArena& cpu, std::vector<std::string>* notes);
+  Status allocate_pieces(TierArena& cpu, std::vector<std::string>* notes);
   // Copies what this rank keeps to its place in the whole unit.
   void copy_up(UnitState& unit, int u, std::byte* whole);
   void fetch(UnitState& unit, int u);
@@ -128,10 +120,9 @@ class ParamStore {
   TierArena& gpu_;
   ParamStoreStreams streams_;
   std::vector<UnitState> units_;
-  std::vector<std::pair<int, std::size_t>> piece_of_;  // of each optimizer record: its unit, and place among its pieces
+  UnitPieces pieces_;
   std::vector<Window> windows_;
   std::size_t next_window_ = 0;
-  std::unique_ptr<NvmeRecords> file_;
 };
 
 }  // namespace strata

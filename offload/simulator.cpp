@@ -109,9 +109,10 @@ class StepSimulator {
     in_memory.reset();
   }
   void read_ahead(int u) {
+    if (params_read(u) == 0.0) return;
     advance(u);
     std::optional<double>& in_memory = params_in_memory_[static_cast<std::size_t>(u)];
-    if (params_read(u) == 0.0 || in_memory || fetched_[static_cast<std::size_t>(u)]) return;
+    if (in_memory || fetched_[static_cast<std::size_t>(u)]) return;
     in_memory = take(Resource::nvme_read, params_are_new(u), params_read(u));
   }
   double params_are_new(int u) const {

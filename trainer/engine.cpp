@@ -274,7 +274,7 @@ void Engine::prefetch_after(std::size_t position, std::size_t end) {
     params_->prefetch(forward_order_[i]);
     for (const SharedParam& shared : model_.unit(forward_order_[i]).shared()) params_->prefetch(shared.unit);
   }
-  if (const std::size_t next = position + ahead + 1; next < end) {
+  if (const std::size_t next = position + ahead + 1; next < end && params_->home(forward_order_[next]) == Tier::nvme) {
     optimizer_->advance(forward_order_[next]);
     params_->read_ahead(forward_order_[next]);
   }
