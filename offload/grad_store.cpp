@@ -7,7 +7,8 @@ namespace strata {
 static_assert(kLayoutBlock == kernels::kNormBlock, "shards are cut where norm blocks end");
 
 GradStore::GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> shapes, const GradStoreOptions& options,
-                     Communicator& comm, TierArena& gpu, TierArena& cpu, const GradStoreStreams& streams)
+                     Communicator& comm, TierArena& gpu, TierArena& cpu, const GradStoreStreams& streams,
+                     std::vector<std::string>* notes)
     : layout_(layout),
       shapes_(std::move(shapes)),
       options_(options),
@@ -15,16 +16,18 @@ GradStore::GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> 
       comm_(comm),
       gpu_(gpu),
       streams_(streams),
-      units_(layout.units.size()) {
+      units_(layout.units.size()),
+      pieces_(layout, comm.rank(), options.zero_stage, options.record_size, options.homes, options.dtype) {
+  STRATA_CHECK(pieces_.longest_unit() == 0 || may_be_on_nvme(options.dtype, options.micro_batches, options.vertical),
+               "only complete sums of 16 bit go to NVMe");
   for (std::size_t i = 0; i < units_.size(); ++i) {
     const int u = static_cast<int>(i);
     const UnitLayout& unit = layout_.units[i];
     UnitState& state = units_[i];
     if (keeps_gradient(u)) make_gradient(state, u);
-    if (!made_at_home(u) || !direct_) {
-      const std::int64_t n = !made_at_home(u) && gathers() ? unit.numel : slice(u).count;
+    if (home(u) != Tier::nvme && (!made_at_home(u) || !direct_)) {
       const DType dtype = options.micro_batches > 1 && !options.vertical ? DType::f32 : options.dtype;
-      state.sums = Tensor(home(u) == Tier::gpu ? gpu : cpu, Category::gradients, dtype, {n}, unit.name.c_str());
+      state.sums = Tensor(home(u) == Tier::gpu ? gpu : cpu, Category::gradients, dtype, {kept_elements(u)}, unit.name.c_str());
     }
     const std::size_t bytes = static_cast<std::size_t>((slice(u).count + kLayoutBlock - 1) / kLayoutBlock) * sizeof(double);
     const auto take = [bytes](TierArena& from) {
@@ -35,6 +38,19 @@ GradStore::GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> 
     state.partials = take(cpu);
     if (streams.compute.device().has_separate_memory()) state.device_partials = take(gpu);
   }
+  throw_if_error(allocate_windows(cpu, notes));
+}
+
+Status GradStore::allocate_windows(TierArena& cpu, std::vector<std::string>* notes) {
+  constexpr int kWindows = 2;  // one fills, one empties
+  std::vector<std::span<std::byte>> buffers;
+  for (int w = 0; pieces_.longest_unit() > 0 && w < kWindows; ++w) {
+    windows_.emplace_back();
+    STRATA_ASSIGN_OR_RETURN(windows_.back().memory,
+                            cpu.allocate(pieces_.longest_unit(), Category::io, "window of gradients on their way to NVMe"));
+    buffers.emplace_back(windows_.back().memory.data(), windows_.back().memory.size());
+  }
+  return pieces_.open(options_.nvme_files, options_.nvme, streams_.nvme_read, streams_.nvme_write, buffers, notes);
 }
 
 std::span<const double> GradStore::partials(int u) const {
@@ -44,7 +60,8 @@ std::span<const double> GradStore::partials(int u) const {
 
 // Also after an error buffers may be in flight.
 GradStore::~GradStore() {
-  for (const StreamRef stream : {streams_.compute, streams_.cpu_to_gpu, streams_.comm, streams_.gpu_to_cpu})
+  for (const StreamRef stream :
+       {streams_.compute, streams_.cpu_to_gpu, streams_.comm, streams_.gpu_to_cpu, streams_.nvme_write, streams_.nvme_read})
     (void)stream.record().drain();
 }
 
@@ -159,12 +176,16 @@ void GradStore::reduce_away_from_home(UnitState& unit, int u, int index) {
     return in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, streams_.comm.record()});
   TensorRef from = last && gathers() ? unit.gradient->ref() : sums;
   const DType dtype = last ? options_.dtype : DType::f32;
-  const TensorRef to = {last ? unit.sums.ref().data : at_home(u, dtype).data, dtype, from.shape};
   if (dtype != DType::f32 && !in_gpu) {
     rounded = std::make_shared<Tensor>(gpu_, Category::gradients, dtype, from.shape, name.c_str());
     kernels::cast({.x = from, .y = *rounded}, streams_.comm);
     from = *rounded;
   }
+  if (home(u) == Tier::nvme) {
+    const Event gone = send_to_file(unit, u, from);
+    return in_flight_.push_back({std::move(unit.gradient), std::move(unit.held), std::move(rounded), gone});
+  }
+  const TensorRef to = {last ? unit.sums.ref().data : at_home(u, dtype).data, dtype, from.shape};
   leave.wait(streams_.comm.record());
   for (const Event& used : unit.in_use) leave.wait(used);
   if (from.dtype == dtype) {
@@ -174,6 +195,39 @@ void GradStore::reduce_away_from_home(UnitState& unit, int u, int index) {
   }
   unit.summed = leave.record();
   in_flight_.push_back({std::move(unit.gradient), std::move(unit.held), std::move(rounded), unit.summed});
+}
+
+Event GradStore::send_to_file(UnitState& unit, int u, TensorRef from) {
+  Window& window = windows_[next_window_];
+  next_window_ = (next_window_ + 1) % windows_.size();
+  const StreamRef leave = streams_.gpu_to_cpu, write = streams_.nvme_write;
+  const std::int64_t first = from.numel() == slice(u).count ? slice(u).first : 0;
+  leave.wait(streams_.comm.record());
+  leave.wait(window.used);
+  for (const UnitPiece& piece : pieces_.of(u))
+    copy_async(from.data + static_cast<std::size_t>(piece.range.first - first) * size_of(from.dtype),
+               window.memory.data() + piece.offset, piece.bytes, leave, static_cast<double>(piece.bytes));
+  const Event gone = leave.record();
+  write.wait(gone);
+  for (const Event& used : unit.in_use) write.wait(used);
+  for (const UnitPiece& piece : pieces_.of(u))
+    pieces_.write(piece, UnitPieces::in(window.memory, piece), "nvme write gradients");
+  unit.summed = window.used = write.record();
+  return gone;
+}
+
+Status GradStore::look_at(int u, const std::function<Status(const ConstTensorRef&, std::int64_t)>& look) {
+  STRATA_RETURN_IF_ERROR(summed(u).wait());
+  if (home(u) != Tier::nvme) return look(owned(u), slice(u).first);
+  const Window& window = windows_[next_window_];
+  streams_.nvme_read.wait(window.used);
+  for (const UnitPiece& piece : pieces_.of(u)) {
+    pieces_.read(piece, UnitPieces::in(window.memory, piece), "nvme read gradients");
+    STRATA_RETURN_IF_ERROR(streams_.nvme_read.synchronize());
+    STRATA_RETURN_IF_ERROR(
+        look({window.memory.data() + piece.offset, options_.dtype, Shape{piece.range.count}}, piece.range.first));
+  }
+  return {};
 }
 
 GradStore::UpdateView GradStore::for_update(int u) const {

@@ -112,6 +112,9 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
   for (int w = 0; w < counts.params; ++w)
     STRATA_RETURN_IF_ERROR(take(cpu, NvmeRecords::window_bytes(n * size_of(options_.compute)),
                                 "window of parameters on their way to NVMe", params_windows_));
+  for (int w = 0; w < counts.grads; ++w)
+    STRATA_RETURN_IF_ERROR(take(cpu, NvmeRecords::window_bytes(n * size_of(grads_.dtype())),
+                                "window of gradients on their way from NVMe", grads_windows_));
   const bool rounds = options_.compute != DType::f32;  // in f32, p itself is copied
   const auto stage = [&](TierArena& from, bool grads, bool params, int count, std::vector<Staging>& to) -> Status {
     to.resize(static_cast<std::size_t>(count));
@@ -227,8 +230,7 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
   const UpdateRoute route = route_of(plan_.schedule.shape, r);
   const Staging* const staged = staging_of(i);
   const bool grads_travel = route.grads_down || route.grads_up;
-  const std::byte* const grads =
-      grads_travel ? staged->grads.data() : grads_.for_update(record.unit).at(record.range.first, grads_.dtype());
+  const std::byte* const grads = grads_travel ? staged->grads.data() : sums_of(i);
   const bool rounded = grads_.dtype() != DType::f32;
   std::byte* new_params = nullptr;  // where the update leaves its compute copy, if not in p
   if (i.params_window >= 0 && !route.params_down) {
@@ -281,10 +283,16 @@ void OptimizerStore::enqueue_params(const Instruction& i) {
              i.amount);
 }
 
+const std::byte* OptimizerStore::sums_of(const Instruction& i) const {
+  if (i.grads_window >= 0) return grads_window(i.grads_window).data();
+  const OptimizerRecord& record = records()[static_cast<std::size_t>(i.record)];
+  return grads_.for_update(record.unit).at(record.range.first, grads_.dtype());
+}
+
 void OptimizerStore::enqueue_grads(const Instruction& i) {
   const OptimizerRecord& record = records()[static_cast<std::size_t>(i.record)];
-  copy_async(grads_.for_update(record.unit).at(record.range.first, grads_.dtype()), staging_of(i)->grads.data(),
-             static_cast<std::size_t>(record.range.count) * size_of(grads_.dtype()), stream_of(i.resource), i.amount);
+  copy_async(sums_of(i), staging_of(i)->grads.data(), static_cast<std::size_t>(record.range.count) * size_of(grads_.dtype()),
+             stream_of(i.resource), i.amount);
 }
 
 void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) {
@@ -298,6 +306,7 @@ void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) 
         std::byte* const to = guess_ && shadows_[r] ? shadows_[r].data() : cpu_memory(i);
         return copy_async(work_memory(i), to, payload_bytes(r), streams_.gpu_to_cpu, i.amount);
       }
+      case Action::read_grads: return grads_.read_piece(r, grads_window(i.grads_window));
       case Action::grads_down:
       case Action::grads_up: return enqueue_grads(i);
       case Action::update: return enqueue_update(i, scalars);

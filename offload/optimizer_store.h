@@ -141,6 +141,10 @@ class OptimizerStore {
   std::byte* stored_params(std::size_t r) const;  // of the record's first element
   bool reaches_params(std::size_t r) const;       // whether host code does
   bool params_on_nvme(std::size_t r) const { return params_.home(records()[r].unit) == Tier::nvme; }
+  std::span<std::byte> grads_window(int w) const {
+    const Buffer& window = grads_windows_[static_cast<std::size_t>(w)];
+    return {window.data(), window.size()};
+  }
   std::span<std::byte> params_window(int w) const {
     const Buffer& window = params_windows_[static_cast<std::size_t>(w)];
     return {window.data(), window.size()};
@@ -162,7 +166,8 @@ class OptimizerStore {
   void enqueue_read(std::size_t r, int window);
   void enqueue_write(std::size_t r, int window);
   void enqueue_update(const Instruction& instruction, const AdamWScalars& scalars);
-  void enqueue_params(const Instruction& instruction);  // up or down
+  void enqueue_params(const Instruction& instruction);             // up or down
+  const std::byte* sums_of(const Instruction& instruction) const;  // gradients of its record, at home or in their window
   void enqueue_grads(const Instruction& instruction);
   // Keeps every unit's gradient sums until what is enqueued has read them.
   void hold_gradients();
@@ -203,6 +208,7 @@ class OptimizerStore {
   std::vector<std::int64_t> file_records_;    // place in the state file, by record
   std::vector<Buffer> cpu_windows_, gpu_windows_;
   std::vector<Buffer> params_windows_;  // in CPU memory, of parameters on their way to NVMe
+  std::vector<Buffer> grads_windows_;   // in CPU memory, of gradients on their way from NVMe
   std::vector<Staging> staging_;        // in CPU memory
   std::vector<Staging> gpu_staging_;    // in the gpu tier
   Buffer image_;                        // p, m, v of one record in host memory, where some live in a GPU's

@@ -27,6 +27,7 @@ const char* to_string(Resource resource) {
 const char* to_string(Action action) {
   switch (action) {
     case Action::read_state: return "read state";
+    case Action::read_grads: return "read gradients";
     case Action::state_up: return "state up";
     case Action::grads_down: return "gradients down";
     case Action::grads_up: return "gradients up";
@@ -79,6 +80,7 @@ UpdateRoute route_of(const UpdateShape& shape, std::size_t record) {
   UpdateRoute route;
   route.reads_file = p.home == Tier::nvme;
   route.writes_params = unit.params == Tier::nvme;
+  route.reads_grads = unit.grads == Tier::nvme;
   if (!shape.separate_memory) return route;
   route.on_gpu = p.on_gpu || p.home == Tier::gpu;
   route.state_travels = route.on_gpu && p.home != Tier::gpu;
@@ -101,8 +103,8 @@ Rates common_rates() {
   return rates;
 }
 
-enum class Kind { cpu, gpu, staging, gpu_staging, params };
-constexpr std::size_t kKinds = 5;
+enum class Kind { cpu, gpu, staging, gpu_staging, params, grads };
+constexpr std::size_t kKinds = 6;
 
 std::size_t index(Kind kind) { return static_cast<std::size_t>(kind); }
 
@@ -123,6 +125,7 @@ bool uses(const UpdateShape& shape, const UpdateRoute& route, Kind kind) {
     case Kind::staging: return route.grads_down || (route.params_up && rounds);
     case Kind::gpu_staging: return route.grads_up || (route.params_down && rounds);
     case Kind::params: return route.writes_params;
+    case Kind::grads: return route.reads_grads;
   }
   return false;
 }
@@ -134,12 +137,13 @@ class ListScheduler {
     schedule_.shape = shape;
     schedule_.windows = windows;
     schedule_.slots = Slots(shape.units, static_cast<int>(shape.records.size()), windows);
-    const std::array<int, kKinds> counts = {windows.cpu, windows.gpu, windows.staging, windows.gpu_staging, windows.params};
+    const std::array<int, kKinds> counts = {windows.cpu,         windows.gpu,    windows.staging,
+                                            windows.gpu_staging, windows.params, windows.grads};
     for (std::size_t k = 0; k < kKinds; ++k)
       for (int w = 0; w < counts[k]; ++w) free_[k].insert(w);
     const std::size_t records = shape.records.size();
-    windows_.assign(records, {-1, -1, -1, -1, -1});
-    openers_.assign(records, {-1, -1, -1, -1, -1});
+    windows_.assign(records, {-1, -1, -1, -1, -1, -1});
+    openers_.assign(records, {-1, -1, -1, -1, -1, -1});
     users_.assign(records, {});
     for (std::size_t r = 0; r < records; ++r) routes_.push_back(route_of(shape, r));
     for (std::size_t r = records; r-- > 0;)
@@ -192,8 +196,9 @@ class ListScheduler {
     if (route.reads_file) last = add(Action::read_state, Resource::nvme_read, state, {});
     if (route.state_travels) last = add(Action::state_up, Resource::cpu_to_gpu, state, {last});
     int grads = -1;
+    if (route.reads_grads) grads = add(Action::read_grads, Resource::nvme_read, gradients, {});
     if (route.grads_down) grads = add(Action::grads_down, Resource::gpu_to_cpu, gradients, {});
-    if (route.grads_up) grads = add(Action::grads_up, Resource::cpu_to_gpu, gradients, {});
+    if (route.grads_up) grads = add(Action::grads_up, Resource::cpu_to_gpu, gradients, {grads});
     last = add(Action::update, route.on_gpu ? Resource::gpu_update : Resource::cpu_update, n, {last, grads});
     if (route.params_up) add(Action::params_up, Resource::cpu_to_gpu, params, {last});
     int copied = last;
@@ -226,12 +231,14 @@ class ListScheduler {
       case Action::state_up:
       case Action::state_down: return kind == Kind::cpu || kind == Kind::gpu;
       case Action::grads_down: return kind == Kind::staging;
-      case Action::grads_up: return kind == Kind::gpu_staging;
+      case Action::grads_up: return kind == Kind::gpu_staging || kind == Kind::grads;
+      case Action::read_grads: return kind == Kind::grads;
       case Action::params_up: return kind == (copies_p() ? Kind::cpu : Kind::staging);
       case Action::params_down:
         return kind == (copies_p() ? Kind::gpu : Kind::gpu_staging) || (kind == Kind::params && route.writes_params);
       case Action::write_params: return kind == Kind::params;
-      case Action::update: return kind == Kind::params ? !route.on_gpu : kind != (route.on_gpu ? Kind::cpu : Kind::gpu);
+      case Action::update:
+        return kind == Kind::params || kind == Kind::grads ? !route.on_gpu : kind != (route.on_gpu ? Kind::cpu : Kind::gpu);
     }
     return false;
   }
@@ -253,6 +260,7 @@ class ListScheduler {
 
   bool reads_grads(const Task& task) const {
     const UpdateRoute& route = routes_[static_cast<std::size_t>(task.record)];
+    if (route.reads_grads) return task.action == Action::read_grads;
     return task.action == Action::grads_down || task.action == Action::grads_up ||
            (task.action == Action::update && !route.grads_down && !route.grads_up);
   }
@@ -337,12 +345,16 @@ class ListScheduler {
     i.staging = windows_[r][index(Kind::staging)];
     i.gpu_staging = windows_[r][index(Kind::gpu_staging)];
     i.params_window = windows_[r][index(Kind::params)];
+    i.grads_window = windows_[r][index(Kind::grads)];
     const int new_params = route.writes_params ? slots.params_window(i.params_window) : slots.params(task.record);
-    const int grads = slots.grads(shape.records[r].unit), params = slots.params(task.record), home = slots.home(task.record);
+    const int sums = slots.grads(shape.records[r].unit);
+    const int grads = route.reads_grads ? slots.grads_window(i.grads_window) : sums;  // where they are near
+    const int params = slots.params(task.record), home = slots.home(task.record);
     const int in_cpu = route.reads_file ? slots.cpu_window(i.cpu_window) : home;  // the state while it is in CPU memory
     const int worked_on = route.state_travels ? slots.gpu_window(i.gpu_window) : in_cpu;
     switch (task.action) {
       case Action::read_state: i.reads = {home}, i.writes = {in_cpu}; break;
+      case Action::read_grads: i.reads = {sums}, i.writes = {grads}; break;
       case Action::state_up: i.reads = {in_cpu}, i.writes = {worked_on}; break;
       case Action::grads_down: i.reads = {grads}, i.writes = {slots.staging(i.staging)}; break;
       case Action::grads_up: i.reads = {grads}, i.writes = {slots.gpu_staging(i.gpu_staging)}; break;
@@ -423,6 +435,7 @@ WindowCounts full_windows(const UpdateShape& shape) {
     one_more(counts.staging, Kind::staging);
     one_more(counts.gpu_staging, Kind::gpu_staging);
     one_more(counts.params, Kind::params);
+    one_more(counts.grads, Kind::grads);
   }
   return counts;
 }

@@ -16,6 +16,7 @@ namespace strata {
 
 enum class Action {
   read_state,    // NVMe file -> CPU window
+  read_grads,    // gradient sums in an NVMe file -> gradient window
   state_up,      // CPU home or window -> GPU window
   grads_down,    // gradient sums -> staging in CPU memory
   grads_up,      // gradient sums -> staging on the GPU
@@ -35,6 +36,7 @@ struct WindowCounts {
   int staging = 0;      // CPU memory: gradients that come down to the CPU's update, parameters that go up from it
   int gpu_staging = 0;  // gradients that go up to the GPU's update, parameters that come down from it
   int params = 0;       // CPU memory: parameters on their way to NVMe
+  int grads = 0;        // CPU memory: gradients on their way from NVMe
   bool operator==(const WindowCounts&) const = default;
 };
 
@@ -44,7 +46,7 @@ struct Instruction {
   int record = 0;
   double amount = 0.0;  // of the resource's unit (Rates)
   // Of the record; -1: has none.
-  int cpu_window = -1, gpu_window = -1, staging = -1, gpu_staging = -1, params_window = -1;
+  int cpu_window = -1, gpu_window = -1, staging = -1, gpu_staging = -1, params_window = -1, grads_window = -1;
   std::vector<int> reads, writes;  // slots
 };
 
@@ -62,7 +64,8 @@ class Slots {
   int staging(int s) const { return gpu_window(windows_.gpu) + s; }
   int gpu_staging(int s) const { return staging(windows_.staging) + s; }
   int params_window(int w) const { return gpu_staging(windows_.gpu_staging) + w; }
-  int count() const { return params_window(windows_.params); }
+  int grads_window(int w) const { return params_window(windows_.params) + w; }
+  int count() const { return grads_window(windows_.grads); }
 
  private:
   int units_ = 0, records_ = 0;
@@ -106,6 +109,7 @@ struct UpdateRoute {
   bool grads_down = false, grads_up = false;    // to where they are needed
   bool params_up = false, params_down = false;  // to where they live
   bool writes_params = false;                   // to NVMe, where they live
+  bool reads_grads = false;                     // from NVMe, likewise; up from there where grads_up
 };
 UpdateRoute route_of(const UpdateShape& shape, std::size_t record);
 

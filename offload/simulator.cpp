@@ -83,6 +83,7 @@ class StepSimulator {
   double params_up(int u) const { return of(compute_.params_up, u); }
   double params_read(int u) const { return of(compute_.params_read, u); }
   double grads_down(int u) const { return of(compute_.grads_down, u); }
+  double grads_written(int u) const { return of(compute_.grads_written, u); }
   double grads_between(int u) const { return of(compute_.grads_between, u); }
   bool recomputes(int u) const { return of(compute_.recomputes, u) != 0; }
   double activations_away(int u) const { return of(compute_.activations_away, u); }
@@ -245,10 +246,21 @@ class StepSimulator {
       if (leaves && pass > 0) reduced = take(Resource::cpu_to_gpu, std::max(reduced, written_[s]), grads_between(u));
       reduced_ = std::max(reduced_, reduced);
       double done = reduced_;
-      if (leaves && m + 1 == at_once())
-        done = take(Resource::gpu_to_cpu, std::max(reduced_, read_[s]), last_pass ? grads_down(u) : grads_between(u));
+      if (leaves && m + 1 == at_once()) {
+        const bool to_file = grads_written(u) > 0.0;
+        double has_place = to_file ? 0.0 : read_[s];
+        if (to_file && grad_windows_.size() >= 2) {
+          has_place = grad_windows_.front();
+          grad_windows_.pop_front();
+        }
+        done = take(Resource::gpu_to_cpu, std::max(reduced_, has_place), last_pass ? grads_down(u) : grads_between(u));
+      }
       if (leaves) leaving_.push_back(done);
       written_[s] = done;
+      if (grads_written(u) > 0.0 && m + 1 == at_once()) {
+        written_[s] = take(Resource::nvme_write, std::max(done, read_[s]), grads_written(u));
+        grad_windows_.push_back(written_[s]);
+      }
     }
     release(position);
     return written_[s];
@@ -319,6 +331,7 @@ class StepSimulator {
   std::vector<std::optional<double>> params_in_memory_;  // when those are in CPU memory that were read and not copied up yet
   std::vector<std::optional<double>> fetched_;           // when the parameters are there that were copied up and not used yet
   std::deque<double> leaving_;                           // when the memory of gradients in flight is free
+  std::deque<double> grad_windows_;                      // when the windows of sums on their way to NVMe are free
   // Of what units keep, away from the gpu tier.
   std::vector<Away> away_;                                 // in the order of the forward
   std::deque<Away> coming_back_;                           // in the order of the backward

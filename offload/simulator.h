@@ -19,6 +19,7 @@ struct ComputeShape {
   std::vector<double> params_up = {};         // bytes of each unit that are copied up for every use; 0, or empty: none
   std::vector<double> params_read = {};       // bytes of each unit that are read from NVMe before; likewise
   std::vector<double> grads_down = {};        // bytes of each unit's sums that leave when the last backward is done; likewise
+  std::vector<double> grads_written = {};     // of those, bytes that go on to NVMe
   std::vector<double> grads_between = {};     // that leave after the others, and come back for the next
   std::vector<char> recomputes = {};          // whether a unit's backward runs its forward again; empty: none
   // Bytes of each unit and micro-batch that leave after the forward and come back for the backward; 0, or empty: none. And

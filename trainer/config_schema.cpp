@@ -273,8 +273,8 @@ void describe_parallel(ConfigSchema& s, Config& c) {
 
 void describe_tiers(ConfigSchema& s, Config& c) {
   s.section("offload", "Where states live.");
-  s.add_choice<Tier>("offload.optimizer.device", c.offload.optimizer.device,
-                     {{"none", Tier::gpu}, {"cpu", Tier::cpu}, {"nvme", Tier::nvme}},
+  const std::vector<std::pair<std::string, Tier>> homes = {{"none", Tier::gpu}, {"cpu", Tier::cpu}, {"nvme", Tier::nvme}};
+  s.add_choice<Tier>("offload.optimizer.device", c.offload.optimizer.device, homes,
                      "Home of master weights and optimizer states; none: the gpu tier, where on cuda the GPU updates them.")
       .automatic("what fits into memory.gpu stays there (with a GPU), then into memory.cpu, the rest on NVMe")
       .alias("offload_optimizer.device")
@@ -311,19 +311,18 @@ void describe_tiers(ConfigSchema& s, Config& c) {
       .at_least(0)
       .at_most(1);
 
-  const std::vector<std::pair<std::string, Tier>> unit_homes = {{"none", Tier::gpu}, {"cpu", Tier::cpu}};
-  s.add_choice<Tier>("offload.param.device", c.offload.param.device,
-                     {{"none", Tier::gpu}, {"cpu", Tier::cpu}, {"nvme", Tier::nvme}},
+  s.add_choice<Tier>("offload.param.device", c.offload.param.device, homes,
                      "Home of the parameters that are computed with; none: the gpu tier. Else a unit is copied up for every "
                      "use, zero.prefetch_units ahead; from nvme it is read one unit earlier.")
       .automatic("the gpu tier for as many units as memory.gpu holds, then CPU memory, then NVMe")
       .alias("offload_param.device")
       .alias("zero_optimization.offload_param.device");
-  s.add_choice<Tier>("offload.gradient.device", c.offload.gradient.device, unit_homes,
-                     "Home of gradient sums; none: the gpu tier. To cpu a unit's leave as soon as its backward is done.")
-      .automatic("the gpu tier if memory.gpu holds them");
-  s.add_choice<Tier>("offload.activation.device", c.offload.activation.device,
-                     {{"none", Tier::gpu}, {"cpu", Tier::cpu}, {"nvme", Tier::nvme}},
+  s.add_choice<Tier>(
+       "offload.gradient.device", c.offload.gradient.device, homes,
+       "Home of gradient sums; none: the gpu tier. Else a unit's leave as soon as its backward is done. nvme needs "
+       "precision.gradients: bf16 and, with several micro-batches, offload.micro_batch_order: vertical.")
+      .automatic("the gpu tier if memory.gpu holds them, else CPU memory, then NVMe where that may be");
+  s.add_choice<Tier>("offload.activation.device", c.offload.activation.device, homes,
                      "Home of what blocks keep of a forward until their backward; none: the gpu tier. Else it leaves while the "
                      "next blocks compute and comes back zero.prefetch_units (at least 1) ahead; what the last block keeps "
                      "stays.")

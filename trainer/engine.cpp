@@ -96,6 +96,7 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   STRATA_ASSIGN_OR_RETURN(control_, comm.duplicate());
   layout_ = make_layout(model_, comm.size());
   STRATA_RETURN_IF_ERROR(check_order());
+  STRATA_RETURN_IF_ERROR(check_gradients());
   compute_ = std::make_unique<Stream>(device_, "compute");
   comm_stream_ = std::make_unique<Stream>(device_, "communication");
   gpu_to_cpu_ = std::make_unique<Stream>(device_, "gpu to cpu");
@@ -118,14 +119,18 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
                         .nvme_files = options_.nvme_files(StateFileKind::parameters),
                         .nvme = options_.nvme},
       *data_comm_, gpu_, cpu_, ParamStoreStreams{*compute_, *comm_stream_, *cpu_to_gpu_, *nvme_read_, *nvme_write_}, notes);
-  grads_ = std::make_unique<GradStore>(layout_, make_shapes(model_),
-                                       GradStoreOptions{.zero_stage = options_.zero_stage,
-                                                        .micro_batches = options_.micro_batches,
-                                                        .homes = options_.grads.of(units),
-                                                        .dtype = options_.grads_dtype,
-                                                        .vertical = options_.vertical},
-                                       *data_comm_, gpu_, cpu_,
-                                       GradStoreStreams{*compute_, *comm_stream_, *gpu_to_cpu_, *cpu_to_gpu_});
+  grads_ = std::make_unique<GradStore>(
+      layout_, make_shapes(model_),
+      GradStoreOptions{.zero_stage = options_.zero_stage,
+                       .micro_batches = options_.micro_batches,
+                       .homes = options_.grads.of(units),
+                       .dtype = options_.grads_dtype,
+                       .vertical = options_.vertical,
+                       .record_size = options_.optimizer.record_size,
+                       .nvme_files = options_.nvme_files(StateFileKind::gradients),
+                       .nvme = options_.nvme},
+      *data_comm_, gpu_, cpu_,
+      GradStoreStreams{*compute_, *comm_stream_, *gpu_to_cpu_, *cpu_to_gpu_, *nvme_read_, *nvme_write_}, notes);
   STRATA_RETURN_IF_ERROR(allocate_activations(notes));
   options_.optimizer.nvme_files = options_.nvme_files(StateFileKind::optimizer);
   options_.optimizer.nvme = options_.nvme;
@@ -158,6 +163,7 @@ ComputeShape Engine::compute_shape() const {
     shape.params_up.push_back(static_cast<double>(params_->bytes_up(u)));
     shape.params_read.push_back(static_cast<double>(params_->bytes_read(u)));
     shape.grads_down.push_back(static_cast<double>(grads_->bytes_down(u)));
+    shape.grads_written.push_back(static_cast<double>(grads_->bytes_written(u)));
     shape.grads_between.push_back(static_cast<double>(grads_->bytes_between(u)));
     const bool is_head = u + 1 == shape.units;
     const ActivationPlacement kept = is_head ? ActivationPlacement{} : activations_->placement(u);
@@ -190,6 +196,16 @@ Status Engine::check_order() const {
                                               model_.unit(u).name() +
                                               " shares one (tied embeddings); set offload.micro_batch_order: horizontal");
   return {};
+}
+
+Status Engine::check_gradients() const {
+  const std::vector<Tier> homes = options_.grads.of(static_cast<std::size_t>(model_.unit_count()));
+  const bool some_on_nvme = std::find(homes.begin(), homes.end(), Tier::nvme) != homes.end();
+  if (!some_on_nvme || GradStore::may_be_on_nvme(options_.grads_dtype, options_.micro_batches, options_.vertical)) return {};
+  return Status(
+      Code::invalid_config,
+      "offload.gradient.device: only complete sums of 16 bit go to nvme; set precision.gradients: bf16 and, with several "
+      "micro-batches a step, offload.micro_batch_order: vertical; or set offload.gradient.device: cpu");
 }
 
 void Engine::emulate_rates() {
@@ -241,6 +257,7 @@ Status Engine::allocate_activations(std::vector<std::string>* notes) {
 std::vector<PathTraffic> Engine::take_nvme_traffic() {
   std::vector<PathTraffic> all = optimizer_->take_nvme_traffic();
   for (PathTraffic& path : params_->take_nvme_traffic()) all.push_back(std::move(path));
+  for (PathTraffic& path : grads_->take_nvme_traffic()) all.push_back(std::move(path));
   for (PathTraffic& path : activations_->take_nvme_traffic()) all.push_back(std::move(path));
   return all;
 }

@@ -117,7 +117,9 @@ class Engine {
   OptimizerStore& optimizer() { return *optimizer_; }
   const ActivationStore& activations() const { return *activations_; }
   // Of files, on all paths.
-  std::size_t nvme_bytes() const { return optimizer_->nvme_bytes() + params_->nvme_bytes() + activations_->nvme_bytes(); }
+  std::size_t nvme_bytes() const {
+    return optimizer_->nvme_bytes() + params_->nvme_bytes() + grads_->nvme_bytes() + activations_->nvme_bytes();
+  }
   // Of each file, since the last call.
   std::vector<PathTraffic> take_nvme_traffic();
   Communicator& control() { return *control_; }
@@ -168,6 +170,7 @@ class Engine {
   Status diagnose(std::int64_t step, const StepResult& result);
   bool may_guess() const;
   Status check_order() const;
+  Status check_gradients() const;
   Status allocate_scratch();
   Status allocate_activations(std::vector<std::string>* notes);
   // Where micro-batch `index` of a step is kept: one at a time, or all.

@@ -60,11 +60,12 @@ Status Engine::first_bad_activation(std::string* found) {
 
 Status Engine::first_bad_gradient(std::string* found) {
   for (int u = model_.unit_count() - 1; u >= 0 && found->empty(); --u) {
-    STRATA_RETURN_IF_ERROR(grads_->summed(u).wait());
-    STRATA_ASSIGN_OR_RETURN(const std::int64_t index, nonfinite_in(grads_->owned(u), grads_->home(u)));
-    if (index < 0) continue;
-    const UnitLayout& unit = layout_.units[static_cast<std::size_t>(u)];
-    *found = "gradient of " + element_name(unit, unit.slices[static_cast<std::size_t>(control_->rank().v)].first + index);
+    STRATA_RETURN_IF_ERROR(grads_->look_at(u, [&](const ConstTensorRef& values, std::int64_t first) -> Status {
+      STRATA_ASSIGN_OR_RETURN(const std::int64_t index, nonfinite_in(values, grads_->home(u)));
+      if (index >= 0 && found->empty())
+        *found = "gradient of " + element_name(layout_.units[static_cast<std::size_t>(u)], first + index);
+      return {};
+    }));
   }
   return {};
 }

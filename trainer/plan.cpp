@@ -188,7 +188,8 @@ nlohmann::json update_to_json(const UpdatePlan& update) {
                         {"gpu", update.schedule.windows.gpu},
                         {"staging", update.schedule.windows.staging},
                         {"gpu_staging", update.schedule.windows.gpu_staging},
-                        {"params", update.schedule.windows.params}}},
+                        {"params", update.schedule.windows.params},
+                        {"grads", update.schedule.windows.grads}}},
                       {"instructions", update.schedule.instructions.size()}};
   if (!update.forecast) return j;
   j["forecast"] = {{"step_seconds", update.forecast->step_seconds}, {"bound", to_string(update.forecast->bound())}};
@@ -226,7 +227,7 @@ std::uint64_t nvme_bytes_per_step(const Plan& plan) {
   for (std::size_t r = 0; r < shape.placements.size(); ++r)
     if (shape.placements[r].home == Tier::nvme) bytes += state_bytes(shape, r);
   for (const Instruction& instruction : plan.update.schedule.instructions)
-    if (instruction.action == Action::write_params) bytes += instruction.amount;
+    if (instruction.action == Action::write_params || instruction.action == Action::read_grads) bytes += instruction.amount;
   const std::vector<ActivationPlacement> kept = plan.options.activations.of(plan.kept_bytes.size());
   for (std::size_t u = 0; u < kept.size(); ++u)
     if (kept[u].home == Tier::nvme) bytes += static_cast<double>(plan.kept_bytes[u]) * plan.options.micro_batches;

@@ -33,7 +33,7 @@ struct StoreStreams {
         nvme_read(device, "read"),
         nvme_write(device, "write") {}
   ParamStoreStreams of_params() { return {compute, communication, up, nvme_read, nvme_write}; }
-  GradStoreStreams of_grads() { return {compute, communication, down, up}; }
+  GradStoreStreams of_grads() { return {compute, communication, down, up, nvme_read, nvme_write}; }
   Stream compute, communication, up, down, nvme_read, nvme_write;
 };
 

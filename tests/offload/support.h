@@ -87,7 +87,8 @@ struct OneRank {
       cpu_to_gpu{device, "up"}, host{device, "host"};
   ParamStore params{
       layout, kShapes, {.dtype = compute_dtype}, *comm, gpu, cpu, {compute, communication, cpu_to_gpu, nvme_read, nvme_write}};
-  GradStore grads{layout, kShapes, {}, *comm, gpu, cpu, {compute, communication, gpu_to_cpu, cpu_to_gpu}};
+  GradStore grads{
+      layout, kShapes, {}, *comm, gpu, cpu, {compute, communication, gpu_to_cpu, cpu_to_gpu, nvme_read, nvme_write}};
   std::unique_ptr<OptimizerStore> store;
   Status created;
   std::vector<std::string> notes;

@@ -48,7 +48,7 @@ inline std::string describe(const Placement& p) {
          (p.speculation > 0.0 ? " speculating " + std::to_string(p.speculation) : "") +
          (p.delayed_share < 1.0 ? " delayed " + std::to_string(p.delayed_share) : "") +
          (p.params != Tier::gpu ? std::string(" parameters in ") + to_string(p.params) : "") +
-         (p.grads != Tier::gpu ? " gradients in CPU memory" : "") +
+         (p.grads != Tier::gpu ? std::string(" gradients in ") + to_string(p.grads) : "") +
          (p.activations != Tier::gpu ? std::string(" activations in ") + to_string(p.activations) : "");
 }
 
