@@ -58,6 +58,7 @@ struct Machine {
   Tier activations = Tier::gpu;
   bool recompute = false;
   bool params_on_nvme = false;
+  bool rounded = false;  // compute and gradients in bf16
 };
 
 const std::vector<Machine> kMachines = {
@@ -86,6 +87,8 @@ const std::vector<Machine> kMachines = {
     {"params_on_nvme", speeds(60, 60, 60, 500, 30, 30, 0.01), Tier::nvme, false, Tier::cpu, 1, false, Tier::gpu, false, true},
     {"params_on_nvme_slow_read", speeds(60, 60, 60, 500, 16, 20, 0.004), Tier::cpu, false, Tier::cpu, 2, false, Tier::cpu,
      false, true},
+    {"all_on_nvme", speeds(60, 60, 60, 500, 20, 20, 0.01), Tier::nvme, false, Tier::nvme, 2, true, Tier::nvme, true, true,
+     true},
 };
 
 // 0.4 M parameters in 50 records.
@@ -102,6 +105,7 @@ Config emulated(const std::string& folder, const Machine& machine) {
   c.training.seq_length = 8;
   c.offload.optimizer.device = machine.home;
   c.offload.param.device = c.offload.gradient.device = machine.units;
+  if (machine.rounded) c.precision.compute = c.precision.gradients = DType::bf16;
   if (machine.params_on_nvme) c.offload.param.device = Tier::nvme;
   c.offload.activation.device = machine.activations;
   if (machine.recompute) c.training.recompute = Config::Training::Recompute::full;

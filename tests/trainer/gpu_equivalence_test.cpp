@@ -24,10 +24,15 @@ Config short_config(const Placement& placement, const std::string& folder, DType
 const std::vector<Placement> kPlacements = {{3, Tier::nvme, 4096, false, 0.5}, {0, Tier::gpu, 16384, false}};
 constexpr int kFewestRanks = 2;
 #else
-const std::vector<Placement> kPlacements = {{0, Tier::gpu, 16384, false},     {1, Tier::cpu, 4096, false},
-                                            {2, Tier::nvme, 8192, true},      {3, Tier::gpu, 4096, true},
-                                            {3, Tier::cpu, 16384, false},     {3, Tier::nvme, 4096, false},
-                                            {2, Tier::cpu, 4096, false, 0.5}, {3, Tier::nvme, 8192, false, 1.0}};
+const std::vector<Placement> kPlacements = {
+    {0, Tier::gpu, 16384, false},
+    {1, Tier::cpu, 4096, false},
+    {2, Tier::nvme, 8192, true},
+    {3, Tier::gpu, 4096, true},
+    {3, Tier::cpu, 16384, false, 0.0, 0, Tier::cpu, Tier::cpu, DType::f32, 0.0, 1.0, Tier::nvme},
+    {3, Tier::nvme, 4096, false, 0.5, 0, Tier::nvme, Tier::cpu, DType::f32, 0.0, 1.0, Tier::cpu},
+    {2, Tier::cpu, 4096, false, 0.5},
+    {3, Tier::nvme, 8192, false, 1.0}};
 constexpr int kFewestRanks = 1;
 #endif
 
@@ -45,7 +50,7 @@ TEST_P(GpuEquivalence, DigestIsOneStringForEveryPlacementAndTheLossIsTheHosts) {
   for (const Placement& placement : kPlacements) {
     SCOPED_TRACE(describe(placement));
     TemporaryFolder folder;
-    const RunResult run = run_training(short_config(placement, folder.path(), compute), world, data, nullptr, &machine);
+    const RunResult run = run_training(short_config(placement, folder.path(), compute), world, data, data, &machine);
     ASSERT_TRUE(run.status.ok()) << run.status.message();
     EXPECT_EQ(run.measured_gpu, run.planned_gpu) << "the plan is the run";
     EXPECT_EQ(run.measured_cpu, run.planned_cpu);
