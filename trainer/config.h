@@ -127,7 +127,7 @@ struct Config {
     struct Activation {
       std::optional<Tier> device = Tier::gpu;  // absent: planned
     } activation;                              // what units keep of a forward for their backward
-    enum class Order { horizontal, vertical } micro_batch_order = Order::horizontal;
+    enum class Order { horizontal, vertical, automatic } micro_batch_order = Order::horizontal;
   } offload;
 
   // Budgets per rank, in bytes; absent: what the machine has, divided by the ranks on it.

@@ -331,10 +331,11 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   using Order = Config::Offload::Order;
   s.add_choice<Order>(
       "offload.micro_batch_order", c.offload.micro_batch_order,
-      {{"horizontal", Order::horizontal}, {"vertical", Order::vertical}},
+      {{"horizontal", Order::horizontal}, {"vertical", Order::vertical}, {"auto", Order::automatic}},
       "horizontal: one micro-batch after another goes through the model. vertical: each unit computes all "
       "micro-batches of a step before the next one does: parameters and sums move once a step, and the inputs of "
-      "units are kept for all micro-batches. Not with tied embeddings.");
+      "units are kept for all micro-batches. Not with tied embeddings. auto: the one whose forecast step is shorter, by "
+      "device.rates; without them horizontal, if it fits.");
 
   s.section("memory", "Budgets of one rank. A plan that does not fit is refused before training.");
   s.add_bytes("memory.gpu", c.memory.gpu, "Compute tier; on the host backend a budget within host memory.")

@@ -64,6 +64,7 @@ struct EngineOptions {
   std::int64_t micro_batch = 1;   // sequences
   int micro_batches = 1;          // a step and rank
   bool vertical = false;          // each unit computes all of them before the next one does; else one micro-batch after another
+  bool order_is_planned = false;  // the plan sets `vertical`
   std::int64_t seq_length = 1;    // tokens
   double clip_norm = 1.0;         // 0: off
   bool always_speculate = false;  // else after steps without clipping (Engine::kStepsUnclipped)

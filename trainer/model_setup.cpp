@@ -45,6 +45,7 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.micro_batch = c.training.micro_batch_size;
   options.micro_batches = static_cast<int>(c.training.gradient_accumulation_steps);
   options.vertical = c.offload.micro_batch_order == Config::Offload::Order::vertical;
+  options.order_is_planned = c.offload.micro_batch_order == Config::Offload::Order::automatic;
   options.seq_length = c.training.seq_length;
   options.clip_norm = c.training.clip_grad;
   options.adamw = {

@@ -11,6 +11,12 @@
 namespace strata {
 namespace {
 
+bool shares_parameters(const Model& model) {
+  for (int u = 0; u < model.unit_count(); ++u)
+    if (!model.unit(u).shared().empty()) return true;
+  return false;
+}
+
 std::string parts(const MemoryReport& report) {
   std::string text;
   for (std::size_t c = 0; c < kCategories; ++c)
@@ -210,7 +216,20 @@ nlohmann::json tier_to_json(const MemoryReport& report) {
 
 Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                        Backend backend, const Budgets& budgets) {
-  return place_activations({model, world, rank, threads, backend, budgets}, options);
+  const PlanContext context{model, world, rank, threads, backend, budgets};
+  if (!options.order_is_planned) return place_activations(context, options);
+  EngineOptions horizontal = options, vertical = options;
+  horizontal.order_is_planned = vertical.order_is_planned = false;
+  horizontal.vertical = false;
+  vertical.vertical = true;
+  Result<Plan> first = place_activations(context, horizontal);
+  if (options.micro_batches == 1 || shares_parameters(model)) return first;
+  Result<Plan> second = place_activations(context, vertical);
+  if (!second.ok()) return first;
+  if (!first.ok()) return second;
+  if (fits(*first, budgets) != fits(*second, budgets)) return fits(*first, budgets) ? first : second;
+  const std::optional<StepForecast>&a = first->update.forecast, &b = second->update.forecast;
+  return a && b && b->step_seconds < a->step_seconds ? second : first;
 }
 
 Rank largest_rank(const Model& model, WorldSize world) {
@@ -272,8 +291,8 @@ std::string format_plan(const Plan& plan, const Budgets& budgets) {
       static_cast<double>(plan.parameters) / 1e6, plan.units, plan.world.v, plan.world.v == 1 ? "" : "s", plan.threads,
       plan.threads == 1 ? "" : "s", to_string(plan.backend), plan.options.zero_stage, to_string(plan.options.compute),
       home_of(plan), plan.records);
-  text +=
-      fmt::format("{} tokens a step, {:.3g} FLOP a step{}\n\n", plan.tokens_per_step, plan.flops_per_step, recomputation(plan));
+  text += fmt::format("{} tokens a step, {:.3g} FLOP a step{}\n\n", plan.tokens_per_step, plan.flops_per_step,
+                      recomputation(plan) + (plan.options.vertical ? ", micro-batches unit by unit" : ""));
   text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", "tier", "category", "peak/rank", "budget/rank");
   const auto tier = [&](Tier t, const MemoryReport& report, const std::optional<std::size_t>& budget) {
     for (std::size_t c = 0; c < kCategories; ++c)

@@ -1,7 +1,6 @@
 #include "trainer/plan_activations.h"
 
 #include <algorithm>
-#include <functional>
 
 #include "trainer/plan_placement.h"
 
@@ -12,21 +11,6 @@ namespace {
 constexpr double kNoticeable = 0.99;
 // Fractions of an update that are tried while placements are compared (UpdateShare).
 constexpr int kTries = 6;
-
-// The least number in [0, most] for which `holds` does, if it does from some number on; `most` if for none.
-Result<std::size_t> least(std::size_t most, const std::function<Result<bool>(std::size_t)>& holds) {
-  std::size_t low = 0, high = most;
-  while (low < high) {
-    const std::size_t middle = (low + high) / 2;
-    STRATA_ASSIGN_OR_RETURN(const bool held, holds(middle));
-    if (held) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  return low;
-}
 
 // Whether item i of n is among `count` that are evenly spread, the first one first.
 bool chosen(std::size_t i, std::size_t count, std::size_t n) { return i * count % n < count; }
@@ -145,8 +129,9 @@ class ActivationSearch {
     EngineOptions tried = with(counts);
     tried.optimizer.home = options_.optimizer.home.value_or(Tier::nvme);
     tried.optimizer.rates = {};
-    if (!tried.params.home) tried.params.home = Tier::cpu;
-    if (!tried.grads.home) tried.grads.home = Tier::cpu;
+    const bool grads_on_nvme = GradStore::may_be_on_nvme(options_.grads_dtype, options_.micro_batches, options_.vertical);
+    if (!tried.params.home) tried.params.home = Tier::nvme;
+    if (!tried.grads.home) tried.grads.home = grads_on_nvme ? Tier::nvme : Tier::cpu;
     return rehearse(context_, tried);
   }
 

@@ -8,7 +8,8 @@ namespace {
 
 // Chooses the unit homes that are left to the plan, with optimizer state at its farthest: gradient sums leave the gpu tier if
 // they must (what the CPU updates they would anyway), then parameters of as few units as will do, evenly spread so that copying
-// one overlaps the compute of several.
+// one overlaps the compute of several. Where CPU memory does not hold them, gradient sums go to NVMe, then parameters of as few
+// units as will do.
 class UnitPlacer {
  public:
   using Rehearsal = std::function<Result<Plan>(const EngineOptions&)>;
@@ -18,38 +19,47 @@ class UnitPlacer {
   Result<EngineOptions> run() {
     const bool grads = !options_.grads.home, params = !options_.params.home;
     if (grads) options_.grads.homes.assign(units_, Tier::gpu);
-    if (params) options_.params.homes = streamed(0);
+    if (params) options_.params.homes = streamed(0, 0);
     if (grads) {
-      STRATA_ASSIGN_OR_RETURN(const bool fits, this->fits());
-      if (!fits) options_.grads.homes.assign(units_, Tier::cpu);
+      STRATA_ASSIGN_OR_RETURN(const bool fit, fits(gpu_overflow));
+      if (!fit) options_.grads.homes.assign(units_, Tier::cpu);
     }
+    std::size_t away = 0;
+    if (params) {
+      STRATA_ASSIGN_OR_RETURN(away, least(units_, [&](std::size_t count) {
+                                options_.params.homes = streamed(count, 0);
+                                return fits(gpu_overflow);
+                              }));
+      options_.params.homes = streamed(away, 0);
+    }
+    STRATA_ASSIGN_OR_RETURN(const bool all_fit, fits(cpu_overflow));
+    if (all_fit) return options_;
+    const bool may_be_on_nvme = GradStore::may_be_on_nvme(options_.grads_dtype, options_.micro_batches, options_.vertical);
+    if (grads && may_be_on_nvme && options_.grads.homes.front() == Tier::cpu) options_.grads.homes.assign(units_, Tier::nvme);
     if (!params) return options_;
-    std::size_t fewest = 0, enough = units_;
-    while (fewest < enough) {
-      const std::size_t middle = (fewest + enough) / 2;
-      options_.params.homes = streamed(middle);
-      STRATA_ASSIGN_OR_RETURN(const bool fits, this->fits());
-      if (fits) {
-        enough = middle;
-      } else {
-        fewest = middle + 1;
-      }
-    }
-    options_.params.homes = streamed(enough);
+    STRATA_ASSIGN_OR_RETURN(const std::size_t on_nvme, least(away, [&](std::size_t count) {
+                              options_.params.homes = streamed(away, count);
+                              return fits(cpu_overflow);
+                            }));
+    options_.params.homes = streamed(away, on_nvme);
     return options_;
   }
 
  private:
-  std::vector<Tier> streamed(std::size_t count) const {
+  static bool spread(std::size_t i, std::size_t count, std::size_t n) { return (i + 1) * count / n > i * count / n; }
+  std::vector<Tier> streamed(std::size_t count, std::size_t on_nvme) const {
     std::vector<Tier> homes;
-    for (std::size_t u = 0; u < units_; ++u)
-      homes.push_back((u + 1) * count / units_ > u * count / units_ ? Tier::cpu : Tier::gpu);
+    std::size_t away = 0;
+    for (std::size_t u = 0; u < units_; ++u) {
+      const bool leaves = spread(u, count, units_);
+      homes.push_back(!leaves ? Tier::gpu : spread(away, on_nvme, count) ? Tier::nvme : Tier::cpu);
+      away += leaves;
+    }
     return homes;
   }
-  Result<bool> fits() {
-    if (!budgets_.gpu) return true;
+  Result<bool> fits(double (*overflow)(const Plan&, const Budgets&)) {
     STRATA_ASSIGN_OR_RETURN(const Plan plan, rehearse_(options_));
-    return plan.gpu.high_water <= *budgets_.gpu;
+    return overflow(plan, budgets_) == 0.0;
   }
 
   EngineOptions options_;

@@ -55,6 +55,20 @@ Result<Plan> rehearse(const PlanContext& context, const EngineOptions& wanted) {
   return plan;
 }
 
+Result<std::size_t> least(std::size_t most, const std::function<Result<bool>(std::size_t)>& holds) {
+  std::size_t low = 0, high = most;
+  while (low < high) {
+    const std::size_t middle = (low + high) / 2;
+    STRATA_ASSIGN_OR_RETURN(const bool held, holds(middle));
+    if (held) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
 bool is_left_to_plan(const UpdateShare& share) { return share.stride == 0 && !share.gpu_fraction; }
 
 namespace {

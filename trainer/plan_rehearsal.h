@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 
 #include "trainer/plan.h"
 
@@ -25,6 +26,9 @@ struct PlanContext {
 double gpu_overflow(const Plan& plan, const Budgets& budgets);
 double cpu_overflow(const Plan& plan, const Budgets& budgets);
 bool fits(const Plan& plan, const Budgets& budgets);
+
+// The least number in [0, most] for which `holds` does, if it does from some number on; `most` if for none.
+Result<std::size_t> least(std::size_t most, const std::function<Result<bool>(std::size_t)>& holds);
 
 // Whether the part of the records that the GPU updates is left to the plan.
 bool is_left_to_plan(const UpdateShare& share);
