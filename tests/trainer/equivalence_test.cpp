@@ -256,6 +256,30 @@ TEST(EquivalenceOfMicroBatchOrders, DigestIsOneStringForBoth) {
   }
 }
 
+// Parameters that come up for every use: all of them twice a step, or twice for each of three micro-batches.
+TEST(EquivalenceOfMicroBatchOrders, ThePlanTakesTheFasterOne) {
+  const auto data = std::make_shared<FormulaSource>(61);
+  using Order = Config::Offload::Order;
+  const auto run = [&](Order order, bool tied) {
+    const TemporaryFolder folder;
+    Config c = config_of({2, Tier::cpu, 8192, false, 0.0, 0, Tier::cpu, Tier::cpu}, folder.path(), DType::f32);
+    c.model.tie_embeddings = tied;
+    c.training.global_batch_size = 3;
+    c.training.steps = 2;
+    c.scheduler.warmup_steps = 0;
+    c.offload.micro_batch_order = order;
+    c.device.emulate.h2d = c.device.emulate.d2h = 100000000;
+    const RunResult result = run_training(c, 1, data);
+    EXPECT_TRUE(result.status.ok()) << result.status.message();
+    return result;
+  };
+  const RunResult chosen = run(Order::automatic, false), horizontal = run(Order::horizontal, false);
+  EXPECT_TRUE(chosen.plan->options.vertical);
+  EXPECT_LT(chosen.plan->update.forecast->step_seconds, horizontal.plan->update.forecast->step_seconds);
+  EXPECT_EQ(chosen.digest, horizontal.digest);
+  EXPECT_FALSE(run(Order::automatic, true).plan->options.vertical) << "units share a parameter";
+}
+
 TEST(EquivalenceOfMicroBatchOrders, VerticalIsRefusedWhereEmbeddingsAreTied) {
   const TemporaryFolder folder;
   Config c = small_config(folder.path());
@@ -330,6 +354,28 @@ INSTANTIATE_TEST_SUITE_P(WorldSizes, EquivalenceOfActivationHomes,
                          ::testing::Values(std::tuple(1, DType::f32), std::tuple(2, DType::bf16)), [](const auto& test) {
                            return "world" + std::to_string(std::get<0>(test.param)) + "_" + to_string(std::get<1>(test.param));
                          });
+
+TEST(EquivalenceOfRoundedGradients, OnlyThoseThatAreCompleteGoToNvme) {
+  const auto status = [](DType grads, int micro_batches, Config::Offload::Order order) {
+    const TemporaryFolder folder;
+    Config c = config_of({2, Tier::nvme, 8192, false, 0.0, 0, Tier::gpu, Tier::nvme, grads}, folder.path(), DType::bf16);
+    c.model.tie_embeddings = false;
+    c.training.steps = 1;
+    c.scheduler.warmup_steps = 0;
+    c.training.global_batch_size = micro_batches * c.training.micro_batch_size;
+    c.offload.micro_batch_order = order;
+    return run_training(c, 1, std::make_shared<FormulaSource>(61)).status;
+  };
+  using Order = Config::Offload::Order;
+  for (const Status& refused : {status(DType::f32, 1, Order::horizontal), status(DType::bf16, 2, Order::horizontal)}) {
+    EXPECT_EQ(refused.code(), Code::invalid_config);
+    EXPECT_NE(refused.message().find("offload.gradient.device"), std::string::npos) << refused.message();
+    EXPECT_NE(refused.message().find("precision.gradients: bf16"), std::string::npos) << refused.message();
+  }
+  EXPECT_TRUE(status(DType::bf16, 1, Order::horizontal).ok());
+  EXPECT_TRUE(status(DType::bf16, 2, Order::vertical).ok());
+  EXPECT_TRUE(status(DType::bf16, 2, Order::automatic).ok()) << "the plan takes the order that may be";
+}
 
 // Budgets that leave room for some records in each tier, and the same digest with states in all three.
 TEST(EquivalenceOfHomes, StatesSplitOverTheTiersGiveTheSameDigest) {
