@@ -8,6 +8,7 @@
 //     hang     never returns
 //     tear     half of it moves, then the process dies by SIGKILL
 //     slow     takes 0.3 s
+//   STRATA_FAULT_FILES   part of the path of the files that are meant, instead of "/state_rank_"
 //   STRATA_FAULT_LIST    file that gets a line for every operation before it begins: "read BYTES OFFSET" or "write BYTES
 //   OFFSET"
 #include <dlfcn.h>
@@ -38,7 +39,8 @@ bool is_state_file(int fd) {
   const ssize_t n = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), path, sizeof path - 1);
   if (n <= 0) return false;
   path[n] = '\0';
-  return std::strstr(path, "/state_rank_") != nullptr;
+  const char* wanted = std::getenv("STRATA_FAULT_FILES");
+  return std::strstr(path, wanted != nullptr ? wanted : "/state_rank_") != nullptr;
 }
 
 void list(const char* what, size_t bytes, off_t offset) {

@@ -133,6 +133,34 @@ class Hanging(EveryOperation):
                 self.assertResumes(name, self.wanted)
 
 
+@unittest.skipUnless(FAULTS, "STRATA_IO_FAULTS names no library to preload")
+class AllOnNvme(Tiny):
+    """Parameters, gradients and activations in files of their own beside the optimizer's: a fault in any of them."""
+    PLACED = ["model.num_layers=3", "training.global_batch_size=1", "precision.compute=bf16", "precision.gradients=bf16",
+              "offload.param.device=nvme", "offload.gradient.device=nvme", "offload.activation.device=nvme", "nvme.engine=threads", "nvme.timeout=200ms"]
+    FILES = ("state", "parameters", "gradients", "activations")
+
+    def faulty(self, name, files, **environment_of_faults):
+        return run("train", self.config, f"run.folder={self.folder}/{name}", *self.PLACED,
+                   env={"LD_PRELOAD": FAULTS, "STRATA_FAULT_FILES": f"/{files}_rank_", **environment_of_faults})
+
+    def test_a_fault_in_any_file(self):
+        wanted = self.reference(*self.PLACED)
+        for files in self.FILES:
+            listed = f"{self.folder}/{files}"
+            self.assertEqual(self.faulty(f"counted-{files}", files, STRATA_FAULT_LIST=listed).returncode, 0)
+            self.assertEqual(self.digest(f"counted-{files}"), wanted)
+            count = text_of(listed).count("\n")
+            self.assertGreater(count, 20, files)
+            for kind, text in (("fail", "Input/output error"), ("hang", "nothing was heard for 200 ms")):
+                for i in range(5, count, count // 4):
+                    with self.subTest(files=files, kind=kind, operation=i):
+                        name = f"{files}-{kind}{i}"
+                        done = self.faulty(name, files, STRATA_FAULT=f"{kind}:{i}")
+                        self.assertOneError(done, 1, f"nvme/{files}_rank_00000.bin", text)
+                        self.assertResumes(name, wanted, *self.PLACED)
+
+
 class Killed(EveryOperation):
     def test_in_the_middle_of_any_operation(self):
         self.each("tear", lambda done, _: self.assertEqual(done.returncode, -signal.SIGKILL, done.stderr))
