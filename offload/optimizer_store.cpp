@@ -48,7 +48,7 @@ void OptimizerStore::make_plan(Rank rank) {
     shape.placements.push_back({options_.home ? *options_.home : options_.homes[r], false});
   ComputeShape compute = options_.compute_shape;
   compute.units = shape.units;
-  plan_ = plan_updates(std::move(shape), options_.share, compute, options_.rates);
+  plan_ = plan_updates(shape, options_.share, compute, options_.rates);
   slots_.resize(static_cast<std::size_t>(plan_.schedule.slots.count()) + 2);
 }
 
@@ -320,19 +320,39 @@ void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) 
 
 void OptimizerStore::begin_step(const std::optional<AdamWScalars>& guess) {
   finish_update();
-  const UpdateSchedule& schedule = this->schedule(guess.has_value());
-  for (int u = 0; u < schedule.shape.units; ++u)
-    slots_[static_cast<std::size_t>(schedule.slots.grads(u))] = {grads_.summed(u), {}};
   kept_versions_ = file_->versions();
   guess_ = plan_.waiting ? guess : std::nullopt;
-  for (std::size_t i = 0, early = early_instructions(schedule); i < early; ++i)
-    execute(schedule.instructions[i], guess_.value_or(AdamWScalars()));
-  hold_gradients();
+  next_early_ = 0;
+  completed_.assign(static_cast<std::size_t>(plan_.schedule.shape.units), 0);
   begun_ = true;
+  advance_early();
+}
+
+void OptimizerStore::complete(int u) {
+  STRATA_CHECK(begun_, "a unit is complete in a step that has begun");
+  if (completed_[static_cast<std::size_t>(u)]++ != 0) return;
+  slots_[static_cast<std::size_t>(plan_.schedule.slots.grads(u))] = {grads_.summed(u), {}};
+  advance_early();
+}
+
+void OptimizerStore::complete_all(const std::optional<AdamWScalars>& guess) {
+  if (!begun_) begin_step(guess);
+  for (int u = 0; u < plan_.schedule.shape.units; ++u) complete(u);
+}
+
+void OptimizerStore::advance_early() {
+  const UpdateSchedule& schedule = this->schedule(guess_.has_value());
+  for (const std::size_t end = early_instructions(schedule); next_early_ < end; ++next_early_) {
+    const Instruction& instruction = schedule.instructions[next_early_];
+    if (const int unit = needs_gradients_of(schedule, instruction);
+        unit >= 0 && completed_[static_cast<std::size_t>(unit)] == 0)
+      return;
+    execute(instruction, guess_.value_or(AdamWScalars()));
+  }
 }
 
 bool OptimizerStore::begin_update(const AdamWScalars& scalars, const Event& after) {
-  if (!begun_) begin_step();
+  complete_all();
   begun_ = false;
   slots_[static_cast<std::size_t>(plan_.schedule.slots.norm())] = {after, {}};
   const bool guessed = guess_.has_value(), kept = guessed && *guess_ == scalars;
@@ -376,6 +396,7 @@ void OptimizerStore::forget() {
 
 Status OptimizerStore::drop_step() {
   begun_ = false;
+  hold_gradients();
   if (!guess_) return {};
   forget();
   for (std::size_t r = 0; r < records().size(); ++r) {

@@ -69,10 +69,14 @@ class OptimizerStore {
   OptimizerStore(const OptimizerStore&) = delete;
   OptimizerStore& operator=(const OptimizerStore&) = delete;
 
-  // Enqueues what a step's update can do before the norm is known: states begin to arrive, gradients to leave; and, with
-  // `guess`, the records that speculate are updated with these scalars, their old states kept. After the last reduce() of the
-  // step was enqueued.
+  // Begins what a step's update can do before the norm is known: states arrive, gradients leave; and, with `guess`, the records
+  // that speculate are updated with these scalars, their old states kept. What needs a unit's gradients, and all behind it in
+  // the schedule, is enqueued by complete() of this unit. So it takes turns with what the backward moves.
   void begin_step(const std::optional<AdamWScalars>& guess = {});
+  // Unit u's last reduce() of the step was enqueued.
+  void complete(int u);
+  // Those of all units. Begins the step if begin_step() did not.
+  void complete_all(const std::optional<AdamWScalars>& guess = {});
   // Enqueues the rest of the update; each record starts when its gradient sums and `after` are there, and each unit is
   // published to the parameter store. Begins the step if begin_step() did not. Does not block; errors poison the streams. A
   // record that could not be written stops the next step (its read waits for that write); after the last step, synchronize
@@ -156,6 +160,7 @@ class OptimizerStore {
   template <class Enqueue>
   void ordered(StreamRef stream, std::span<const int> reads, std::span<const int> writes, const Enqueue& enqueue);
   void execute(const Instruction& instruction, const AdamWScalars& scalars);
+  void advance_early();
   // What a guess has made of the states is the states, or is not.
   void commit();
   void forget();
@@ -191,6 +196,8 @@ class OptimizerStore {
   UpdateStreams streams_;
   UpdatePlan plan_;
   bool begun_ = false;
+  std::size_t next_early_ = 0;   // instruction of the step that has begun
+  std::vector<char> completed_;  // units of it
   // An update that was begun and is not all enqueued.
   struct Update {
     const UpdateSchedule* schedule = nullptr;

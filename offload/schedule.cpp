@@ -412,6 +412,12 @@ std::size_t early_instructions(const UpdateSchedule& schedule) {
   return static_cast<std::size_t>(first - schedule.instructions.begin());
 }
 
+int needs_gradients_of(const UpdateSchedule& schedule, const Instruction& instruction) {
+  for (const int s : instruction.reads)
+    if (s < schedule.slots.grads(schedule.shape.units)) return s;
+  return -1;
+}
+
 std::vector<std::size_t> instructions_through_units(const UpdateSchedule& schedule) {
   std::vector<std::size_t> through(static_cast<std::size_t>(schedule.shape.units), 0);
   for (std::size_t i = 0; i < schedule.instructions.size(); ++i) {

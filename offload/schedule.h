@@ -129,6 +129,9 @@ struct UpdateSchedule {
 // How many instructions at the list's beginning do not wait for the norm: they run beside the backward.
 std::size_t early_instructions(const UpdateSchedule& schedule);
 
+// The unit whose gradient sums the instruction reads where they are at home, or -1.
+int needs_gradients_of(const UpdateSchedule& schedule, const Instruction& instruction);
+
 // Of each unit, how many instructions, from the list's beginning, make all parameters of it and of the units before it new.
 std::vector<std::size_t> instructions_through_units(const UpdateSchedule& schedule);
 

@@ -10,12 +10,14 @@ double compute_amount_forward() { return 1.0; }
 double compute_amount_backward(bool recomputes) { return recomputes ? 3.0 : 2.0; }
 double compute_amount_head() { return 3.0; }
 
-bool ComputeShape::moves_in_forward() const {
-  const auto any = [](const std::vector<double>& bytes) {
-    return std::any_of(bytes.begin(), bytes.end(), [](double b) { return b > 0.0; });
-  };
-  return any(params_up) || any(activations_away);
+namespace {
+bool any(const std::vector<double>& bytes) {
+  return std::any_of(bytes.begin(), bytes.end(), [](double b) { return b > 0.0; });
 }
+}  // namespace
+
+bool ComputeShape::moves_in_forward() const { return any(params_up) || any(activations_away); }
+bool ComputeShape::moves_in_backward() const { return moves_in_forward() || any(grads_down); }
 
 namespace {
 
@@ -33,6 +35,8 @@ class StepSimulator {
     for (int u = 0; u < compute.units; ++u) order_.push_back(u);
     for (int u = compute.units - 2; u >= 0; --u) order_.push_back(u);
     through_ = instructions_through_units(schedule);
+    early_ = early_instructions(schedule);
+    completed_.assign(static_cast<std::size_t>(compute.units), 0);
     next_ = schedule.instructions.size();
     interleaves_ = compute.moves_in_forward() && compute.delayed_share == 1.0;
     records_of_.resize(static_cast<std::size_t>(std::max(compute.units, schedule.shape.units)));
@@ -234,6 +238,7 @@ class StepSimulator {
     const bool is_head = u + 1 == compute_.units;
     double ready = std::max(acquire(position), leaves ? 0.0 : read_[s]);
     if (is_head) ready = std::max(ready, begin_backward());
+    if (is_head && last_pass && compute_.update_between) begin_step();
     for (int m = 0; m < at_once(); ++m) {
       if (!is_head) ready = std::max(ready, take_back(u));
       prefetch_activations();
@@ -278,7 +283,11 @@ class StepSimulator {
         }
         const int u = order_[i];
         const double amount = i == head ? compute_amount_head() : compute_amount_backward(recomputes(u));
+        const bool last = pass + 1 == passes();
         times.grads[static_cast<std::size_t>(u)] = backward(i, amount, pass);
+        if (!last || !compute_.update_between) continue;
+        completed_[static_cast<std::size_t>(u)] = 1;
+        advance_early();
       }
     }
     norm_ = times.norm = std::max(compute_free(), reduced_);
@@ -291,16 +300,33 @@ class StepSimulator {
 
   // As OptimizerStore: as far as what the next forward moves need not stand behind it.
   void run_update() {
-    const std::size_t early = early_instructions(schedule_);
-    for (next_ = 0; next_ < early; ++next_) execute(next_, 0.0);
+    if (!begun_) begin_step();
+    std::fill(completed_.begin(), completed_.end(), 1);
+    advance_early();
+    begun_ = false;
     after_ = norm_;
     if (!interleaves_) return finish_update();
     advance(std::min(compute_.prefetch_units, compute_.units - 1));
   }
+  void begin_step() {
+    begun_ = true;
+    next_ = 0;
+    completed_.assign(completed_.size(), 0);
+    advance_early();
+  }
+  void advance_early() {
+    for (; next_ < early_; ++next_) {
+      const int unit = needs_gradients_of(schedule_, schedule_.instructions[next_]);
+      if (unit >= 0 && completed_[static_cast<std::size_t>(unit)] == 0) return;
+      execute(next_, 0.0);
+    }
+  }
   void advance(int u) {
+    if (begun_) return;
     for (; next_ < through_[static_cast<std::size_t>(u)]; ++next_) execute(next_, after_);
   }
   void finish_update() {
+    if (begun_) return;
     for (; next_ < schedule_.instructions.size(); ++next_) execute(next_, after_);
   }
   void execute(std::size_t i, double after) {
@@ -341,6 +367,9 @@ class StepSimulator {
   double norm_ = 0.0;
   std::vector<std::size_t> through_;  // instructions_through_units()
   std::size_t next_ = 0;              // instruction of the update that has begun
+  std::size_t early_ = 0;             // early_instructions()
+  bool begun_ = false;                // the step's own early instructions are being enqueued
+  std::vector<char> completed_;       // units whose gradients the step at hand has
   double after_ = 0.0;                // when its norm was known
   bool interleaves_ = false;
 };

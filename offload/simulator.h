@@ -26,6 +26,10 @@ struct ComputeShape {
   // whether they go on to NVMe.
   std::vector<double> activations_away = {};
   std::vector<char> activations_on_nvme = {};
+  // Whether what of an update begins before the norm is enqueued between the units of the last backward; else behind it.
+  bool update_between = false;
+  // Whether a backward copies or reads anything.
+  bool moves_in_backward() const;
   // Whether a forward copies or reads anything; then what it moves stands between the parts of an update on its streams.
   bool moves_in_forward() const;
 };

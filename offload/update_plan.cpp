@@ -41,6 +41,7 @@ UpdatePlan plan_with(UpdateShape shape, std::vector<RecordPlacement> placements,
   shape.speculates = {};
   UpdatePlan plan;
   plan.gpu_fraction = fractions.gpu;
+  plan.between = compute.update_between;
   std::vector<char> speculates = speculating(shape, fractions.speculation, shadow_bytes);
   plan.speculating = static_cast<int>(std::count(speculates.begin(), speculates.end(), 1));
   if (plan.speculating > 0) shape.speculates = std::move(speculates);
@@ -113,7 +114,9 @@ std::size_t shadow_bytes(const UpdatePlan& plan) {
   return static_cast<std::size_t>(bytes);
 }
 
-UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const ComputeShape& compute, const Rates& rates) {
+namespace {
+
+UpdatePlan plan_at(const UpdateShape& shape, const UpdateShare& share, const ComputeShape& compute, const Rates& rates) {
   std::vector<Tier> homes;
   for (const RecordPlacement& placement : shape.placements) homes.push_back(placement.home);
   const bool some_away = std::any_of(homes.begin(), homes.end(), [](Tier home) { return home != Tier::gpu; });
@@ -160,6 +163,17 @@ UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const Compu
   if (choose_gpu && best.speculating > 0) sweep(&Fractions::gpu);
   if (best.forecast->step_seconds >= kWorthCopies * waits.forecast->step_seconds) return waits;
   return with_waiting(std::move(best), compute, rates);
+}
+
+}  // namespace
+
+UpdatePlan plan_updates(const UpdateShape& shape, const UpdateShare& share, ComputeShape compute, const Rates& rates) {
+  compute.update_between = false;
+  UpdatePlan behind = plan_at(shape, share, compute, rates);
+  if (!behind.forecast || !compute.moves_in_backward() || is_bound_by_compute(*behind.forecast)) return behind;
+  compute.update_between = true;
+  UpdatePlan between = plan_at(shape, share, compute, rates);
+  return between.forecast->step_seconds < kNoticeable * behind.forecast->step_seconds ? between : behind;
 }
 
 }  // namespace strata

@@ -38,7 +38,8 @@ std::vector<RecordPlacement> by_stride(const std::vector<Tier>& homes, std::int6
 
 struct UpdatePlan {
   double gpu_fraction = 0.0;
-  int speculating = 0;  // records
+  int speculating = 0;   // records
+  bool between = false;  // see ComputeShape::update_between
   UpdateSchedule schedule;
   std::optional<StepForecast> forecast;  // absent when no rate is known
   // Of a step that does not speculate; absent where none does.
@@ -52,7 +53,8 @@ std::size_t shadow_bytes(const UpdatePlan& plan);
 // The schedule of `shape` (whose placements give the homes; on_gpu and speculates are overwritten). Fractions to be chosen are
 // those with the shortest forecast step, the smallest of equal ones: first of the GPU's part without speculation, then of
 // speculation, then of the GPU's part again; without rates they are 0, and speculation that gains less than a hundredth is too.
-// Where CPU and GPU memory are one the GPU's part is 0 too.
-UpdatePlan plan_updates(UpdateShape shape, const UpdateShare& share, const ComputeShape& compute, const Rates& rates);
+// Where CPU and GPU memory are one the GPU's part is 0 too. Where a backward moves something, all of this is tried with the
+// update's beginning between its units and behind it.
+UpdatePlan plan_updates(const UpdateShape& shape, const UpdateShare& share, ComputeShape compute, const Rates& rates);
 
 }  // namespace strata

@@ -325,8 +325,9 @@ void Engine::run_forward(std::span<Pass> passes, bool for_backward) {
   }
 }
 
-void Engine::run_forward_and_backward(std::span<Pass> passes, float scale) {
+void Engine::run_forward_and_backward(std::span<Pass> passes, float scale, const std::optional<AdamWScalars>& guess) {
   const std::size_t n = model_.body().size();
+  const bool updates = optimizer_->plan().between && passes.back().index + 1 == options_.micro_batches;
   run_forward(passes, true);
   std::vector<std::pair<int, int>> order;
   for (std::size_t u = n; u-- > 0;)
@@ -336,6 +337,7 @@ void Engine::run_forward_and_backward(std::span<Pass> passes, float scale) {
     const Leases leases = acquire(static_cast<int>(n));
     optimizer_->finish_update();
     prefetch_after(n, forward_order_.size());
+    if (updates) optimizer_->begin_step(guess);
     for (Pass& pass : passes) {
       activations_->prefetch();
       const std::vector<TensorRef> unit_grads = grads(static_cast<int>(n));
@@ -344,6 +346,7 @@ void Engine::run_forward_and_backward(std::span<Pass> passes, float scale) {
       pace_compute(compute_amount_head());
       grads_->reduce(static_cast<int>(n), pass.index);
     }
+    if (updates) optimizer_->complete(static_cast<int>(n));
   }
   for (std::size_t u = n; u-- > 0;) {
     const Leases leases = acquire(static_cast<int>(u));
@@ -360,6 +363,7 @@ void Engine::run_forward_and_backward(std::span<Pass> passes, float scale) {
       kept.input.reset();
       grads_->reduce(static_cast<int>(u), pass.index);
     }
+    if (updates) optimizer_->complete(static_cast<int>(u));
   }
 }
 
@@ -388,15 +392,15 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
   for (int i = 0; i < options_.micro_batches; ++i) STRATA_RETURN_IF_ERROR(load_batch(i, load));
   tokens_.upload(*compute_);
   targets_.upload(*compute_);
+  std::optional<AdamWScalars> guess;
+  if (may_guess()) guess = adamw_scalars(options_.adamw, lr, step, 1.0);
   const int at_once = options_.vertical ? options_.micro_batches : 1;
   for (int i = 0; i < options_.micro_batches; i += at_once) {
     std::vector<Pass> passes;
     for (int j = i; j < i + at_once; ++j) passes.push_back(make_pass(j));
-    run_forward_and_backward(passes, static_cast<float>(1.0 / tokens));
+    run_forward_and_backward(passes, static_cast<float>(1.0 / tokens), guess);
   }
-  std::optional<AdamWScalars> guess;
-  if (may_guess()) guess = adamw_scalars(options_.adamw, lr, step, 1.0);
-  optimizer_->begin_step(guess);
+  optimizer_->complete_all(guess);
   STRATA_ASSIGN_OR_RETURN(StepResult result, exchange(wishes_to_stop));
   result.loss /= tokens;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {

@@ -155,7 +155,8 @@ class Engine {
   TensorRef losses_of(const Pass& pass) const { return losses_.ref().rows(pass.index, 1).view({losses_.shape()[1]}); }
   // Unit after unit, each for all of the passes.
   void run_forward(std::span<Pass> passes, bool for_backward);
-  void run_forward_and_backward(std::span<Pass> passes, float scale);
+  // guess: of the update that begins with the step's last micro-batch.
+  void run_forward_and_backward(std::span<Pass> passes, float scale, const std::optional<AdamWScalars>& guess);
   struct Leases {
     std::vector<ParamLease> held;
     std::vector<ConstTensorRef> params;

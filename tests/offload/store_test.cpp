@@ -250,7 +250,7 @@ std::vector<float> after_steps(OneRank& one, bool guesses, const std::vector<dou
   for (std::size_t i = 0; i < clips.size(); ++i) {
     const auto scalars = [&](double clip) { return adamw_scalars({}, 1e-2, static_cast<std::int64_t>(i) + 1, clip); };
     one.gradients(static_cast<int>(i));
-    if (guesses) one.store->begin_step(scalars(1.0));
+    if (guesses) one.store->complete_all(scalars(1.0));
     EXPECT_EQ(one.store->step(scalars(clips[i]), one.compute.ref().record()), guesses && clips[i] == 1.0) << "step " << i;
   }
   return everything(one);
@@ -286,7 +286,7 @@ TEST(OptimizerStore, ADroppedStepLeavesEverythingAsItWas) {
     options.nvme_files.front() += "_too";
     const std::vector<float> before = after_steps(one, true, {1.0, 1.0});
     one.gradients(7);
-    one.store->begin_step(adamw_scalars({}, 1.0, 3, 1.0));
+    one.store->complete_all(adamw_scalars({}, 1.0, 3, 1.0));
     ASSERT_TRUE(one.update.ref().synchronize().ok());
     EXPECT_NE(to_float(one.params.stored(1).as<bf16>()[0]),
               before[before.size() - static_cast<std::size_t>(one.params.stored(1).numel())])
@@ -295,7 +295,7 @@ TEST(OptimizerStore, ADroppedStepLeavesEverythingAsItWas) {
     EXPECT_TRUE(everything(one) == before) << to_string(home);
     // And the next step is the third one.
     one.gradients(2);
-    one.store->begin_step(adamw_scalars({}, 1e-2, 3, 1.0));
+    one.store->complete_all(adamw_scalars({}, 1e-2, 3, 1.0));
     EXPECT_TRUE(one.store->step(adamw_scalars({}, 1e-2, 3, 1.0), one.compute.ref().record()));
     const std::vector<float> third = everything(one);
     OneRank straight(options);
