@@ -187,7 +187,7 @@ nlohmann::json update_to_json(const UpdatePlan& update) {
                       {"on_gpu_away_from_it", counts.on_gpu},
                       {"gpu_fraction", update.gpu_fraction},
                       {"speculating", update.speculating},
-      {"begins_between_units", update.between},
+                      {"begins_between_units", update.between},
                       {"units_in_cpu", units_to_json(update, Tier::cpu)},
                       {"units_on_nvme", units_to_json(update, Tier::nvme)},
                       {"windows",
