@@ -159,7 +159,7 @@ TEST_P(EquivalenceOfUnitHomes, DigestIsThatOfUnitsInTheGpuTier) {
       placements.push_back({stage, stage == 1 ? Tier::cpu : Tier::gpu, 8192, false, 0.4, 0, Tier::nvme, Tier::gpu});
     }
   }
-  for (std::size_t i = 0; i<placements.size(); i += kEvery> 1 ? 5 : 1) {
+  for (std::size_t i = 0; i<placements.size(); i += kEvery> 1 ? 7 : 1) {
     EXPECT_EQ(digest_of(placements[i], true), reference) << describe(placements[i]) << ", emulated";
     if (placements[i].gpu_fraction > 0.0) continue;
     EXPECT_EQ(digest_of(placements[i], false), reference) << describe(placements[i]);
@@ -486,7 +486,7 @@ TEST_P(EquivalenceOfSpeculation, DigestIsThatOfWaitingForTheNorm) {
       placements.push_back({stage, home, 8192, true, 0.4, 0, Tier::gpu, Tier::cpu, DType::f32, 0.6, delayed});
       placements.push_back({1, home, 4096, false, 0.4, 0, Tier::cpu, Tier::cpu, DType::f32, 1.0, delayed});
     }
-  for (std::size_t i = 0; i<placements.size(); i += kEvery> 1 ? 5 : 1) {
+  for (std::size_t i = 0; i<placements.size(); i += kEvery> 1 ? 7 : 1) {
     for (const bool emulated : {true, false}) {
       if (!emulated && (placements[i].gpu_fraction > 0.0 || compute == DType::f32)) continue;
       SCOPED_TRACE(describe(placements[i]) + (emulated ? ", emulated" : ""));
