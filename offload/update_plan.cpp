@@ -36,7 +36,7 @@ struct Fractions {
 };
 
 UpdatePlan plan_with(UpdateShape shape, std::vector<RecordPlacement> placements, Fractions fractions, double shadow_bytes,
-                     const ComputeShape& compute, const Rates& rates) {
+                     const ComputeShape& compute, const GradientTimes& times, const Rates& rates) {
   shape.placements = std::move(placements);
   shape.speculates = {};
   UpdatePlan plan;
@@ -45,7 +45,7 @@ UpdatePlan plan_with(UpdateShape shape, std::vector<RecordPlacement> placements,
   std::vector<char> speculates = speculating(shape, fractions.speculation, shadow_bytes);
   plan.speculating = static_cast<int>(std::count(speculates.begin(), speculates.end(), 1));
   if (plan.speculating > 0) shape.speculates = std::move(speculates);
-  plan.schedule = make_update_schedule(shape, full_windows(shape), rates, gradient_times(compute, rates));
+  plan.schedule = make_update_schedule(shape, full_windows(shape), rates, times);
   if (rates.any()) plan.forecast = forecast_step(plan.schedule, compute, rates);
   return plan;
 }
@@ -56,11 +56,11 @@ bool is_bound_by_compute(const StepForecast& forecast) {
 }
 
 // For its steps that do not speculate.
-UpdatePlan with_waiting(UpdatePlan plan, const ComputeShape& compute, const Rates& rates) {
+UpdatePlan with_waiting(UpdatePlan plan, const ComputeShape& compute, const GradientTimes& times, const Rates& rates) {
   if (plan.speculating == 0) return plan;
   UpdateShape shape = plan.schedule.shape;
   shape.speculates = {};
-  plan.waiting = make_update_schedule(shape, plan.schedule.windows, rates, gradient_times(compute, rates));
+  plan.waiting = make_update_schedule(shape, plan.schedule.windows, rates, times);
   if (rates.any()) plan.waiting_forecast = forecast_step(*plan.waiting, compute, rates);
   return plan;
 }
@@ -127,7 +127,10 @@ UpdatePlan plan_at(const UpdateShape& shape, const UpdateShare& share, const Com
     if (!shape.separate_memory) return placements_of(homes);
     return share.stride > 0 ? by_stride(homes, share.stride) : spread(homes, fraction);
   };
-  const auto with = [&](Fractions f) { return plan_with(shape, placements(f.gpu), f, share.shadow_bytes, compute, rates); };
+  const GradientTimes times = gradient_times(compute, rates);
+  const auto with = [&](Fractions f) {
+    return plan_with(shape, placements(f.gpu), f, share.shadow_bytes, compute, times, rates);
+  };
   Fractions fractions;
   if (share.stride > 0) {
     fractions.gpu = shape.separate_memory ? 1.0 / static_cast<double>(share.stride) : 0.0;
@@ -157,12 +160,12 @@ UpdatePlan plan_at(const UpdateShape& shape, const UpdateShare& share, const Com
     fractions = best_fractions;
   };
   if (choose_gpu) sweep(&Fractions::gpu);
-  if (!choose_speculation) return with_waiting(std::move(best), compute, rates);
+  if (!choose_speculation) return with_waiting(std::move(best), compute, times, rates);
   UpdatePlan waits = best;
   sweep(&Fractions::speculation);
   if (choose_gpu && best.speculating > 0) sweep(&Fractions::gpu);
   if (best.forecast->step_seconds >= kWorthCopies * waits.forecast->step_seconds) return waits;
-  return with_waiting(std::move(best), compute, rates);
+  return with_waiting(std::move(best), compute, times, rates);
 }
 
 }  // namespace
@@ -170,7 +173,9 @@ UpdatePlan plan_at(const UpdateShape& shape, const UpdateShare& share, const Com
 UpdatePlan plan_updates(const UpdateShape& shape, const UpdateShare& share, ComputeShape compute, const Rates& rates) {
   compute.update_between = false;
   UpdatePlan behind = plan_at(shape, share, compute, rates);
-  if (!behind.forecast || !compute.moves_in_backward() || is_bound_by_compute(*behind.forecast)) return behind;
+  if (share.tries < UpdateShare::kAllTries || !behind.forecast || !compute.moves_in_backward() ||
+      is_bound_by_compute(*behind.forecast))
+    return behind;
   compute.update_between = true;
   UpdatePlan between = plan_at(shape, share, compute, rates);
   return between.forecast->step_seconds < kNoticeable * behind.forecast->step_seconds ? between : behind;

@@ -28,8 +28,10 @@ struct UpdateShare {
   std::optional<double> speculation = 0.0;
   // Bytes of CPU memory for the second copies of those that live there; what is beyond does not speculate.
   double shadow_bytes = std::numeric_limits<double>::infinity();
-  // Where a fraction is chosen: from 0 to 1 in this many steps, then as many between the neighbours of the best.
-  int tries = 24;
+  // Where a fraction is chosen: from 0 to 1 in this many steps, then as many between the neighbours of the best. Fewer are for
+  // comparing placements; then the update's beginning is behind the backward in any case.
+  static constexpr int kAllTries = 24;
+  int tries = kAllTries;
 };
 
 // Placements of records at `homes` with the GPU updating `fraction` of those that live elsewhere.

@@ -95,7 +95,10 @@ class GradualPlacement {
   Result<Plan> run() {
     UpdateShare share = share_;
     if (!share.speculation) share.shadow_bytes = 0.0;  // states go before second copies
-    STRATA_ASSIGN_OR_RETURN(std::optional<Plan> plan, placed(share));
+    STRATA_ASSIGN_OR_RETURN(std::optional<Plan> plan, placed_roughly(share));
+    if (!plan) {
+      STRATA_ASSIGN_OR_RETURN(plan, placed(share));
+    }
     if (!plan && is_left_to_plan(share_)) {
       share.gpu_fraction = 0.0;  // needs no windows in the gpu tier
       STRATA_ASSIGN_OR_RETURN(plan, placed(share));
@@ -110,6 +113,16 @@ class GradualPlacement {
  private:
   static constexpr int kAttempts = 8;
   static constexpr double kEndless = 1e300;
+
+  // Places with few fractions tried, then chooses among all of them at the homes found; nothing if these need more memory.
+  Result<std::optional<Plan>> placed_roughly(const UpdateShare& share) {
+    UpdateShare rough = share;
+    rough.tries = std::min(rough.tries, 2);
+    STRATA_ASSIGN_OR_RETURN(std::optional<Plan> plan, placed(rough));
+    if (!plan) return std::optional<Plan>();
+    STRATA_ASSIGN_OR_RETURN(plan, rehearse_(plan->options.optimizer.homes, share));
+    return fits(*plan) ? std::move(plan) : std::optional<Plan>();
+  }
 
   // With as much in the gpu tier and in CPU memory as fits; nothing if that is nothing.
   Result<std::optional<Plan>> placed(const UpdateShare& share) {
