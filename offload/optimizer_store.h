@@ -87,10 +87,10 @@ class OptimizerStore {
     finish_update();
     return kept;
   }
-  // The same in pieces: enqueues nothing yet but what a wrong guess has to be redone for; advance() enqueues as much as makes
-  // the parameters of units 0 to u new, in the order of the schedule, and publishes them; finish_update() the rest. So what the
-  // next forward moves can be enqueued in between, and need not stand behind all of the update on the streams they share.
-  // Everything else that is called finishes it first.
+  // The same in pieces. begin_update() enqueues only what could have begun before the norm was known; advance() enqueues as
+  // much as makes the parameters of units 0 to u new, in the order of the schedule, and publishes them; finish_update() the
+  // rest. So what the next forward moves can be enqueued in between, and need not stand behind all of the update on the streams
+  // they share. begin_step(), fill() and visit() finish it first.
   bool begin_update(const AdamWScalars& scalars, const Event& after);
   void advance(int u);
   void finish_update();
@@ -176,7 +176,7 @@ class OptimizerStore {
   void enqueue_grads(const Instruction& instruction);
   // Keeps every unit's gradient sums until what is enqueued has read them.
   void hold_gradients();
-  // Makes the new parameters of the next unit known.
+  // Makes unit u's new parameters known.
   void publish(int u);
   void publish_all();
   // fill() and visit(): the state of record r in memory that the host reaches; the window or image after it is used in turn.

@@ -177,8 +177,8 @@ void describe_training(ConfigSchema& s, Config::Training& c) {
   s.add_choice<Recompute>("training.recompute", c.recompute,
                           {{"none", Recompute::none}, {"full", Recompute::full}, {"auto", Recompute::automatic}},
                           "full: backward runs each block's forward again instead of keeping more than its input. auto: that "
-                          "of as many blocks as makes the forecast step shortest, by device.rates; without them, of none if "
-                          "memory.gpu allows it.")
+                          "of none, half or all of the blocks, whichever makes the forecast step shortest, by device.rates; "
+                          "without them the first of these that memory.gpu allows.")
       .alias("recompute_granularity")
       .alias("activation_checkpoint.mode");
 }
@@ -265,8 +265,8 @@ void describe_parallel(ConfigSchema& s, Config& c) {
       .alias("zero_stage")
       .alias("zero_optimization.stage");
   s.add("zero.prefetch_units", c.zero.prefetch_units,
-        "Units whose parameters are fetched ahead of the one that computes: gathered in stage 3, copied up with "
-        "offload.param.device: cpu.")
+        "Units whose parameters are fetched ahead of the one that computes: gathered in stage 3, copied up "
+        "where they live elsewhere (offload.param.device).")
       .at_least(0)
       .at_most(1000);
 }

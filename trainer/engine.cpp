@@ -264,11 +264,10 @@ std::vector<PathTraffic> Engine::take_nvme_traffic() {
 
 Engine::Leases Engine::acquire(int u) {
   Leases leases;
-  optimizer_->advance(u);
+  optimizer_->advance(u);  // what it shares belongs to units before it
   leases.held.push_back(params_->acquire(u));
   leases.params = leases.held.back().params();
   for (const SharedParam& shared : model_.unit(u).shared()) {
-    optimizer_->advance(shared.unit);
     leases.held.push_back(params_->acquire(shared.unit));
     leases.params.push_back(leases.held.back().params()[static_cast<std::size_t>(shared.param)]);
   }

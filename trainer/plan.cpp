@@ -246,6 +246,7 @@ std::uint64_t nvme_bytes_per_step(const Plan& plan) {
   double bytes = 0.0;
   for (std::size_t r = 0; r < shape.placements.size(); ++r)
     if (shape.placements[r].home == Tier::nvme) bytes += state_bytes(shape, r);
+  // Gradients are written once for every time they are read.
   for (const Instruction& instruction : plan.update.schedule.instructions)
     if (instruction.action == Action::write_params || instruction.action == Action::read_grads) bytes += instruction.amount;
   const std::vector<ActivationPlacement> kept = plan.options.activations.of(plan.kept_bytes.size());
@@ -275,7 +276,8 @@ Status check_budgets(const Plan& plan, const Budgets& budgets) {
                                                                        : "lower offload.optimizer.record_size, ") +
                       "or raise memory.cpu"));
   if (budgets.nvme && plan.nvme_bytes > *budgets.nvme)
-    add(too_small("memory.nvme", plan.nvme_bytes, *budgets.nvme, "two slots a record", "use more ranks or raise memory.nvme"));
+    add(too_small("memory.nvme", plan.nvme_bytes, *budgets.nvme, "of state, two slots a record",
+                  "use more ranks or raise memory.nvme"));
   if (budgets.host_memory && plan.host_bytes() > *budgets.host_memory)
     add(too_small(
         "memory of this machine for one rank", plan.host_bytes(), *budgets.host_memory,

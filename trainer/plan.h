@@ -54,7 +54,8 @@ struct Plan {
 // it is memory of its own), then in CPU memory, the rest on NVMe; the plan's options tell each record's home.
 Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                        Backend backend, const Budgets& budgets = {});
-// Bytes of state that this rank writes to NVMe in a step. A guess that was wrong (speculation) writes its records once more.
+// Bytes that this rank writes to NVMe in a step: states, parameters, gradients and activations at home there. A guess that was
+// wrong (speculation) writes its records once more.
 std::uint64_t nvme_bytes_per_step(const Plan& plan);
 // The same of all ranks, as if each were this one: shares differ by at most one block a unit.
 std::uint64_t nvme_bytes_per_step_of_all(const Plan& plan);

@@ -19,6 +19,8 @@ void leave_behind(const std::string& path, std::size_t bytes = 65536) {
 TEST(StateFiles, AreNamedByRank) {
   EXPECT_EQ(state_file_path("/nvme", 3), "/nvme/state_rank_00003.bin");
   EXPECT_EQ(state_file_path("/nvme/", 123456), "/nvme/state_rank_123456.bin");
+  EXPECT_EQ(state_file_path("/nvme", 3, StateFileKind::parameters), "/nvme/parameters_rank_00003.bin");
+  EXPECT_EQ(state_file_path("/nvme", 3, StateFileKind::gradients), "/nvme/gradients_rank_00003.bin");
   EXPECT_EQ(state_file_path("/nvme", 3, StateFileKind::activations), "/nvme/activations_rank_00003.bin");
 }
 
