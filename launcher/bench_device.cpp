@@ -1,6 +1,7 @@
 #include "launcher/bench_device.h"
 
 #include "launcher/bench_report.h"
+#include "runtime/cores.h"
 #include "trainer/gpu_setup.h"
 
 namespace strata {
@@ -12,8 +13,7 @@ Result<std::unique_ptr<Device>> make_bench_device(const DeviceOptions& options) 
                           : options.backend == "host" ? Choice::host
                                                       : Choice::automatic;
   config.device.tf32 = options.tf32;
-  const int threads = threads_or_all(options.threads, describe_machine());
-  return make_device(config, threads, 0);
+  return make_device(config, host_threads(options.threads, 0, 1, true), 0);
 }
 
 Machine describe_machine(const Device& device) {

@@ -19,6 +19,7 @@
 #include "parallel/mpi_communicator.h"
 #include "parallel/nccl_api.h"
 #include "runtime/arena.h"
+#include "runtime/cores.h"
 #include "runtime/gpu/cuda.h"
 #include "runtime/kernels/isa.h"
 #include "trainer/environment.h"
@@ -167,13 +168,24 @@ Finding direct_io(const std::string& path) {
                                     file->max_transfer() > 0 ? format_bytes(file->max_transfer()) : "unknown"));
 }
 
+Finding cores() {
+  const Result<CoreMap> map = CoreMap::of_this_machine();
+  if (!map.ok())
+    return absent("cores", map.status().message(),
+                  "device.threads says how many compute threads a rank has; without it, one for "
+                  "each hardware thread");
+  const std::string found = fmt::format("{} of {} physical usable, {} NUMA node{}", map->cores(), map->cores_of_machine(),
+                                        map->nodes(), map->nodes() == 1 ? "" : "s");
+  if (const Status tried = map->share(0, 1).try_out(); !tried.ok())
+    return absent("cores", found + "; " + tried.message(), "a rank's threads and memory stay where the system puts them");
+  return present("cores", found);
+}
+
 }  // namespace
 
 std::vector<Finding> examine_processor() {
   const Machine machine = describe_machine();
-  return {present("processor", machine.cpu), instruction_set(),
-          present("cores", fmt::format("{} usable of {}", machine.cores, ::sysconf(_SC_NPROCESSORS_ONLN))), memory(machine),
-          huge_pages()};
+  return {present("processor", machine.cpu), instruction_set(), cores(), memory(machine), huge_pages()};
 }
 
 std::vector<Finding> examine_gpus() {

@@ -8,11 +8,11 @@
 #include <cstdio>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "launcher/command.h"
 #include "model/safetensors.h"
+#include "runtime/cores.h"
 #include "trainer/data/byte_tokenizer.h"
 #include "trainer/inference.h"
 
@@ -41,8 +41,7 @@ Status write_logits(InferenceModel& model, const std::vector<std::int32_t>& ids,
 }
 
 Status generate(const Options& options) {
-  const int threads =
-      options.threads > 0 ? options.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int threads = options.threads > 0 ? options.threads : usable_cores();
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<InferenceModel> model, InferenceModel::load(options.checkpoint, threads));
   // Bytes are the tokens of a vocabulary that is just large enough for them; any other needs its own tokenizer outside.
   const bool bytes = options.prompt_ids.empty();

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "runtime/arena.h"
+#include "runtime/cores.h"
 #include "runtime/kernels/isa.h"
 #include "strata_build_info.h"
 #include "trainer/environment.h"

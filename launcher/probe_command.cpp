@@ -99,8 +99,8 @@ Result<Subject> make_subject(Config config, const Environment& environment) {
   STRATA_ASSIGN_OR_RETURN(subject.config, resolve(config, environment.world().size()));
   STRATA_ASSIGN_OR_RETURN(const ModelConfig shape, model_config_of(subject.config));
   STRATA_ASSIGN_OR_RETURN(subject.model, make_model(shape));
-  const int threads = environment.compute_threads(subject.config.device.threads);
-  STRATA_ASSIGN_OR_RETURN(subject.device, make_device(subject.config, threads, environment.local_rank()));
+  HostThreads threads = environment.host_threads(subject.config.device);
+  STRATA_ASSIGN_OR_RETURN(subject.device, make_device(subject.config, std::move(threads), environment.local_rank()));
   return subject;
 }
 

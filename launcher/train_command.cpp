@@ -14,6 +14,7 @@
 #include "launcher/command.h"
 #include "model/transformer.h"
 #include "parallel/thread_communicator.h"
+#include "runtime/cores.h"
 #include "trainer/gpu_setup.h"
 #include "trainer/measured_rates.h"
 #include "trainer/model_setup.h"
@@ -38,9 +39,10 @@ struct Options {
 void print_start(const Trainer& trainer, const Environment& environment) {
   const Config& c = trainer.config();
   fmt::print("{}", format_plan(trainer.plan(), trainer.budgets()));
-  fmt::print("run folder {}, {} rank{} on this machine, {} compute thread{} each\n\n", c.run.folder,
-             environment.ranks_on_machine(), environment.ranks_on_machine() == 1 ? "" : "s",
-             environment.compute_threads(c.device.threads), environment.compute_threads(c.device.threads) == 1 ? "" : "s");
+  const HostThreads threads = environment.host_threads(c.device);
+  fmt::print("run folder {}, {} rank{} on this machine, {} compute thread{} each{}\n\n", c.run.folder,
+             environment.ranks_on_machine(), environment.ranks_on_machine() == 1 ? "" : "s", threads.count,
+             threads.count == 1 ? "" : "s", threads.cores ? "; rank 0 on " + threads.cores->describe() : "");
   std::fflush(stdout);
 }
 
@@ -94,8 +96,7 @@ Status print_plan(const Options& options) {
   STRATA_ASSIGN_OR_RETURN(Config config, resolve(written, WorldSize{options.ranks}));
   STRATA_ASSIGN_OR_RETURN(const ModelConfig model_shape, model_config_of(config));
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(model_shape));
-  const int threads =
-      config.device.threads > 0 ? static_cast<int>(config.device.threads) : std::max(1, usable_cores() / options.ranks);
+  const int threads = host_threads(static_cast<int>(config.device.threads), 0, options.ranks, false).count;
   if (config.device.probe) {
     STRATA_ASSIGN_OR_RETURN(const MeasuredRates measured, measure_here(config, *model, threads, options.ranks));
     if (!options.json) fmt::print("{}\n", measured.line());

@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 
+#include "runtime/cores.h"
 #include "runtime/stream.h"
 
 namespace strata {
@@ -72,7 +73,8 @@ class NoMemory final : public Range {
 
 class AnonymousMemory final : public Range {
  public:
-  AnonymousMemory(Tier tier, std::size_t bytes) : bytes_(bytes) {
+  // cores: to be near to; may be null.
+  AnonymousMemory(Tier tier, std::size_t bytes, const CoreShare* cores) : bytes_(bytes) {
     void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED)
       throw StatusError(Status(Code::out_of_budget, std::string("cannot reserve ") + format_bytes(bytes) +
@@ -80,6 +82,7 @@ class AnonymousMemory final : public Range {
                                                         " tier; lower memory." + to_string(tier)));
     base_ = static_cast<std::byte*>(base);
     madvise(base_, bytes, MADV_HUGEPAGE);
+    if (cores != nullptr) (void)cores->place({base_, bytes});  // whoever made the share has tried it
   }
   ~AnonymousMemory() override { munmap(base_, bytes_); }
   std::byte* base() const override { return base_; }
@@ -106,7 +109,8 @@ class DeviceMemory final : public Range {
 
 class PinnedMemory final : public Range {
  public:
-  PinnedMemory(const std::shared_ptr<GpuDriver>& gpu, std::size_t bytes) : gpu_(gpu), bytes_(bytes) {
+  PinnedMemory(const std::shared_ptr<GpuDriver>& gpu, std::size_t bytes, const CoreShare* cores) : gpu_(gpu), bytes_(bytes) {
+    const TouchBeside touch(cores);  // locking pages touches them
     Result<std::byte*> data = gpu->allocate_pinned(bytes);
     throw_if_error(data.status().with_context("cpu tier"));
     base_ = data.value();
@@ -122,14 +126,14 @@ class PinnedMemory final : public Range {
 
 std::unique_ptr<Range> make_range(Tier tier, std::size_t bytes, const Device& device) {
   if (bytes == 0 || device.backend() == Backend::dry) return std::make_unique<NoMemory>();
-  if (device.backend() == Backend::host) return std::make_unique<AnonymousMemory>(tier, bytes);
+  if (device.backend() == Backend::host) return std::make_unique<AnonymousMemory>(tier, bytes, device.cores().get());
   if (tier == Tier::gpu) return std::make_unique<DeviceMemory>(device.shared_gpu(), bytes);
-  return std::make_unique<PinnedMemory>(device.shared_gpu(), bytes);
+  return std::make_unique<PinnedMemory>(device.shared_gpu(), bytes, device.cores().get());
 }
 
 std::unique_ptr<Range> make_range(Tier tier, std::size_t bytes, TierArena::Backing backing) {
   if (bytes == 0 || backing == TierArena::Backing::none) return std::make_unique<NoMemory>();
-  return std::make_unique<AnonymousMemory>(tier, bytes);
+  return std::make_unique<AnonymousMemory>(tier, bytes, nullptr);
 }
 
 }  // namespace

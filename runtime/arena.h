@@ -83,7 +83,8 @@ class TierArena {
   TierArena(Tier tier, std::size_t budget, Backing backing = Backing::memory);
   // Of `device`, whose GPU the arena and its buffers keep alive. The dry backend has no memory behind it. On the cuda backend
   // all of the budget is taken from the GPU at once (gpu tier), or page-locked in the host's memory (cpu tier) so that copies
-  // to and from the GPU run beside both processors. Throws StatusError (out_of_budget) when there is not as much.
+  // to and from the GPU run beside both processors. Host memory is placed beside the device's cores, where it has some. Throws
+  // StatusError (out_of_budget) when there is not as much.
   TierArena(Tier tier, std::size_t budget, const Device& device);
 
   // Uninitialised memory of `bytes` (rounded up to kAlignment for the budget). Error: out_of_budget, with what was asked,

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/cores.h"
 #include "runtime/gpu/lane_timer.h"
 
 namespace strata {
@@ -26,23 +27,23 @@ const char* to_string(Backend backend) {
   return "?";
 }
 
-Device::Device(Backend backend, int threads, Backend planned, bool separate_memory)
+Device::Device(Backend backend, HostThreads threads, Backend planned, bool separate_memory)
     : backend_(backend),
       planned_(backend == Backend::dry ? planned : backend),
       separate_memory_(separate_memory || planned_ == Backend::cuda),
-      threads_(threads),
-      pool_(std::make_unique<ThreadPool>(backend == Backend::dry ? 1 : threads)),
+      threads_(std::move(threads)),
+      pool_(std::make_unique<ThreadPool>(backend == Backend::dry ? HostThreads(1) : threads_)),
       trace_(std::make_unique<TraceRecorder>()) {
   STRATA_CHECK(backend != Backend::cuda && planned != Backend::dry, "a cuda device is made around its driver");
 }
 
-Device::Device(std::unique_ptr<GpuDriver> gpu, int threads)
+Device::Device(std::unique_ptr<GpuDriver> gpu, HostThreads threads)
     : backend_(Backend::cuda),
       planned_(Backend::cuda),
       separate_memory_(true),
-      threads_(threads),
+      threads_(std::move(threads)),
       gpu_(std::move(gpu)),
-      pool_(std::make_unique<ThreadPool>(threads)),
+      pool_(std::make_unique<ThreadPool>(threads_)),
       trace_(std::make_unique<TraceRecorder>()) {}
 
 Device::~Device() = default;
@@ -121,8 +122,11 @@ Status Event::wait() const {
 class Stream::Worker {
  public:
   // counter: where a GPU may wait for this worker; may be null.
-  Worker(TraceRecorder& trace, int lane, std::shared_ptr<GpuCounter> counter)
-      : trace_(trace), lane_(lane), counter_(std::move(counter)), thread_([this] { work(); }) {}
+  Worker(TraceRecorder& trace, int lane, std::shared_ptr<GpuCounter> counter, std::shared_ptr<const CoreShare> cores)
+      : trace_(trace), lane_(lane), counter_(std::move(counter)), thread_([this, cores = std::move(cores)] {
+          if (cores) (void)cores->bind_this_thread();  // whoever made the share has tried it
+          work();
+        }) {}
 
   // wait_for: waited for before the operation, outside its span.
   struct Operation {
@@ -313,7 +317,7 @@ Stream::Stream(Device& device, std::string name, StreamKind kind)
     counter = std::move(made).value();
   }
   try {
-    worker_ = std::make_unique<Worker>(device.trace(), lane_, std::move(counter));
+    worker_ = std::make_unique<Worker>(device.trace(), lane_, std::move(counter), device.cores());
   } catch (const std::system_error& error) {
     throw StatusError(Status(Code::out_of_budget, "cannot start the thread of stream " + name_ + ": " + error.code().message() +
                                                       "; raise the limit on threads or lower device.threads"));

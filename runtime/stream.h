@@ -29,19 +29,21 @@ const char* to_string(Backend backend);
 // What streams belong to. Outlives every stream made on it.
 class Device {
  public:
-  // Host or dry. threads: of the compute pool on the host backend (>= 1). The dry backend starts none, but plans for as many on
-  // the backend `planned`. separate_memory: the host backend copies between the gpu and the cpu tier as with a GPU, although
-  // host code could reach both: for emulating one.
-  Device(Backend backend, int threads, Backend planned = Backend::host, bool separate_memory = false);
+  // Host or dry. threads: of the compute pool on the host backend; those of streams stay on its cores too. The dry backend
+  // starts none, but plans for as many on the backend `planned`. separate_memory: the host backend copies between the gpu and
+  // the cpu tier as with a GPU, although host code could reach both: for emulating one.
+  Device(Backend backend, HostThreads threads, Backend planned = Backend::host, bool separate_memory = false);
   // cuda. threads: of the pool for work that the host does beside the GPU.
-  Device(std::unique_ptr<GpuDriver> gpu, int threads);
+  Device(std::unique_ptr<GpuDriver> gpu, HostThreads threads);
   ~Device();
   Backend backend() const { return backend_; }
   // The backend that runs or is planned for.
   Backend planned() const { return planned_; }
   // Whether the gpu tier is, or stands for, memory that host code must not touch: what it holds is copied, not read.
   bool has_separate_memory() const { return separate_memory_; }
-  int threads() const { return threads_; }
+  int threads() const { return threads_.count; }
+  // Where host threads run and what host memory is to be beside; null: anywhere.
+  const std::shared_ptr<const CoreShare>& cores() const { return threads_.cores; }
   GpuDriver& gpu() const {  // cuda backend
     STRATA_CHECK(gpu_ != nullptr, "only the cuda backend has a GPU");
     return *gpu_;
@@ -57,7 +59,7 @@ class Device {
   Backend backend_;
   Backend planned_;
   bool separate_memory_;
-  int threads_;
+  HostThreads threads_;
   std::shared_ptr<GpuDriver> gpu_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<TraceRecorder> trace_;

@@ -8,21 +8,25 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/cores.h"
 #include "runtime/status.h"
 
 namespace strata {
 
 class ThreadPool::Impl {
  public:
-  explicit Impl(int threads) {
-    STRATA_CHECK(threads >= 1, "a thread pool has at least the calling thread");
-    for (int i = 1; i < threads; ++i) {
+  explicit Impl(const HostThreads& threads) {
+    STRATA_CHECK(threads.count >= 1, "a thread pool has at least the calling thread");
+    for (int i = 1; i < threads.count; ++i) {
       try {
-        workers_.emplace_back([this] { work(); });
+        workers_.emplace_back([this, cores = threads.cores] {
+          if (cores) (void)cores->bind_this_thread();  // whoever made the share has tried it
+          work();
+        });
       } catch (const std::system_error& error) {
         stop();  // a constructor that throws has no destructor to do it
         throw StatusError(Status(Code::out_of_budget, "cannot start compute thread " + std::to_string(i + 1) + " of " +
-                                                          std::to_string(threads) + ": " + error.code().message() +
+                                                          std::to_string(threads.count) + ": " + error.code().message() +
                                                           "; lower device.threads"));
       }
     }
@@ -97,7 +101,7 @@ class ThreadPool::Impl {
   bool stopping_ = false;
 };
 
-ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>(threads)) {}
+ThreadPool::ThreadPool(const HostThreads& threads) : impl_(std::make_unique<Impl>(threads)) {}
 ThreadPool::~ThreadPool() = default;
 int ThreadPool::threads() const { return impl_->threads(); }
 void ThreadPool::parallel_for(std::int64_t tasks, const std::function<void(std::int64_t)>& task) { impl_->run(tasks, task); }

@@ -5,14 +5,24 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 
 namespace strata {
 
+class CoreShare;
+
+// Threads that a host computes with, and where they run.
+struct HostThreads {
+  HostThreads(int n, std::shared_ptr<const CoreShare> where = nullptr) : count(n), cores(std::move(where)) {}
+  int count;                               // >= 1
+  std::shared_ptr<const CoreShare> cores;  // null: wherever the system likes
+};
+
 class ThreadPool {
  public:
-  // threads >= 1 counts the calling thread: ThreadPool(1) runs everything on the caller. Throws StatusError (out_of_budget)
+  // The count includes the calling thread: ThreadPool(1) runs everything on the caller. Throws StatusError (out_of_budget)
   // when the system refuses a thread.
-  explicit ThreadPool(int threads);
+  explicit ThreadPool(const HostThreads& threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -149,6 +149,7 @@ struct Config {
   struct Device {
     enum class Choice { automatic, host, cuda } backend = Choice::automatic;
     std::int64_t threads = 0;  // compute threads of a rank; derived: the machine's cores divided by the ranks on it
+    bool bind = true;          // threads and host memory stay with the rank's part of the machine
     bool tf32 = false;
     enum class Attention { automatic, strata, cudnn } attention = Attention::automatic;
     // 0: not limited (emulate), not known (rates).

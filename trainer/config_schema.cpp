@@ -416,7 +416,11 @@ void describe_rest(ConfigSchema& s, Config& c) {
   s.add("device.threads", c.device.threads, "Compute threads of a rank; on cuda, those that update states in host memory.")
       .at_least(1)
       .at_most(4096)
-      .automatic("the machine's cores divided by the ranks on it");
+      .automatic("the physical cores that the rank may use, divided by the ranks that may use the same");
+  s.add(
+      "device.bind", c.device.bind,
+      "Threads of a rank stay on its part of the cores that its launcher leaves to it, and its host memory comes from the NUMA "
+      "nodes beside them. false: wherever the system likes, for example beside other programs that compute.");
 
   describe_speeds(s, "device.emulate", c.device.emulate, "not limited");
   s.add_defaults_file(

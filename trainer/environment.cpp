@@ -11,30 +11,17 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <thread>
 
 #include "parallel/file_rendezvous.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/thread_communicator.h"
+#include "runtime/cores.h"
 
 namespace strata {
 
 namespace fs = std::filesystem;
 
 namespace {
-
-// How many of the group's ranks run on this host and may use exactly the cores that this one may.
-Result<int> ranks_with_these_cores(Communicator& world, const std::string& host) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  (void)sched_getaffinity(0, sizeof set, &set);
-  std::string mine = host + '\0';
-  mine.append(reinterpret_cast<const char*>(&set), sizeof set);
-  STRATA_ASSIGN_OR_RETURN(const auto all, world.gather_all(std::as_bytes(std::span(mine)), "comparing cores"));
-  return static_cast<int>(std::count_if(all.begin(), all.end(), [&](const std::vector<std::byte>& other) {
-    return other.size() == mine.size() && std::memcmp(other.data(), mine.data(), mine.size()) == 0;
-  }));
-}
 
 std::string first_line(const fs::path& file) {
   std::ifstream in(file);
@@ -66,13 +53,6 @@ WorldOptions::SharedMemory shared_memory(AutoOnOff wish) {
 }
 
 }  // namespace
-
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
 
 std::size_t memory_limit() {
   std::vector<fs::path> files = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
@@ -130,8 +110,7 @@ Status Environment::meet(const RendezvousOptions& options) {
   STRATA_ASSIGN_OR_RETURN(owned_, make_world(*rendezvous, options.timeout));
   ranks_on_machine_ = options.size.v;  // a rendezvous is of one host
   local_rank_ = options.rank.v;
-  STRATA_ASSIGN_OR_RETURN(ranks_on_cores_, ranks_with_these_cores(*owned_, ""));
-  return {};
+  return find_ranks_on_cores("");
 }
 
 Status Environment::start_mpi(const Config::Parallel& options) {
@@ -144,21 +123,46 @@ Status Environment::start_mpi(const Config::Parallel& options) {
   const NodeInfo& node = mpi_->session->node();
   ranks_on_machine_ = node.local_size;
   local_rank_ = node.local_rank;
-  STRATA_ASSIGN_OR_RETURN(ranks_on_cores_, ranks_with_these_cores(*owned_, node.host));
+  STRATA_RETURN_IF_ERROR(find_ranks_on_cores(node.host));
+  const Result<CoreMap> map = CoreMap::of_this_machine();
+  if (map.ok() && ranks_on_cores_ == 1 && map->cores() * ranks_on_machine_ * 2 <= map->cores_of_machine())
+    notes_.push_back("note: rank 0 may use " + std::to_string(map->cores()) + " of " + std::to_string(map->cores_of_machine()) +
+                     " cores: the launcher has bound it; `mpirun --bind-to none` lets ranks share all of them out");
+  return {};
+}
+
+// How many of the ranks run on this host and may use exactly the cores that this one may.
+Status Environment::find_ranks_on_cores(const std::string& host) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  (void)sched_getaffinity(0, sizeof set, &set);
+  std::string mine = host + '\0';
+  mine.append(reinterpret_cast<const char*>(&set), sizeof set);
+  STRATA_ASSIGN_OR_RETURN(const auto all, owned_->gather_all(std::as_bytes(std::span(mine)), "comparing cores"));
+  const auto is_mine = [&](const std::vector<std::byte>& other) {
+    return other.size() == mine.size() && std::memcmp(other.data(), mine.data(), mine.size()) == 0;
+  };
+  ranks_on_cores_ = static_cast<int>(std::count_if(all.begin(), all.end(), is_mine));
+  rank_on_cores_ = static_cast<int>(std::count_if(all.begin(), all.begin() + owned_->rank().v, is_mine));
   return {};
 }
 
 std::unique_ptr<Environment> Environment::from_communicator(Communicator& world, int ranks_on_machine) {
   std::unique_ptr<Environment> environment(new Environment());
   environment->world_ = &world;
-  environment->local_rank_ = world.rank().v;
+  environment->local_rank_ = environment->rank_on_cores_ = world.rank().v;
   environment->ranks_on_machine_ = environment->ranks_on_cores_ = ranks_on_machine;
   return environment;
 }
 
-int Environment::compute_threads(std::int64_t requested) const {
-  if (requested > 0) return static_cast<int>(requested);
-  return std::max(1, usable_cores() / ranks_on_cores_);
+HostThreads Environment::host_threads(const Config::Device& options, std::string* note) const {
+  Status why_free;
+  HostThreads threads = strata::host_threads(static_cast<int>(options.threads), rank_on_cores_ % ranks_on_cores_,
+                                             ranks_on_cores_, options.bind, &why_free);
+  if (!why_free.ok() && note != nullptr)
+    *note = "note: compute threads run on any core and memory comes from any node, because the system forbids the choice (" +
+            why_free.message() + "); device.bind: false asks for this";
+  return threads;
 }
 
 std::size_t Environment::host_memory() const {

@@ -1,6 +1,7 @@
 #include "trainer/gpu_setup.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "runtime/gpu/cuda.h"
 
@@ -33,12 +34,12 @@ Backend planned_backend(const Config& config) {
   return chosen.ok() ? *chosen : Backend::host;
 }
 
-Result<std::unique_ptr<Device>> make_device(const Config& config, int threads, int local_rank) {
+Result<std::unique_ptr<Device>> make_device(const Config& config, HostThreads threads, int local_rank) {
   STRATA_ASSIGN_OR_RETURN(const Backend backend, choose_backend(config));
   if (backend == Backend::host)
-    return std::make_unique<Device>(Backend::host, threads, Backend::host, config.device.emulate.any());
+    return std::make_unique<Device>(Backend::host, std::move(threads), Backend::host, config.device.emulate.any());
   STRATA_ASSIGN_OR_RETURN(std::unique_ptr<GpuDriver> gpu, make_gpu_driver(config, local_rank));
-  return std::make_unique<Device>(std::move(gpu), threads);
+  return std::make_unique<Device>(std::move(gpu), std::move(threads));
 }
 
 std::size_t usable_gpu_memory(const GpuProperties& properties) {

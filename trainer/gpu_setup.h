@@ -20,7 +20,7 @@ Backend planned_backend(const Config& config);
 Result<std::unique_ptr<GpuDriver>> make_gpu_driver(const Config& config, int local_rank);
 
 // What a rank computes with, as config.device says; `threads` of the host. Errors: as the two above.
-Result<std::unique_ptr<Device>> make_device(const Config& config, int threads, int local_rank);
+Result<std::unique_ptr<Device>> make_device(const Config& config, HostThreads threads, int local_rank);
 
 // Bytes of the gpu tier where config.memory.gpu says nothing: what the device has, less a part for the CUDA context, the code
 // and the libraries' own memory.

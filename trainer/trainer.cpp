@@ -193,16 +193,18 @@ Status Trainer::Impl::open_data() {
 }
 
 Status Trainer::Impl::choose_device() {
-  const int threads = environment_.compute_threads(config_.device.threads);
+  std::string why_free;
+  HostThreads threads = environment_.host_threads(config_.device, &why_free);
+  if (!why_free.empty()) note(why_free);
   if (!extras_.make_gpu) {
-    STRATA_ASSIGN_OR_RETURN(device_, make_device(config_, threads, environment_.local_rank()));
+    STRATA_ASSIGN_OR_RETURN(device_, make_device(config_, std::move(threads), environment_.local_rank()));
     return {};
   }
   if (config_.device.emulate.any())
     return {Code::invalid_config,
             "device.emulate: this program brings its own GPU, which has its own speed; remove device.emulate"};
   STRATA_ASSIGN_OR_RETURN(std::unique_ptr<GpuDriver> gpu, extras_.make_gpu());
-  device_ = std::make_unique<Device>(std::move(gpu), threads);
+  device_ = std::make_unique<Device>(std::move(gpu), std::move(threads));
   return {};
 }
 

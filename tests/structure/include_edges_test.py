@@ -23,6 +23,7 @@ WRAPPED = {
     r"mpi\.h$": ["parallel", "launcher"],  # launcher: doctor asks for versions
     r"liburing": ["nvme"],
     r"(oneapi/)?dnnl": ["runtime", "launcher"],
+    r"hwloc": ["runtime"],
     r"CLI/": ["launcher"],
     r"cuda|cublas": ["runtime", "parallel"],
     r"cudnn": ["runtime"],
@@ -30,7 +31,7 @@ WRAPPED = {
     r"openssl/": ["trainer"],
 }
 # headers that never appear in a header of ours: they would reach every file that includes it
-ONLY_IN_SOURCES = [r"yaml-cpp/", r"liburing", r"(oneapi/)?dnnl", r"nlohmann/json\.hpp$", r"openssl/"]
+ONLY_IN_SOURCES = [r"yaml-cpp/", r"hwloc", r"liburing", r"(oneapi/)?dnnl", r"nlohmann/json\.hpp$", r"openssl/"]
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.MULTILINE)
 
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -100,7 +101,8 @@ struct RunResult {
   std::vector<StepMetrics> metrics;
   std::string digest;        // of the newest checkpoint, if any
   std::optional<Plan> plan;  // of rank 0
-  std::size_t planned_gpu = 0, planned_cpu = 0, measured_gpu = 0, measured_cpu = 0;
+  std::size_t planned_gpu = 0, planned_cpu = 0, measured_gpu = 0, measured_cpu = 0;  // of rank 0
+  std::size_t largest_gpu = 0, largest_cpu = 0;  // planned for the rank that needs the most
 };
 
 // Trains with `world` ranks as threads, each with a GPU of `machine` where one is given.
@@ -111,6 +113,7 @@ inline RunResult run_training(const Config& config, int world, const std::shared
   const testing::GpuCommunicators gpu_communicators;
   std::vector<Status> status(static_cast<std::size_t>(world));
   RunResult result;
+  std::mutex largest;
   const auto rank_main = [&](int rank) {
     const std::unique_ptr<Communicator> comm = group.communicator(Rank{rank});
     const std::unique_ptr<Environment> environment = Environment::from_communicator(*comm, world);
@@ -137,6 +140,11 @@ inline RunResult run_training(const Config& config, int world, const std::shared
       result.planned_cpu = (*trainer)->plan().cpu.high_water;
       result.measured_gpu = (*trainer)->engine().memory(Tier::gpu).high_water;
       result.measured_cpu = (*trainer)->engine().memory(Tier::cpu).high_water;
+    }
+    if (mine.ok()) {
+      const std::lock_guard lock(largest);
+      result.largest_gpu = std::max(result.largest_gpu, (*trainer)->plan().gpu.high_water);
+      result.largest_cpu = std::max(result.largest_cpu, (*trainer)->plan().cpu.high_water);
     }
     status[static_cast<std::size_t>(rank)] = mine;
   };
