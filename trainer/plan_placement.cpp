@@ -106,6 +106,7 @@ class GradualPlacement {
     if (!plan) return rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share);
     if (share.speculation) return *std::move(plan);
     share.shadow_bytes = std::min(left(budgets_.cpu, plan->cpu.high_water), left(budgets_.host_memory, plan->host_bytes()));
+    if (!may_copy(plan->options.optimizer.homes, share.shadow_bytes)) return *std::move(plan);
     STRATA_ASSIGN_OR_RETURN(Plan with_copies, rehearse_(plan->options.optimizer.homes, share));
     return fits(with_copies) ? std::move(with_copies) : *std::move(plan);
   }
@@ -129,16 +130,39 @@ class GradualPlacement {
     STRATA_ASSIGN_OR_RETURN(Plan on_nvme, rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share));
     double gpu = fills_gpu_ ? left(budgets_.gpu, on_nvme.gpu.high_water) : 0.0;
     double cpu = std::min(left(budgets_.cpu, on_nvme.cpu.high_water), left(budgets_.host_memory, on_nvme.host_bytes()));
+    std::vector<Tier> in_memory, homes;
     for (int attempt = 0; attempt < kAttempts && gpu + cpu > 0.0; ++attempt) {
       // First without NVMe, whose windows would take the room of states.
-      STRATA_ASSIGN_OR_RETURN(Plan in_memory, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, kEndless), share));
-      if (fits(in_memory)) return std::optional(std::move(in_memory));
-      STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, cpu), share));
+      if (changes(in_memory, place_gradually(on_gpu_, on_cpu_, gpu, kEndless)) && may_fit_in_cpu(in_memory)) {
+        STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(in_memory, share));
+        if (fits(plan)) return std::optional(std::move(plan));
+      }
+      if (!changes(homes, place_gradually(on_gpu_, on_cpu_, gpu, cpu))) break;
+      STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(homes, share));
       if (fits(plan)) return std::optional(std::move(plan));
       gpu = less(gpu, gpu_overflow(plan, budgets_), plan, Tier::gpu, on_gpu_);
       cpu = less(cpu, cpu_overflow(plan, budgets_), plan, Tier::cpu, on_cpu_);
     }
     return std::optional<Plan>();
+  }
+
+  static bool changes(std::vector<Tier>& homes, std::vector<Tier> others) {
+    const bool changed = homes != others;
+    homes = std::move(others);
+    return changed;
+  }
+  // Whether the states alone do.
+  bool may_fit_in_cpu(const std::vector<Tier>& homes) const {
+    double bytes = 0.0;
+    for (std::size_t r = 0; r < homes.size(); ++r)
+      if (homes[r] == Tier::cpu) bytes += on_cpu_[r];
+    return bytes <= std::min(left(budgets_.cpu, 0), left(budgets_.host_memory, 0));
+  }
+  // Whether any state of those in CPU memory has room for a second copy.
+  bool may_copy(const std::vector<Tier>& homes, double room) const {
+    for (std::size_t r = 0; r < homes.size(); ++r)
+      if (homes[r] == Tier::cpu && on_cpu_[r] <= room) return true;
+    return false;
   }
 
   static double left(const std::optional<std::size_t>& budget, std::size_t used) {
@@ -171,7 +195,8 @@ Result<Plan> place_states(const PlanContext& context, const EngineOptions& optio
     const auto at_its_farthest = [&](const EngineOptions& tried) {
       EngineOptions with_home = tried;
       with_home.optimizer.home = options.optimizer.home.value_or(Tier::nvme);
-      return rehearse_within(context, with_home);
+      with_home.optimizer.rates = {};  // the CPU updates, and nothing is updated early: what the plan may always fall back to
+      return rehearse(context, with_home);
     };
     STRATA_ASSIGN_OR_RETURN(chosen, UnitPlacer(options, context.units(), at_its_farthest, context.budgets).run());
   }
