@@ -35,6 +35,7 @@ class ActivationSearch {
       STRATA_ASSIGN_OR_RETURN(const Counts tried, as_few_away_as_must(counts));
       STRATA_RETURN_IF_ERROR(consider(tried));
     }
+    // Memory would do, but NVMe has no room for the states that memory does not hold.
     if (!best_ && nearest_ && choose_home) {
       for (const std::size_t level : levels) {
         if (!could_be_best({.recomputing = level})) continue;
@@ -60,6 +61,7 @@ class ActivationSearch {
     return !best_ || (options_.optimizer.rates.any() && compute_seconds(counts) < kNoticeable * step_);
   }
 
+  // Takes it as best_, or nearest_, if it is better.
   Status consider(const Counts& counts) {
     STRATA_ASSIGN_OR_RETURN(const Plan farthest, at_its_farthest(counts));
     if (!fits_in_memory(farthest, context_.budgets)) return {};
