@@ -207,7 +207,7 @@ nlohmann::json to_json(const Options& options, const Plan& plan, const Machine& 
                       {"planned_cpu_bytes", plan.cpu.high_water},
                       {"peak_gpu_bytes", result.gpu.high_water},
                       {"peak_cpu_bytes", result.cpu.high_water},
-                      {"nvme_bytes", plan.nvme_bytes},
+                      {"nvme_bytes", plan.nvme.bytes()},
                       {"last_loss", result.loss},
                       {"cpu", machine.cpu},
                       {"commit", machine.commit}};

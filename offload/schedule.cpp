@@ -5,7 +5,6 @@
 #include <cmath>
 #include <functional>
 #include <queue>
-#include <set>
 
 #include "runtime/status.h"
 
@@ -105,6 +104,7 @@ Rates common_rates() {
 
 enum class Kind { cpu, gpu, staging, gpu_staging, params, grads };
 constexpr std::size_t kKinds = 6;
+constexpr std::size_t kMostTasks = 11;  // of a record: one for each action
 
 std::size_t index(Kind kind) { return static_cast<std::size_t>(kind); }
 
@@ -114,7 +114,25 @@ struct Task {
   Resource resource;
   int record;
   double amount;
-  std::vector<int> before;  // tasks of the same record
+  double earliest = 0.0;                  // when the backward has given what it needs
+  Few after = {};                         // tasks of the same record that wait for it
+  int missing = 0;                        // tasks that it still waits for
+  bool ready = false;                     // it waits for none any more
+  std::array<bool, kKinds> touches = {};  // of each kind of window, whether it uses its record's
+  std::array<bool, kKinds> opens = {};    // and is the first to do so
+};
+
+// Sorted, without duplicates. As a rule few values, or each new one the largest: faster than a tree.
+class SortedInts {
+ public:
+  void insert(int value) { values_.insert(std::lower_bound(values_.begin(), values_.end(), value), value); }
+  void erase(int value) { values_.erase(std::lower_bound(values_.begin(), values_.end(), value)); }
+  std::vector<int>::const_iterator begin() const { return values_.begin(); }
+  std::vector<int>::const_iterator end() const { return values_.end(); }
+  bool empty() const { return values_.empty(); }
+
+ private:
+  std::vector<int> values_;
 };
 
 bool uses(const UpdateShape& shape, const UpdateRoute& route, Kind kind) {
@@ -145,7 +163,9 @@ class ListScheduler {
     windows_.assign(records, {-1, -1, -1, -1, -1, -1});
     openers_.assign(records, {-1, -1, -1, -1, -1, -1});
     users_.assign(records, {});
+    routes_.reserve(records);
     for (std::size_t r = 0; r < records; ++r) routes_.push_back(route_of(shape, r));
+    tasks_.reserve(kMostTasks * records);
     for (std::size_t r = records; r-- > 0;)
       if (speculates(shape, r)) add_record(r);
     for (std::size_t r = 0; r < records; ++r)
@@ -153,9 +173,9 @@ class ListScheduler {
   }
 
   UpdateSchedule run() {
-    ready_tasks_.assign(tasks_.size(), false);
+    schedule_.instructions.reserve(tasks_.size());
     for (std::size_t t = 0; t < tasks_.size(); ++t)
-      if (tasks_[t].before.empty()) make_ready(static_cast<int>(t));
+      if (tasks_[t].missing == 0) make_ready(static_cast<int>(t));
     double now = 0.0;
     while (true) {
       while (start_what_can(now)) {
@@ -165,7 +185,7 @@ class ListScheduler {
       while (!events_.empty() && events_.top().time <= now) {
         const int task = events_.top().task;
         events_.pop();
-        if (task >= 0) complete(static_cast<std::size_t>(task));
+        if (task >= 0) complete(at(task));
       }
     }
     STRATA_CHECK(schedule_.instructions.size() == tasks_.size(), "a record needs a window of a kind that there is none of");
@@ -187,11 +207,19 @@ class ListScheduler {
     const auto n = static_cast<double>(shape.records[r].range.count);
     const double state = state_bytes(shape, r), params = n * static_cast<double>(size_of(shape.compute));
     const double gradients = n * static_cast<double>(size_of(shape.grads));
+    const std::size_t first = tasks_.size();
     int last = -1;
-    const auto add = [&](Action action, Resource resource, double amount, std::vector<int> before) {
-      std::erase(before, -1);
-      tasks_.push_back({action, resource, static_cast<int>(r), amount, std::move(before)});
-      return static_cast<int>(tasks_.size()) - 1;
+    const auto add = [&](Action action, Resource resource, double amount, Few before) {
+      Task task{.action = action, .resource = resource, .record = static_cast<int>(r), .amount = amount};
+      task.earliest = earliest(task);
+      const auto t = static_cast<int>(tasks_.size());
+      for (const int b : before) {
+        if (b < 0) continue;
+        at(b).after.push_back(t);
+        ++task.missing;
+      }
+      tasks_.push_back(task);
+      return t;
     };
     if (route.reads_file) last = add(Action::read_state, Resource::nvme_read, state, {});
     if (route.state_travels) last = add(Action::state_up, Resource::cpu_to_gpu, state, {last});
@@ -206,20 +234,19 @@ class ListScheduler {
     if (route.writes_params) add(Action::write_params, Resource::nvme_write, params, {copied});
     if (route.state_travels) last = add(Action::state_down, Resource::gpu_to_cpu, state, {last});
     if (route.reads_file) add(Action::write_state, Resource::nvme_write, state, {last});
-    for (std::size_t t = first_task_; t < tasks_.size(); ++t) {
-      missing_.push_back(static_cast<int>(tasks_[t].before.size()));
-      after_.emplace_back();
-      for (const int b : tasks_[t].before) after_[static_cast<std::size_t>(b)].push_back(static_cast<int>(t));
-      for (std::size_t k = 0; k < kKinds; ++k)
-        if (touches(tasks_[t], static_cast<Kind>(k)) && users_[r][k]++ == 0) openers_[r][k] = static_cast<int>(t);
+    for (std::size_t t = first; t < tasks_.size(); ++t) {
+      for (std::size_t k = 0; k < kKinds; ++k) {
+        if (!touches(tasks_[t], static_cast<Kind>(k))) continue;
+        tasks_[t].touches[k] = true;
+        if (users_[r][k]++ > 0) continue;
+        tasks_[t].opens[k] = true;
+        openers_[r][k] = static_cast<int>(t);
+      }
     }
-    first_task_ = tasks_.size();
   }
 
-  // Whether the task is the first to use its record's window of this kind.
-  bool opens(int t, std::size_t k) const {
-    return openers_[static_cast<std::size_t>(tasks_[static_cast<std::size_t>(t)].record)][k] == t;
-  }
+  Task& at(int t) { return tasks_[static_cast<std::size_t>(t)]; }
+  const Task& at(int t) const { return tasks_[static_cast<std::size_t>(t)]; }
 
   // Whether the task uses its record's window of this kind.
   bool touches(const Task& task, Kind kind) const {
@@ -266,40 +293,40 @@ class ListScheduler {
   }
 
   // Windows of a kind are granted in the records' order.
-  bool is_its_turn(int t) const {
+  bool is_its_turn(const Task& task) const {
     for (std::size_t k = 0; k < kKinds; ++k)
-      if (opens(t, k) && waiting_[k][granted_[k]] != tasks_[static_cast<std::size_t>(t)].record) return false;
+      if (task.opens[k] && waiting_[k][granted_[k]] != task.record) return false;
     return true;
   }
 
   void make_ready(int t) {
-    const Task& task = tasks_[static_cast<std::size_t>(t)];
-    ready_tasks_[static_cast<std::size_t>(t)] = true;
-    if (is_its_turn(t)) ready_[static_cast<std::size_t>(task.resource)].insert(t);
-    if (const double time = earliest(task); time > 0.0) events_.push({time, -1});
+    Task& task = at(t);
+    task.ready = true;
+    if (is_its_turn(task)) ready_[static_cast<std::size_t>(task.resource)].insert(t);
+    if (task.earliest > 0.0) events_.push({task.earliest, -1});
   }
 
   // The first task in the records' order that the resource could begin, or -1.
   int choose(std::size_t resource, double now) const {
     for (const int t : ready_[resource]) {
-      bool can = earliest(tasks_[static_cast<std::size_t>(t)]) <= now;
-      for (std::size_t k = 0; k < kKinds && can; ++k) can = !opens(t, k) || !free_[k].empty();
+      const Task& task = at(t);
+      bool can = task.earliest <= now;
+      for (std::size_t k = 0; k < kKinds && can; ++k) can = !task.opens[k] || !free_[k].empty();
       if (can) return t;
     }
     return -1;
   }
 
   // Gives the task the windows that it opens; others may then be next for one.
-  void grant(int t) {
-    const auto r = static_cast<std::size_t>(tasks_[static_cast<std::size_t>(t)].record);
+  void grant(const Task& task) {
+    const auto r = static_cast<std::size_t>(task.record);
     for (std::size_t k = 0; k < kKinds; ++k) {
-      if (!opens(t, k)) continue;
+      if (!task.opens[k]) continue;
       windows_[r][k] = *free_[k].begin();
-      free_[k].erase(free_[k].begin());
+      free_[k].erase(windows_[r][k]);
       if (++granted_[k] == waiting_[k].size()) continue;
       const int next = openers_[static_cast<std::size_t>(waiting_[k][granted_[k]])][k];
-      if (ready_tasks_[static_cast<std::size_t>(next)] && is_its_turn(next))
-        ready_[static_cast<std::size_t>(tasks_[static_cast<std::size_t>(next)].resource)].insert(next);
+      if (at(next).ready && is_its_turn(at(next))) ready_[static_cast<std::size_t>(at(next).resource)].insert(next);
     }
   }
 
@@ -310,9 +337,9 @@ class ListScheduler {
       if (busy_[resource]) continue;
       const int t = choose(resource, now);
       if (t < 0) continue;
-      const Task& task = tasks_[static_cast<std::size_t>(t)];
+      const Task& task = at(t);
       ready_[resource].erase(t);
-      grant(t);
+      grant(task);
       emit(task);
       busy_[resource] = started = true;
       events_.push({now + rates_.seconds(task.resource, task.amount), t});
@@ -320,14 +347,13 @@ class ListScheduler {
     return started;
   }
 
-  void complete(std::size_t t) {
-    const Task& task = tasks_[t];
+  void complete(const Task& task) {
     busy_[static_cast<std::size_t>(task.resource)] = false;
-    for (const int next : after_[t])
-      if (--missing_[static_cast<std::size_t>(next)] == 0) make_ready(next);
+    for (const int next : task.after)
+      if (--at(next).missing == 0) make_ready(next);
     const auto r = static_cast<std::size_t>(task.record);
     for (std::size_t k = 0; k < kKinds; ++k)
-      if (touches(task, static_cast<Kind>(k)) && --users_[r][k] == 0) free_[k].insert(windows_[r][k]);
+      if (task.touches[k] && --users_[r][k] == 0) free_[k].insert(windows_[r][k]);
   }
 
   void emit(const Task& task) {
@@ -379,25 +405,21 @@ class ListScheduler {
       case Action::state_down: i.reads = {worked_on}, i.writes = {in_cpu}; break;
       case Action::write_state: i.reads = {in_cpu}, i.writes = {home}; break;
     }
-    schedule_.instructions.push_back(std::move(i));
+    schedule_.instructions.push_back(i);
   }
 
   const Rates rates_;
   const GradientTimes& times_;
   UpdateSchedule schedule_;
   std::vector<Task> tasks_;
-  std::size_t first_task_ = 0;  // of the record that is added
-  std::vector<int> missing_;
-  std::vector<std::vector<int>> after_;
   std::vector<UpdateRoute> routes_;
   std::vector<std::array<int, kKinds>> windows_;  // of each record
   std::vector<std::array<int, kKinds>> openers_;  // of each record: the first task that uses its window; -1: has none
   std::vector<std::array<int, kKinds>> users_;    // tasks left that use them
   std::array<std::vector<int>, kKinds> waiting_;  // records by kind
   std::array<std::size_t, kKinds> granted_{};     // of waiting_
-  std::array<std::set<int>, kKinds> free_;
-  std::vector<char> ready_tasks_;                // those whose record's earlier tasks are complete
-  std::array<std::set<int>, kResources> ready_;  // of these, those whose turn for their windows it is
+  std::array<SortedInts, kKinds> free_;
+  std::array<SortedInts, kResources> ready_;  // tasks that wait for no other one and whose turn for their windows it is
   std::array<bool, kResources> busy_{};
   std::priority_queue<At, std::vector<At>, std::greater<>> events_;
 };

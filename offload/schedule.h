@@ -8,6 +8,7 @@
 
 #include <vector>
 
+#include "offload/few.h"
 #include "offload/records.h"
 #include "offload/resource.h"
 #include "runtime/dtype.h"
@@ -47,7 +48,7 @@ struct Instruction {
   double amount = 0.0;  // of the resource's unit (Rates)
   // Of the record; -1: has none.
   int cpu_window = -1, gpu_window = -1, staging = -1, gpu_staging = -1, params_window = -1, grads_window = -1;
-  std::vector<int> reads, writes;  // slots
+  Few reads, writes;  // slots
 };
 
 // Numbers of the slots.

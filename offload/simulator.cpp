@@ -1,6 +1,7 @@
 #include "offload/simulator.h"
 
 #include <algorithm>
+#include <cmath>
 #include <deque>
 #include <optional>
 
@@ -21,7 +22,8 @@ bool ComputeShape::moves_in_backward() const { return moves_in_forward() || any(
 
 namespace {
 
-constexpr int kSteps = 6;  // until what is left over from one step to the next repeats
+constexpr int kSteps = 6;           // at most, until what is left over from one step to the next repeats
+constexpr double kRepeats = 1e-10;  // of a step: where all operations are as near to those of the step before
 
 class StepSimulator {
  public:
@@ -32,7 +34,13 @@ class StepSimulator {
     read_.assign(slots, 0.0);
     fetched_.resize(static_cast<std::size_t>(compute.units));
     params_in_memory_.resize(static_cast<std::size_t>(compute.units));
-    for (int u = 0; u < compute.units; ++u) order_.push_back(u);
+    for (int u = 0; u < compute.units; ++u) {
+      order_.push_back(u);
+      uses_.push_back({u});
+      if (compute.shared.empty()) continue;
+      const std::vector<int>& shared = compute.shared[static_cast<std::size_t>(u)];
+      uses_.back().insert(uses_.back().end(), shared.begin(), shared.end());
+    }
     for (int u = compute.units - 2; u >= 0; --u) order_.push_back(u);
     through_ = instructions_through_units(schedule);
     early_ = early_instructions(schedule);
@@ -46,18 +54,19 @@ class StepSimulator {
 
   StepForecast run() {
     StepForecast result;
-    for (int step = 0; step < kSteps; ++step) {
+    for (int step = 0; step < kSteps && !repeats(); ++step) {
       busy_ = {};
+      std::swap(timeline_, timeline_before_);
       timeline_.clear();
-      const double before = norm_;
+      norm_before_ = norm_;
       const GradientTimes gradients = run_compute();
       run_update();
       wait_for_prompt_records();
-      result.step_seconds = norm_ - before;
+      result.step_seconds = norm_ - norm_before_;
       if (step == 0) result.gradients = gradients;
     }
     result.busy = busy_;
-    result.timeline = timeline_;
+    result.timeline = std::move(timeline_);
     for (TimedOperation& timed : result.timeline) timed.begin -= norm_, timed.end -= norm_;
     return result;
   }
@@ -69,6 +78,17 @@ class StepSimulator {
     bool read = false;
     std::optional<double> fetched = {};
   };
+
+  // Whether the last step was the one before once more, so that every later one is.
+  bool repeats() const {
+    const double step = norm_ - norm_before_, hair = kRepeats * step;
+    const auto same = [step, hair](const TimedOperation& a, const TimedOperation& b) {
+      return a.resource == b.resource && a.instruction == b.instruction && std::abs(a.begin - step - b.begin) <= hair &&
+             std::abs(a.end - step - b.end) <= hair;
+    };
+    return !timeline_before_.empty() &&
+           std::equal(timeline_.begin(), timeline_.end(), timeline_before_.begin(), timeline_before_.end(), same);
+  }
 
   // Takes the resource as soon as it is free and all is ready; returns when the operation ends.
   double take(Resource resource, double ready, double amount, int instruction = -1) {
@@ -96,12 +116,7 @@ class StepSimulator {
   static T of(const std::vector<T>& values, int u) {
     return values.empty() ? T() : values[static_cast<std::size_t>(u)];
   }
-  std::vector<int> uses(int u) const {
-    std::vector<int> units = {u};
-    if (!compute_.shared.empty())
-      for (const int other : compute_.shared[static_cast<std::size_t>(u)]) units.push_back(other);
-    return units;
-  }
+  const std::vector<int>& uses(int u) const { return uses_[static_cast<std::size_t>(u)]; }
 
   // As ParamStore: a copy's memory is free when what was enqueued before it has computed.
   void fetch(int u) {
@@ -129,7 +144,7 @@ class StepSimulator {
 
   // The unit at `position` of a pass's order: fetches its parameters and those of the next ones; returns when its are there.
   double acquire(std::size_t position) {
-    const std::vector<int> used = uses(order_[position]);
+    const std::vector<int>& used = uses(order_[position]);
     double ready = 0.0;
     for (const int u : used) {
       advance(u);
@@ -349,15 +364,16 @@ class StepSimulator {
   const UpdateSchedule& schedule_;
   const ComputeShape compute_;
   const Rates& rates_;
-  std::vector<std::vector<int>> records_of_;
-  std::vector<double> written_, read_;  // when each slot's last writer and last reader end
+  std::vector<std::vector<int>> records_of_, uses_;  // of each unit: its records; the units whose parameters it uses
+  std::vector<double> written_, read_;               // when each slot's last writer and last reader end
   std::array<double, kResources> free_{}, busy_{};
-  std::vector<TimedOperation> timeline_;
-  std::vector<int> order_;                               // units in the order of a micro-batch's forward and backward
-  std::vector<std::optional<double>> params_in_memory_;  // when those are in CPU memory that were read and not copied up yet
-  std::vector<std::optional<double>> fetched_;           // when the parameters are there that were copied up and not used yet
-  std::deque<double> leaving_;                           // when the memory of gradients in flight is free
-  std::deque<double> grad_windows_;                      // when the windows of sums on their way to NVMe are free
+  std::vector<TimedOperation> timeline_, timeline_before_;  // of this step and the last one
+  double norm_before_ = 0.0;                                // when the last one's norm was known
+  std::vector<int> order_;                                  // units in the order of a micro-batch's forward and backward
+  std::vector<std::optional<double>> params_in_memory_;     // when those are in CPU memory that were read and not copied up yet
+  std::vector<std::optional<double>> fetched_;  // when the parameters are there that were copied up and not used yet
+  std::deque<double> leaving_;                  // when the memory of gradients in flight is free
+  std::deque<double> grad_windows_;             // when the windows of sums on their way to NVMe are free
   // Of what units keep, away from the gpu tier.
   std::vector<Away> away_;                                 // in the order of the forward
   std::deque<Away> coming_back_;                           // in the order of the backward

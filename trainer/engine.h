@@ -105,6 +105,12 @@ struct BusySeconds {
          cpu_to_gpu = 0;
 };
 
+// Bytes of files by what they hold.
+struct NvmeReport {
+  std::size_t states = 0, params = 0, grads = 0, activations = 0;
+  std::size_t bytes() const { return states + params + grads + activations; }
+};
+
 class Engine {
  public:
   // comm: data-parallel group; the engine takes duplicates for its streams. All references outlive it.
@@ -118,8 +124,8 @@ class Engine {
   OptimizerStore& optimizer() { return *optimizer_; }
   const ActivationStore& activations() const { return *activations_; }
   // Of files, on all paths.
-  std::size_t nvme_bytes() const {
-    return optimizer_->nvme_bytes() + params_->nvme_bytes() + grads_->nvme_bytes() + activations_->nvme_bytes();
+  NvmeReport nvme() const {
+    return {optimizer_->nvme_bytes(), params_->nvme_bytes(), grads_->nvme_bytes(), activations_->nvme_bytes()};
   }
   // Of each file, since the last call.
   std::vector<PathTraffic> take_nvme_traffic();

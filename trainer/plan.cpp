@@ -54,6 +54,27 @@ std::string gpu_advice(const Plan& plan, const std::string& last) {
   return advice(plan, text.empty() ? last : text + "or " + last);
 }
 
+std::string nvme_parts(const NvmeReport& nvme) {
+  if (nvme.states == nvme.bytes()) return "of state, two slots a record";
+  std::string text;
+  const auto add = [&text](const char* what, std::size_t bytes) {
+    if (bytes > 0) text += (text.empty() ? "" : ", ") + std::string(what) + " " + format_bytes(bytes);
+  };
+  add("state, two slots a record,", nvme.states);
+  add("parameters", nvme.params);
+  add("gradients", nvme.grads);
+  add("activations", nvme.activations);
+  return text;
+}
+
+// What could stay in memory instead.
+std::string nvme_advice(const Plan& plan, const Budgets& budgets) {
+  const std::optional<Tier>& home = plan.options.optimizer.home;
+  const std::string last = "use more ranks or raise memory.nvme";
+  if (home == Tier::nvme) return "set offload.optimizer.device: auto, " + last;
+  return !home && budgets.cpu ? "raise memory.cpu, " + last : last;
+}
+
 std::string home_of(const Plan& plan) {
   return plan.options.optimizer.home ? to_string(*plan.options.optimizer.home) : "the tiers as they have room";
 }
@@ -171,7 +192,7 @@ std::string format_wear(const Plan& plan) {
 nlohmann::json wear_to_json(const Plan& plan) {
   const std::uint64_t all = nvme_bytes_per_step_of_all(plan);
   nlohmann::json j = {
-      {"peak", plan.nvme_bytes}, {"written_per_step", nvme_bytes_per_step(plan)}, {"written_per_step_by_all", all}};
+      {"peak", plan.nvme.bytes()}, {"written_per_step", nvme_bytes_per_step(plan)}, {"written_per_step_by_all", all}};
   if (plan.drives.steps > 0) {
     j["steps"] = plan.drives.steps;
     j["written_by_all"] = written_by_all(plan);
@@ -275,9 +296,8 @@ Status check_budgets(const Plan& plan, const Budgets& budgets) {
                   std::string(plan.options.optimizer.home == Tier::cpu ? "set offload.optimizer.device: nvme, "
                                                                        : "lower offload.optimizer.record_size, ") +
                       "or raise memory.cpu"));
-  if (budgets.nvme && plan.nvme_bytes > *budgets.nvme)
-    add(too_small("memory.nvme", plan.nvme_bytes, *budgets.nvme, "of state, two slots a record",
-                  "use more ranks or raise memory.nvme"));
+  if (budgets.nvme && plan.nvme.bytes() > *budgets.nvme)
+    add(too_small("memory.nvme", plan.nvme.bytes(), *budgets.nvme, nvme_parts(plan.nvme), nvme_advice(plan, budgets)));
   if (budgets.host_memory && plan.host_bytes() > *budgets.host_memory)
     add(too_small(
         "memory of this machine for one rank", plan.host_bytes(), *budgets.host_memory,
@@ -308,7 +328,7 @@ std::string format_plan(const Plan& plan, const Budgets& budgets) {
   };
   tier(Tier::gpu, plan.gpu, budgets.gpu);
   tier(Tier::cpu, plan.cpu, budgets.cpu);
-  text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", "nvme", "state file", format_bytes(plan.nvme_bytes),
+  text += fmt::format("{:<6}{:<16}{:>12}{:>14}\n", "nvme", "state file", format_bytes(plan.nvme.bytes()),
                       budgets.nvme ? format_bytes(*budgets.nvme) : "auto");
   if (budgets.host_memory)
     text += fmt::format("host memory{}: {} of {} a rank\n", plan.backend == Backend::host ? " for both tiers" : "",

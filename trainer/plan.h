@@ -36,7 +36,7 @@ struct Plan {
   Backend backend = Backend::host;
   int threads = 1;        // of a rank
   MemoryReport gpu, cpu;  // high_water is what the run needs and gets
-  std::size_t nvme_bytes = 0;
+  NvmeReport nvme;
   // Of each unit but the head: what it keeps of a micro-batch for its backward, and its input alone.
   std::vector<std::size_t> kept_bytes = {}, input_bytes = {};
   DriveUse drives;  // filled in by the caller: see drive_use_of()
@@ -51,7 +51,8 @@ struct Plan {
 // forward again, and as many units as must whose activations leave) the one with the shortest forecast step; without rates the
 // first that fits of those with more in the gpu tier. Parameters and gradient sums then stay in the gpu tier as far as its
 // budget goes (as if states took none of it that they need not); states stay in the gpu tier as far as its budget goes (where
-// it is memory of its own), then in CPU memory, the rest on NVMe; the plan's options tell each record's home.
+// it is memory of its own), then in CPU memory, the rest on NVMe; the plan's options tell each record's home. Where NVMe has no
+// room for that rest, parameters, gradient sums and activations make room in memory: states need twice as much on NVMe.
 Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                        Backend backend, const Budgets& budgets = {});
 // Bytes that this rank writes to NVMe in a step: states, parameters, gradients and activations at home there. A guess that was

@@ -29,27 +29,24 @@ class ActivationSearch {
       if (units_ > 2) levels.push_back((units_ - 1) / 2);
       levels.push_back(units_ - 1);
     }
-    std::optional<Counts> best;
-    double step = 0.0;  // of the best one, where it fits
     const std::vector<Counts> all = candidates(levels, choose_home);
     for (const Counts& counts : all) {
-      if (best && (!options_.optimizer.rates.any() || compute_seconds(counts) >= kNoticeable * step)) continue;
+      if (!could_be_best(counts)) continue;
       STRATA_ASSIGN_OR_RETURN(const Counts tried, as_few_away_as_must(counts));
-      STRATA_ASSIGN_OR_RETURN(const Plan farthest, at_its_farthest(tried));
-      if (!fits(farthest, context_.budgets)) continue;
-      EngineOptions options = with(tried);
-      options.optimizer.share.tries = kTries;
-      STRATA_ASSIGN_OR_RETURN(const Plan plan, place_states(context_, options));
-      if (!fits(plan, context_.budgets)) continue;
-      const double seconds = plan.update.forecast ? plan.update.forecast->step_seconds : 0.0;
-      if (best && seconds >= kNoticeable * step) continue;
-      best = tried;
-      step = seconds;
+      STRATA_RETURN_IF_ERROR(consider(tried));
     }
-    if (!best) {  // the one that needs least, to be refused
-      STRATA_ASSIGN_OR_RETURN(best, as_few_away_as_must(all.back()));
+    // Memory would do, but NVMe has no room for the states that memory does not hold.
+    if (!best_ && nearest_ && choose_home) {
+      for (const std::size_t level : levels) {
+        if (!could_be_best({.recomputing = level})) continue;
+        STRATA_ASSIGN_OR_RETURN(const Counts tried, with_room_for_states(level));
+        STRATA_RETURN_IF_ERROR(consider(tried));
+      }
     }
-    return place_states(context_, with(*best));
+    if (best_) return place_states(context_, with(*best_));
+    if (nearest_) return place_states(context_, with(*nearest_));
+    STRATA_ASSIGN_OR_RETURN(const Counts least_in_memory, as_few_away_as_must(all.back()));
+    return place_states(context_, with(least_in_memory));
   }
 
  private:
@@ -59,6 +56,31 @@ class ActivationSearch {
     bool some_leave = false;            // as many as must; else none does
     bool params_stay = false;           // parameters whose home is left to the plan stay in the gpu tier
   };
+
+  bool could_be_best(const Counts& counts) const {
+    return !best_ || (options_.optimizer.rates.any() && compute_seconds(counts) < kNoticeable * step_);
+  }
+
+  // Takes it as best_, or nearest_, if it is better.
+  Status consider(const Counts& counts) {
+    STRATA_ASSIGN_OR_RETURN(const Plan farthest, at_its_farthest(counts));
+    if (!fits_in_memory(farthest, context_.budgets)) return {};
+    EngineOptions options = with(counts);
+    options.optimizer.share.tries = kTries;
+    STRATA_ASSIGN_OR_RETURN(const Plan plan, place_states(context_, options));
+    if (!fits_in_memory(plan, context_.budgets)) return {};
+    if (const double missing = nvme_overflow(plan, context_.budgets); missing > 0.0) {
+      if (nearest_ && missing >= missing_) return {};
+      nearest_ = counts;
+      missing_ = missing;
+      return {};
+    }
+    const double seconds = plan.update.forecast ? plan.update.forecast->step_seconds : 0.0;
+    if (best_ && seconds >= kNoticeable * step_) return {};
+    best_ = counts;
+    step_ = seconds;
+    return {};
+  }
 
   // What units keep, with and without what their forward saves.
   Status measure() {
@@ -124,6 +146,22 @@ class ActivationSearch {
     return counts;
   }
 
+  // As few away, and on NVMe, as leave the states that NVMe does not hold room in memory (see UnitPlacer); all if none do.
+  Result<Counts> with_room_for_states(std::size_t level) const {
+    const auto fits_with = [&](std::size_t away) -> Result<bool> {
+      EngineOptions tried = with({.recomputing = level, .away = away, .on_nvme = away});
+      tried.optimizer.rates = {};
+      STRATA_ASSIGN_OR_RETURN(const Plan plan, place_states(context_, tried));
+      return fits(plan, context_.budgets);
+    };
+    std::size_t away = units_ - 1;
+    STRATA_ASSIGN_OR_RETURN(const bool all_fit, fits_with(away));
+    if (all_fit) {
+      STRATA_ASSIGN_OR_RETURN(away, least(away, fits_with));
+    }
+    return Counts{.recomputing = level, .away = away, .on_nvme = away};
+  }
+
   // Everything that need not be in the gpu tier or in CPU memory is not.
   Result<Plan> at_its_farthest(const Counts& counts) const {
     EngineOptions tried = with(counts);
@@ -166,6 +204,10 @@ class ActivationSearch {
   const EngineOptions options_;
   const std::size_t units_;
   std::vector<std::size_t> all_, inputs_;  // bytes of each unit and micro-batch
+  std::optional<Counts> best_;             // of those that fit, the one with the shortest step
+  double step_ = 0.0;
+  std::optional<Counts> nearest_;  // of those that fit but for NVMe, the one that needs least of it
+  double missing_ = 0.0;
 };
 
 }  // namespace

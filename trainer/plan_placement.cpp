@@ -9,12 +9,19 @@ namespace {
 // Chooses the unit homes that are left to the plan, with optimizer state at its farthest: gradient sums leave the gpu tier if
 // they must (what the CPU updates they would anyway), then parameters of as few units as will do, evenly spread so that copying
 // one overlaps the compute of several. Where CPU memory does not hold them, gradient sums go to NVMe, then parameters of as few
-// units as will do.
+// units as will do. They do so too where NVMe has no room for the states that memory does not hold: with two slots a record,
+// what a unit takes there is half of what the states take that get its memory.
 class UnitPlacer {
  public:
   using Rehearsal = std::function<Result<Plan>(const EngineOptions&)>;
-  UnitPlacer(EngineOptions options, std::size_t units, Rehearsal rehearse, const Budgets& budgets)
-      : options_(std::move(options)), units_(units), rehearse_(std::move(rehearse)), budgets_(budgets) {}
+  // deal: as rehearse, with the states where they have room.
+  UnitPlacer(EngineOptions options, std::size_t units, Rehearsal rehearse, Rehearsal deal, const Budgets& budgets)
+      : options_(std::move(options)),
+        units_(units),
+        grads_may_be_on_nvme_(GradStore::may_be_on_nvme(options_.grads_dtype, options_.micro_batches, options_.vertical)),
+        rehearse_(std::move(rehearse)),
+        deal_(std::move(deal)),
+        budgets_(budgets) {}
 
   Result<EngineOptions> run() {
     const bool grads = !options_.grads.home, params = !options_.params.home;
@@ -24,7 +31,7 @@ class UnitPlacer {
       STRATA_ASSIGN_OR_RETURN(const bool fit, fits(gpu_overflow));
       if (!fit) options_.grads.homes.assign(units_, Tier::cpu);
     }
-    std::size_t away = 0;
+    std::size_t away = 0, on_nvme = 0;
     if (params) {
       STRATA_ASSIGN_OR_RETURN(away, least(units_, [&](std::size_t count) {
                                 options_.params.homes = streamed(count, 0);
@@ -33,16 +40,17 @@ class UnitPlacer {
       options_.params.homes = streamed(away, 0);
     }
     STRATA_ASSIGN_OR_RETURN(const bool all_fit, fits(cpu_overflow));
-    if (all_fit) return options_;
-    const bool may_be_on_nvme = GradStore::may_be_on_nvme(options_.grads_dtype, options_.micro_batches, options_.vertical);
-    if (grads && may_be_on_nvme && options_.grads.homes.front() == Tier::cpu) options_.grads.homes.assign(units_, Tier::nvme);
-    if (!params) return options_;
-    STRATA_ASSIGN_OR_RETURN(const std::size_t on_nvme, least(away, [&](std::size_t count) {
-                              options_.params.homes = streamed(away, count);
-                              return fits(cpu_overflow);
-                            }));
-    options_.params.homes = streamed(away, on_nvme);
-    return options_;
+    if (!all_fit && grads && grads_may_be_on_nvme_ && options_.grads.homes.front() == Tier::cpu)
+      options_.grads.homes.assign(units_, Tier::nvme);
+    if (!all_fit && params) {
+      STRATA_ASSIGN_OR_RETURN(on_nvme, least(away, [&](std::size_t count) {
+                                options_.params.homes = streamed(away, count);
+                                return fits(cpu_overflow);
+                              }));
+      options_.params.homes = streamed(away, on_nvme);
+    }
+    if (!budgets_.nvme || options_.optimizer.home) return options_;
+    return with_room_for_states(away, on_nvme);
   }
 
  private:
@@ -57,6 +65,26 @@ class UnitPlacer {
     }
     return homes;
   }
+  // away, on_nvme: units whose parameters are there so far.
+  Result<EngineOptions> with_room_for_states(std::size_t away, std::size_t on_nvme) const {
+    STRATA_ASSIGN_OR_RETURN(const Plan before, deal_(options_));
+    if (nvme_overflow(before, budgets_) == 0.0) return options_;
+    EngineOptions tried = options_;
+    if (!options_.grads.home && grads_may_be_on_nvme_) tried.grads.homes.assign(units_, Tier::nvme);
+    if (!options_.params.home) {
+      const auto move = [&](std::size_t more) {
+        tried.params.homes = streamed(std::max(away, on_nvme + more), on_nvme + more);
+      };
+      STRATA_ASSIGN_OR_RETURN(const std::size_t more, least(units_ - on_nvme, [&](std::size_t count) -> Result<bool> {
+                                move(count);
+                                STRATA_ASSIGN_OR_RETURN(const Plan plan, deal_(tried));
+                                return strata::fits(plan, budgets_);
+                              }));
+      move(more);
+    }
+    STRATA_ASSIGN_OR_RETURN(const Plan after, deal_(tried));
+    return nvme_overflow(after, budgets_) < nvme_overflow(before, budgets_) ? tried : options_;
+  }
   Result<bool> fits(double (*overflow)(const Plan&, const Budgets&)) {
     STRATA_ASSIGN_OR_RETURN(const Plan plan, rehearse_(options_));
     return overflow(plan, budgets_) == 0.0;
@@ -64,7 +92,8 @@ class UnitPlacer {
 
   EngineOptions options_;
   const std::size_t units_;
-  const Rehearsal rehearse_;
+  const bool grads_may_be_on_nvme_;
+  const Rehearsal rehearse_, deal_;
   const Budgets& budgets_;
 };
 
@@ -106,6 +135,7 @@ class GradualPlacement {
     if (!plan) return rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share);
     if (share.speculation) return *std::move(plan);
     share.shadow_bytes = std::min(left(budgets_.cpu, plan->cpu.high_water), left(budgets_.host_memory, plan->host_bytes()));
+    if (!may_copy(plan->options.optimizer.homes, share.shadow_bytes)) return *std::move(plan);
     STRATA_ASSIGN_OR_RETURN(Plan with_copies, rehearse_(plan->options.optimizer.homes, share));
     return fits(with_copies) ? std::move(with_copies) : *std::move(plan);
   }
@@ -129,16 +159,39 @@ class GradualPlacement {
     STRATA_ASSIGN_OR_RETURN(Plan on_nvme, rehearse_(std::vector<Tier>(on_cpu_.size(), Tier::nvme), share));
     double gpu = fills_gpu_ ? left(budgets_.gpu, on_nvme.gpu.high_water) : 0.0;
     double cpu = std::min(left(budgets_.cpu, on_nvme.cpu.high_water), left(budgets_.host_memory, on_nvme.host_bytes()));
+    std::vector<Tier> in_memory, homes;
     for (int attempt = 0; attempt < kAttempts && gpu + cpu > 0.0; ++attempt) {
       // First without NVMe, whose windows would take the room of states.
-      STRATA_ASSIGN_OR_RETURN(Plan in_memory, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, kEndless), share));
-      if (fits(in_memory)) return std::optional(std::move(in_memory));
-      STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(place_gradually(on_gpu_, on_cpu_, gpu, cpu), share));
+      if (changes(in_memory, place_gradually(on_gpu_, on_cpu_, gpu, kEndless)) && may_fit_in_cpu(in_memory)) {
+        STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(in_memory, share));
+        if (fits(plan)) return std::optional(std::move(plan));
+      }
+      if (!changes(homes, place_gradually(on_gpu_, on_cpu_, gpu, cpu))) break;
+      STRATA_ASSIGN_OR_RETURN(Plan plan, rehearse_(homes, share));
       if (fits(plan)) return std::optional(std::move(plan));
       gpu = less(gpu, gpu_overflow(plan, budgets_), plan, Tier::gpu, on_gpu_);
       cpu = less(cpu, cpu_overflow(plan, budgets_), plan, Tier::cpu, on_cpu_);
     }
     return std::optional<Plan>();
+  }
+
+  static bool changes(std::vector<Tier>& homes, std::vector<Tier> others) {
+    const bool changed = homes != others;
+    homes = std::move(others);
+    return changed;
+  }
+  // Whether the states alone do.
+  bool may_fit_in_cpu(const std::vector<Tier>& homes) const {
+    double bytes = 0.0;
+    for (std::size_t r = 0; r < homes.size(); ++r)
+      if (homes[r] == Tier::cpu) bytes += on_cpu_[r];
+    return bytes <= std::min(left(budgets_.cpu, 0), left(budgets_.host_memory, 0));
+  }
+  // Whether any state of those in CPU memory has room for a second copy.
+  bool may_copy(const std::vector<Tier>& homes, double room) const {
+    for (std::size_t r = 0; r < homes.size(); ++r)
+      if (homes[r] == Tier::cpu && on_cpu_[r] <= room) return true;
+    return false;
   }
 
   static double left(const std::optional<std::size_t>& budget, std::size_t used) {
@@ -154,7 +207,8 @@ class GradualPlacement {
       if (placements[r].home == tier) held += bytes[r];
     return std::max(0.0, held - overflow);
   }
-  bool fits(const Plan& plan) const { return strata::fits(plan, budgets_); }
+  // What memory does not hold is on NVMe, whether that has the room or not.
+  bool fits(const Plan& plan) const { return fits_in_memory(plan, budgets_); }
 
   std::function<Result<Plan>(const std::vector<Tier>&, const UpdateShare&)> rehearse_;
   const UpdateShare share_;
@@ -171,11 +225,22 @@ Result<Plan> place_states(const PlanContext& context, const EngineOptions& optio
     const auto at_its_farthest = [&](const EngineOptions& tried) {
       EngineOptions with_home = tried;
       with_home.optimizer.home = options.optimizer.home.value_or(Tier::nvme);
-      return rehearse_within(context, with_home);
+      with_home.optimizer.rates = {};  // the CPU updates, and nothing is updated early: what the plan may always fall back to
+      return rehearse(context, with_home);
     };
-    STRATA_ASSIGN_OR_RETURN(chosen, UnitPlacer(options, context.units(), at_its_farthest, context.budgets).run());
+    const auto deal = [&](const EngineOptions& tried) {
+      EngineOptions without_rates = tried;
+      without_rates.optimizer.rates = {};
+      return GradualPlacement(context, without_rates).run();
+    };
+    STRATA_ASSIGN_OR_RETURN(chosen, UnitPlacer(options, context.units(), at_its_farthest, deal, context.budgets).run());
   }
   if (chosen.optimizer.home) return rehearse_within(context, chosen);
+  STRATA_ASSIGN_OR_RETURN(Plan plan, GradualPlacement(context, chosen).run());
+  if (nvme_overflow(plan, context.budgets) == 0.0 || plan.update.gpu_fraction == 0.0 ||
+      !is_left_to_plan(options.optimizer.share))
+    return plan;
+  chosen.optimizer.share.gpu_fraction = 0.0;  // its windows take the room of states
   return GradualPlacement(context, chosen).run();
 }
 

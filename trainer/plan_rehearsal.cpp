@@ -45,7 +45,7 @@ Result<Plan> rehearse(const PlanContext& context, const EngineOptions& wanted) {
                         static_cast<double>(plan.parameters) * static_cast<double>(plan.tokens_per_step);
   plan.gpu = engine->memory(Tier::gpu);
   plan.cpu = engine->memory(Tier::cpu);
-  plan.nvme_bytes = engine->nvme_bytes();
+  plan.nvme = engine->nvme();
   for (std::size_t u = 0; u < model.body().size(); ++u) {
     plan.kept_bytes.push_back(engine->activations().bytes(static_cast<int>(u)));
     plan.input_bytes.push_back(engine->activations().input_bytes(static_cast<int>(u)));
@@ -81,8 +81,14 @@ double gpu_overflow(const Plan& plan, const Budgets& budgets) { return overflow(
 double cpu_overflow(const Plan& plan, const Budgets& budgets) {
   return std::max(overflow(budgets.cpu, plan.cpu.high_water), overflow(budgets.host_memory, plan.host_bytes()));
 }
+double nvme_overflow(const Plan& plan, const Budgets& budgets) { return overflow(budgets.nvme, plan.nvme.bytes()); }
 
-bool fits(const Plan& plan, const Budgets& budgets) { return gpu_overflow(plan, budgets) + cpu_overflow(plan, budgets) == 0.0; }
+bool fits_in_memory(const Plan& plan, const Budgets& budgets) {
+  return gpu_overflow(plan, budgets) + cpu_overflow(plan, budgets) == 0.0;
+}
+bool fits(const Plan& plan, const Budgets& budgets) {
+  return fits_in_memory(plan, budgets) && nvme_overflow(plan, budgets) == 0.0;
+}
 
 Result<Plan> rehearse_within(const PlanContext& context, const EngineOptions& options) {
   const Budgets& budgets = context.budgets;

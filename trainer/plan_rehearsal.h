@@ -25,6 +25,8 @@ struct PlanContext {
 // Bytes that a plan needs beyond the budgets; 0: it fits.
 double gpu_overflow(const Plan& plan, const Budgets& budgets);
 double cpu_overflow(const Plan& plan, const Budgets& budgets);
+double nvme_overflow(const Plan& plan, const Budgets& budgets);
+bool fits_in_memory(const Plan& plan, const Budgets& budgets);
 bool fits(const Plan& plan, const Budgets& budgets);
 
 // The least number in [0, most] for which `holds` does, if it does from some number on; `most` if for none.

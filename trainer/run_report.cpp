@@ -77,7 +77,7 @@ std::string RunReport::format(const Plan& plan) const {
   const StepMetrics& last = steps_.back();
   text += row("gpu tier", format_bytes(plan.gpu.high_water), format_bytes(last.gpu_peak), "");
   text += row("cpu tier", format_bytes(plan.cpu.high_water), format_bytes(last.cpu_peak), "");
-  if (plan.nvme_bytes > 0) text += row("nvme", format_bytes(plan.nvme_bytes), format_bytes(last.nvme_bytes), "");
+  if (plan.nvme.bytes() > 0) text += row("nvme", format_bytes(plan.nvme.bytes()), format_bytes(last.nvme_bytes), "");
   return text;
 }
 

@@ -233,7 +233,7 @@ Status Trainer::Impl::prepare_run_folder() {
 
 // On every rank: nvme.path is a local disk of each machine.
 Status Trainer::Impl::prepare_nvme_folder() const {
-  if (plan_.nvme_bytes == 0) return {};
+  if (plan_.nvme.bytes() == 0) return {};
   for (const std::string& folder : config_.nvme.path) {
     std::error_code error;
     fs::create_directories(folder, error);
@@ -249,7 +249,7 @@ Status Trainer::Impl::start_engine() {
   if (extras_.make_gpu_communicator) options.make_gpu_communicator = extras_.make_gpu_communicator;
   std::vector<std::string> notes;
   Result<std::unique_ptr<Engine>> engine = Engine::create(*device_, *extras_.model, options, environment_.world(), &notes);
-  if (engine.ok() && plan_.nvme_bytes > 0) {
+  if (engine.ok() && plan_.nvme.bytes() > 0) {
     for (const std::string& folder : config_.nvme.path) {
       const Result<std::uint64_t> freed = remove_stale_state_files(folder, world());
       if (!freed.ok()) notes.push_back("state files of an earlier run could not be removed: " + freed.status().message());
@@ -402,7 +402,7 @@ Result<StepMetrics> Trainer::Impl::step() {
   last_busy_ = busy;
   metrics.gpu_peak = engine_->memory(Tier::gpu).high_water;
   metrics.cpu_peak = engine_->memory(Tier::cpu).high_water;
-  metrics.nvme_bytes = engine_->nvme_bytes();
+  metrics.nvme_bytes = engine_->nvme().bytes();
   metrics.nvme = engine_->take_nvme_traffic();
   metrics.gpu = read_sensors_if_due(end);
   return metrics;

@@ -138,7 +138,7 @@ TEST(UpdateSchedule, AWindowHasOneOwnerAtATime) {
       const int first_window = schedule.slots.cpu_window(0);
       for (std::size_t j = 0; j < schedule.instructions.size(); ++j) {
         const Instruction& i = schedule.instructions[j];
-        std::vector<int> named = i.reads;
+        std::vector<int> named(i.reads.begin(), i.reads.end());
         named.insert(named.end(), i.writes.begin(), i.writes.end());
         for (const int slot : named) {
           if (slot < first_window) continue;
