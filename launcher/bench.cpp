@@ -122,6 +122,14 @@ void add_nvme(CLI::App& bench, std::function<int()>& action) {
       ->check(CLI::IsMember({"auto", "io_uring", "threads"}))
       ->capture_default_str();
   nvme.app->add_flag("--sweep", nvme.options->sweep, "Tries block sizes and queue depths, and suggests what to configure");
+  nvme.app
+      ->add_option("--ranks", nvme.options->ranks,
+                   "Processes that read and write records at the same time, at will and by turns: suggests nvme.exclusive")
+      ->check(CLI::Range(0, 64));
+  nvme.app->add_option("--record-size", nvme.options->record_size, "Of --ranks: of a record, e.g. 64MiB")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))
+      ->capture_default_str();
   nvme.app->add_option("--seconds", nvme.options->seconds, "Seconds of each traffic pattern (and setting)")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();

@@ -32,12 +32,14 @@ struct BenchOptions {
   std::int64_t kv_heads = 0;          // attention; 0: as many
   std::int64_t head_dim = 128;        // attention
   // nvme
-  std::vector<std::string> paths;                   // folders that are measured
-  double seconds = 3.0;                             // of each traffic pattern
-  std::int64_t block_size = std::int64_t{1} << 20;  // bytes
-  std::int64_t queue_depth = 16;                    // requests
-  std::string engine = "auto";                      // or "io_uring", "threads"
-  bool sweep = false;                               // over block sizes and queue depths
+  std::vector<std::string> paths;                     // folders that are measured
+  double seconds = 3.0;                               // of each traffic pattern
+  std::int64_t block_size = std::int64_t{1} << 20;    // bytes
+  std::int64_t queue_depth = 16;                      // requests
+  std::string engine = "auto";                        // or "io_uring", "threads"
+  bool sweep = false;                                 // over block sizes and queue depths
+  std::int64_t ranks = 0;                             // 0: one process; else processes that take turns or not
+  std::int64_t record_size = std::int64_t{64} << 20;  // of ranks, bytes
 };
 
 // Each returns the process's exit code and prints its own error.

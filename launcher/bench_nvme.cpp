@@ -6,6 +6,7 @@
 
 #include "launcher/bench.h"
 #include "launcher/bench_report.h"
+#include "launcher/bench_turns.h"
 #include "launcher/command.h"
 #include "nvme/benchmark.h"
 #include "nvme/probe.h"
@@ -141,6 +142,8 @@ Status bench_nvme(const BenchOptions& options) {
 
 }  // namespace
 
-int run_bench_nvme(const BenchOptions& options) { return finish_command(bench_nvme(options)); }
+int run_bench_nvme(const BenchOptions& options) {
+  return finish_command(options.ranks > 0 ? bench_turns(options) : bench_nvme(options));
+}
 
 }  // namespace strata

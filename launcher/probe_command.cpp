@@ -110,8 +110,10 @@ Status probe(const Options& options, const Config& written, Environment& environ
   const auto& [config, model, device] = *subject;
   const int threads = device->threads();
   const Machine machine = describe_machine(*device);
+  MeasureOptions measure = kMeasure;
+  measure.ranks_on_machine = environment.ranks_on_machine();
   STRATA_ASSIGN_OR_RETURN(const MeasuredRates measured,
-                          measure_rates(config, *model, *device, environment.world(), environment.host_memory(), kMeasure));
+                          measure_rates(config, *model, *device, environment.world(), environment.host_memory(), measure));
   if (!environment.leader()) return {};
   print_machine(machine, threads);
   print_table(config, *model, measured);

@@ -7,14 +7,12 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <future>
 #include <memory>
 #include <optional>
@@ -22,6 +20,7 @@
 #include <thread>
 #include <utility>
 
+#include "nvme/block_device.h"
 #include "nvme/format.h"
 #include "nvme/transfer.h"
 #include "runtime/arena.h"
@@ -56,15 +55,6 @@ std::optional<std::uint64_t> free_bytes(int fd) {
 bool blocks_submission(int fd) {
   struct statfs fs {};
   return ::fstatfs(fd, &fs) == 0 && fs.f_type == FUSE_SUPER_MAGIC;
-}
-
-std::size_t device_max_transfer(dev_t device) {
-  const std::string base = "/sys/dev/block/" + std::to_string(major(device)) + ":" + std::to_string(minor(device));
-  for (const char* queue : {"/queue", "/../queue"}) {  // of a disk, of a partition's disk
-    std::ifstream file(base + queue + "/max_sectors_kb");
-    if (std::size_t kib = 0; file >> kib) return kib * 1024;
-  }
-  return 0;
 }
 
 // Alignment that direct I/O on the file demands; 0 where the file has no direct I/O.
@@ -138,7 +128,7 @@ Status BlockFile::describe() {
   struct stat info {};
   if (::fstat(fd(), &info) != 0) return Status::from_errno("stat", path(), errno);
   if (!S_ISREG(info.st_mode)) return {Code::unsupported, path() + ": not a regular file"};
-  max_transfer_ = device_max_transfer(info.st_dev);
+  max_transfer_ = device_queue_number(info.st_dev, "max_sectors_kb").value_or(0) * 1024;
   io_->blocks_submission = blocks_submission(fd());
   if (!direct_) return {};
   const std::size_t alignment = direct_alignment(fd());

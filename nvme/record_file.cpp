@@ -9,6 +9,7 @@
 #include "nvme/probe.h"
 #include "nvme/record_header.h"
 #include "nvme/record_layout.h"
+#include "nvme/record_turns.h"
 #include "nvme/state_files.h"
 
 namespace strata {
@@ -52,15 +53,23 @@ Result<std::vector<BlockFile>> create_files(const std::vector<std::string>& path
 
 class RecordFile::Impl {
  public:
-  Impl(std::vector<BlockFile> files, RecordLayout layout, std::vector<std::string> notes)
-      : files_(std::move(files)), layout_(std::move(layout)), notes_(std::move(notes)), last_(layout_.records()) {}
-  ~Impl() { remove_all(files_); }
+  Impl(std::vector<BlockFile> files, RecordLayout layout, RecordTurns turns, std::vector<std::string> notes)
+      : files_(std::move(files)),
+        layout_(std::move(layout)),
+        turns_(std::move(turns)),
+        notes_(std::move(notes)),
+        last_(layout_.records()) {}
+  ~Impl() {
+    if (std::any_of(files_.begin(), files_.end(), [](const BlockFile& f) { return f.io().hangs.load(); })) turns_.leave_files();
+    remove_all(files_);
+  }
 
   Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
   Status read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
   IoRequest request(IoRequest::Kind kind, const RecordPiece& piece, std::span<std::byte> buffer) const;
   std::vector<IoRequest> payload_requests(IoRequest::Kind kind, const RecordExtent& extent, std::span<std::byte> buffer) const;
   Status write_slot(IoEngine& engine, const RecordExtent& extent, std::span<std::byte> buffer);
+  Status read_slot(IoEngine& engine, const RecordExtent& extent, std::span<std::byte> buffer);
   std::size_t index(RecordId id) const {
     STRATA_CHECK(id.v >= 0 && static_cast<std::size_t>(id.v) < layout_.records(), "no record " + std::to_string(id.v));
     return static_cast<std::size_t>(id.v);
@@ -74,6 +83,7 @@ class RecordFile::Impl {
 
   std::vector<BlockFile> files_;
   const RecordLayout layout_;
+  RecordTurns turns_;
   const std::vector<std::string> notes_;
 
  private:
@@ -110,11 +120,23 @@ std::string RecordFile::Impl::other_places(const RecordExtent& extent) const {
 
 // A crash between the two leaves the slot with an old header that its payload contradicts: unreadable, as it should be.
 Status RecordFile::Impl::write_slot(IoEngine& engine, const RecordExtent& extent, std::span<std::byte> buffer) {
+  STRATA_ASSIGN_OR_RETURN(const RecordTurns::Held held, turns_.take(IoRequest::Kind::write, extent));
   if (!extent.payload.empty()) {
     STRATA_RETURN_IF_ERROR(engine.run(payload_requests(IoRequest::Kind::write, extent, buffer)));
   }
   const IoRequest header = request(IoRequest::Kind::write, extent.header, buffer);
   return engine.run({&header, 1});
+}
+
+Status RecordFile::Impl::read_slot(IoEngine& engine, const RecordExtent& extent, std::span<std::byte> buffer) {
+  std::vector<IoRequest> requests = payload_requests(IoRequest::Kind::read, extent, buffer);
+  if (requests.empty()) {
+    requests.push_back(request(IoRequest::Kind::read, extent.header, buffer));
+  } else {
+    requests.back().bytes += extent.header.bytes;  // right behind the last piece, in the file and in the buffer
+  }
+  STRATA_ASSIGN_OR_RETURN(const RecordTurns::Held held, turns_.take(IoRequest::Kind::read, extent));
+  return engine.run(requests);
 }
 
 Status RecordFile::Impl::write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer) {
@@ -139,13 +161,7 @@ Status RecordFile::Impl::read(IoEngine& engine, RecordId id, std::uint64_t versi
   const std::size_t r = index(id);
   const RecordExtent extent = layout_.extent(r, version);
   STRATA_CHECK(buffer.size() >= extent.bytes(), "the buffer of a record holds its header block too");
-  std::vector<IoRequest> requests = payload_requests(IoRequest::Kind::read, extent, buffer);
-  if (requests.empty()) {
-    requests.push_back(request(IoRequest::Kind::read, extent.header, buffer));
-  } else {
-    requests.back().bytes += extent.header.bytes;  // right behind the last piece, in the file and in the buffer
-  }
-  if (const Status status = engine.run(requests); !status.ok()) return status.with_context(name(id, version));
+  if (const Status status = read_slot(engine, extent, buffer); !status.ok()) return status.with_context(name(id, version));
   const std::size_t payload_bytes = layout_.payload_bytes(r);
   std::uint64_t stored = 0;
   std::string wrong =
@@ -175,14 +191,17 @@ Result<std::unique_ptr<RecordFile>> RecordFile::create(const std::vector<std::st
   if (weights.empty()) {
     STRATA_ASSIGN_OR_RETURN(weights, measured_weights(paths, file_bytes(payload_bytes, options.slots), options.io, &notes));
   }
+  const auto largest = std::max_element(payload_bytes.begin(), payload_bytes.end());
+  const std::size_t largest_bytes = largest == payload_bytes.end() ? 0 : buffer_bytes_for(*largest);
   RecordLayout layout(std::move(payload_bytes), weights, options.slots);
   const BlockFileOptions file_options{.direct = options.direct, .prewrite = options.prewrite, .timeout = options.io.timeout};
   STRATA_ASSIGN_OR_RETURN(std::vector<BlockFile> files, create_files(paths, layout, file_options));
   for (const BlockFile& file : files) {
     if (!file.why_buffered().empty()) notes.push_back(file.path() + ": goes through the page cache: " + file.why_buffered());
   }
+  RecordTurns turns = RecordTurns::open(paths, options.turns, largest_bytes, options.io.timeout, &notes);
   return std::unique_ptr<RecordFile>(
-      new RecordFile(std::make_unique<Impl>(std::move(files), std::move(layout), std::move(notes))));
+      new RecordFile(std::make_unique<Impl>(std::move(files), std::move(layout), std::move(turns), std::move(notes))));
 }
 
 std::size_t RecordFile::file_bytes(std::span<const std::size_t> payload_bytes, std::size_t slots) {

@@ -15,6 +15,7 @@
 #include "nvme/format.h"
 #include "nvme/io_engine.h"
 #include "nvme/latency.h"
+#include "nvme/turn_options.h"
 #include "runtime/status.h"
 
 namespace strata {
@@ -31,6 +32,7 @@ struct RecordFileOptions {
   std::size_t slots = format::kSlots;  // of a record; 1: a new version is written over the old one
   // For measuring; its timeout holds for making the files too.
   IoEngineOptions io{};
+  TurnOptions turns{};  // of the ranks of this host: one at a time then reads a folder, and one writes it
 };
 
 // What went over one path since the last take_traffic().
@@ -72,7 +74,8 @@ class RecordFile {
   std::vector<std::string> paths() const;
   // For IoEngine::register_files; valid as long as this object.
   std::vector<IoFile*> io_files() const;
-  // To be said aloud: a path that goes through the page cache although direct I/O was asked for; measured weights.
+  // To be said aloud: a path that goes through the page cache although direct I/O was asked for; measured weights; what
+  // became of the wish for turns.
   const std::vector<std::string>& notes() const;
   // From one thread at a time, also while records are read and written.
   std::vector<PathTraffic> take_traffic();

@@ -33,7 +33,9 @@ Result<std::unique_ptr<RecordTraffic>> RecordTraffic::create(const std::vector<s
   traffic->versions_.resize(records(options));
   const std::vector<std::size_t> payloads(traffic->versions_.size(), options.payload_bytes);
   STRATA_ASSIGN_OR_RETURN(
-      traffic->file_, RecordFile::create(paths, payloads, {.prewrite = false, .weights = options.weights, .io = options.io}));
+      traffic->file_,
+      RecordFile::create(paths, payloads,
+                         {.prewrite = false, .weights = options.weights, .io = options.io, .turns = options.turns}));
   std::string why_fallback;
   STRATA_ASSIGN_OR_RETURN(traffic->read_engine_, make_io_engine(options.io, &why_fallback));
   STRATA_ASSIGN_OR_RETURN(traffic->write_engine_, make_io_engine(options.io, nullptr));

@@ -20,6 +20,7 @@ struct RecordTrafficOptions {
   std::size_t file_bytes = 0;     // of all paths together, about; at least two records
   std::vector<double> weights{};  // of the paths, as RecordFileOptions
   IoEngineOptions io{};
+  TurnOptions turns{};
 };
 
 class RecordTraffic {

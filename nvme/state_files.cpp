@@ -13,6 +13,8 @@
 #include <optional>
 #include <string_view>
 
+#include "nvme/turn_file.h"
+
 namespace strata {
 namespace {
 
@@ -92,6 +94,7 @@ Result<std::uint64_t> remove_stale_state_files(const std::string& folder, int wo
     if (first.ok()) first = removed.status();
   }
   if (error) return Status::from_errno("list", folder, error.value());
+  if (const Status status = TurnFile::remove_stale(folder); first.ok()) first = status;
   if (!first.ok()) return first;
   return freed;
 }

@@ -19,9 +19,9 @@ std::string state_file_path(const std::string& folder, int rank, StateFileKind k
 Status require_different_files(const std::vector<std::string>& paths);
 
 // Removes the state files in `folder` of ranks >= world, which a run of `world` ranks does not take over: left there by a
-// larger run that was killed. A file that a running process holds stays, as does one on a file system without locks. Returns
-// the bytes freed. Everything that can be removed is removed before the first error is returned. Any process; one for each
-// folder is enough.
+// larger run that was killed; and the file of the turns there (turn_file.h). A file that a running process holds stays, as does
+// one on a file system without locks. Returns the bytes freed. Everything that can be removed is removed before the first error
+// is returned. Any process; one for each folder is enough.
 Result<std::uint64_t> remove_stale_state_files(const std::string& folder, int world);
 
 }  // namespace strata

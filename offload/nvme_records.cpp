@@ -11,7 +11,7 @@ Result<std::unique_ptr<NvmeRecords>> NvmeRecords::create(const std::vector<std::
   if (payload_bytes.empty()) return records;
   records->bytes_ = RecordFile::file_bytes(payload_bytes, slots);
   if (read_stream.backend() == Backend::dry) return records;
-  const RecordFileOptions file_options{.weights = options.weights, .slots = slots, .io = options.io};
+  const RecordFileOptions file_options{.weights = options.weights, .slots = slots, .io = options.io, .turns = options.turns};
   STRATA_ASSIGN_OR_RETURN(records->file_, RecordFile::create(files, payload_bytes, file_options));
   std::string why_read, why_write;
   STRATA_ASSIGN_OR_RETURN(records->read_engine_, options.make_engine(options.io, &why_read));

@@ -18,6 +18,7 @@ namespace strata {
 struct NvmeOptions {
   std::vector<double> weights = {};  // of each path; empty: measured
   IoEngineOptions io = {};
+  TurnOptions turns = {};  // of the ranks of this host at each folder
   // Called twice for each set of files: for reading, then for writing.
   std::function<Result<std::unique_ptr<IoEngine>>(const IoEngineOptions&, std::string* why_fallback)> make_engine =
       make_io_engine;

@@ -144,6 +144,7 @@ struct Config {
     std::int64_t queue_depth = 16;
     std::uint64_t block_size = std::uint64_t{1} << 20;  // bytes per request
     double timeout = 60.0;                              // seconds without an answer, then a drive counts as hanging
+    AutoOnOff exclusive = AutoOnOff::automatic;         // ranks take turns; automatic: for large records on drives that rotate
   } nvme;
 
   struct Device {

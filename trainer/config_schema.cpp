@@ -372,6 +372,10 @@ void describe_tiers(ConfigSchema& s, Config& c) {
                  "How long a drive may answer no request at all before training stops with an error.")
       .at_least(0.001)
       .at_most(1e6);
+  s.add_choice<AutoOnOff>(
+      "nvme.exclusive", c.nvme.exclusive, kAutoOnOff,
+      "on: of the ranks of a host, one at a time reads a folder, a whole record, and one writes it. auto: "
+      "so for large records where the kernel says that the drive rotates. `strata bench nvme --ranks` compares the two.");
 }
 
 void describe_speeds(ConfigSchema& s, const std::string& section, Config::Device::Speeds& c, const std::string& unset) {

@@ -81,8 +81,9 @@ Result<MeasuredRates> measure_rates(const Config& config, const Model& model, De
   MeasuredRates measured;
   const auto prepare = [&]() -> Status {
     for (const std::string& folder : config.nvme.path) STRATA_RETURN_IF_ERROR(folders.make(folder));
-    STRATA_ASSIGN_OR_RETURN(probe, Probe::create(engine_options(config, comm.rank()), model, comm.size(), device,
-                                                 budgets_of(config, host_memory, device),
+    EngineOptions engine = engine_options(config, comm.rank());
+    engine.nvme.turns.ranks = options.ranks_on_machine;
+    STRATA_ASSIGN_OR_RETURN(probe, Probe::create(engine, model, comm.size(), device, budgets_of(config, host_memory, device),
                                                  {.unused = options.unused, .nvme_bytes = options.nvme_bytes}));
     return {};
   };

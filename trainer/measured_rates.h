@@ -20,6 +20,7 @@ struct MeasureOptions {
   double seconds = 1.0;                             // of all at once; filling and warming up come before
   double alone_seconds = 0.0;                       // of each alone; 0: is not measured
   std::size_t nvme_bytes = std::size_t{256} << 20;  // of a rank's scratch files
+  int ranks_on_machine = 1;                         // that may take turns at a drive
 };
 
 // By the keys of device.rates; 0: not measured. Rounded to four digits.

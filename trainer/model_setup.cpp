@@ -74,6 +74,9 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.nvme.io.kind = c.nvme.engine;
   options.nvme.io.queue_depth = static_cast<unsigned>(c.nvme.queue_depth);
   options.nvme.io.block_bytes = static_cast<std::size_t>(c.nvme.block_size);
+  options.nvme.turns.when = c.nvme.exclusive == AutoOnOff::on    ? TurnOptions::When::always
+                            : c.nvme.exclusive == AutoOnOff::off ? TurnOptions::When::never
+                                                                 : TurnOptions::When::automatic;
   options.nvme.io.timeout = std::chrono::milliseconds(std::llround(c.nvme.timeout * 1e3));
   return options;
 }

@@ -36,7 +36,8 @@ void ProbeLoads::make_windows(const EngineOptions& options, const ProbeSizes& si
   file_ = {.payload_bytes = sizes.payload_bytes,
            .file_bytes = sizes.nvme_bytes,
            .weights = options.nvme.weights,
-           .io = options.nvme.io};
+           .io = options.nvme.io,
+           .turns = options.nvme.turns};
   for (int i = 0; i < 2; ++i) {
     Result<Buffer> window = bench_.arena(Tier::cpu).allocate(RecordTraffic::window_bytes(file_), Category::io, "window");
     throw_if_error(window.status());

@@ -211,7 +211,8 @@ Status Trainer::Impl::choose_device() {
 Status Trainer::Impl::measure_if_asked() {
   if (!config_.device.probe) return {};
   STRATA_ASSIGN_OR_RETURN(const MeasuredRates measured,
-                          measure_rates(config_, *extras_.model, *device_, environment_.world(), environment_.host_memory()));
+                          measure_rates(config_, *extras_.model, *device_, environment_.world(), environment_.host_memory(),
+                                        {.ranks_on_machine = environment_.ranks_on_machine()}));
   note(measured.line());
   config_ = with_rates(config_, measured.together);
   return {};
@@ -246,6 +247,7 @@ Status Trainer::Impl::start_engine() {
   EngineOptions options = plan_.options;
   options.gpu_budget = plan_.gpu.high_water;
   options.cpu_budget = plan_.cpu.high_water;
+  options.nvme.turns.ranks = environment_.ranks_on_machine();
   if (extras_.make_gpu_communicator) options.make_gpu_communicator = extras_.make_gpu_communicator;
   std::vector<std::string> notes;
   Result<std::unique_ptr<Engine>> engine = Engine::create(*device_, *extras_.model, options, environment_.world(), &notes);
