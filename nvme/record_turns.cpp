@@ -1,5 +1,7 @@
 #include "nvme/record_turns.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <utility>
@@ -15,7 +17,10 @@ constexpr std::size_t kSlowestBytesPerMs = (std::size_t{8} << 20) / 1000;
 // By `automatic`: smaller records lost by turns where larger ones gained (docs/state_format.md).
 constexpr std::size_t kWorthTurns = std::size_t{32} << 20;
 
-bool rotates(const TurnFile& file) { return device_queue_number(file.identity().device, "rotational").value_or(0) == 1; }
+bool rotates(const std::string& folder) {
+  struct stat info {};
+  return ::stat(folder.c_str(), &info) == 0 && device_queue_number(info.st_dev, "rotational").value_or(0) == 1;
+}
 
 }  // namespace
 
@@ -31,17 +36,15 @@ RecordTurns RecordTurns::open(std::span<const std::string> paths, const TurnOpti
       timeout + std::chrono::milliseconds(static_cast<std::size_t>(options.ranks) * (largest / kSlowestBytesPerMs + 1));
   for (std::size_t p = 0; p < paths.size(); ++p) {
     const std::string folder = std::filesystem::path(paths[p]).parent_path().string();
+    if (options.when == When::automatic && !rotates(folder)) continue;
     Result<std::unique_ptr<TurnFile>> made = TurnFile::open(folder);
     if (!made.ok()) {
-      if (options.when == When::always)
-        notes->push_back(folder + ": ranks do not take turns here (nvme.exclusive): " + made.status().message());
+      notes->push_back(folder + ": ranks do not take turns here (nvme.exclusive): " + made.status().message());
       continue;
     }
-    if (options.when == When::automatic) {
-      if (!rotates(**made)) continue;
+    if (options.when == When::automatic)
       notes->push_back(folder +
                        ": ranks of this host take turns, as the kernel says that the drive rotates (nvme.exclusive: auto)");
-    }
     const auto same = [&](const auto& file) { return file->identity() == (*made)->identity(); };
     const auto known = std::find_if(turns.files_.begin(), turns.files_.end(), same);
     turns.of_path_[p] = known != turns.files_.end() ? known->get() : made->get();

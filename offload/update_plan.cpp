@@ -164,6 +164,15 @@ UpdatePlan plan_at(const UpdateShape& shape, const UpdateShare& share, const Com
   UpdatePlan waits = best;
   sweep(&Fractions::speculation);
   if (choose_gpu && best.speculating > 0) sweep(&Fractions::gpu);
+  // By another way: where the GPU updates little, the links are free for what begins early.
+  if (choose_gpu && share.tries >= UpdateShare::kAllTries && waits.gpu_fraction > 0.0) {
+    UpdatePlan found = std::move(best);
+    fractions = {};
+    best = with(fractions);
+    sweep(&Fractions::speculation);
+    sweep(&Fractions::gpu);
+    if (best.forecast->step_seconds >= kNoticeable * found.forecast->step_seconds) best = std::move(found);
+  }
   if (best.forecast->step_seconds >= kWorthCopies * waits.forecast->step_seconds) return waits;
   return with_waiting(std::move(best), compute, times, rates);
 }

@@ -71,6 +71,13 @@ const std::vector<GpuMachine>& gpu_machines() {
   return machines;
 }
 
+std::vector<Processor> processors() {
+  std::vector<Processor> all;
+  if (tests_the_host()) all.push_back({"host"});
+  for (const GpuMachine& machine : gpu_machines()) all.push_back({"Gpu_" + machine.name, &machine});
+  return all;
+}
+
 Result<std::unique_ptr<GpuDriver>> library_attention_driver() {
   Config config;
   config.device.attention = Config::Device::Attention::cudnn;

@@ -24,8 +24,22 @@ struct GpuMachine {
 
 // The emulator, or the GPU of this machine.
 const std::vector<GpuMachine>& gpu_machines();
+
+// What a test of a model or of training runs on.
+struct Processor {
+  std::string name;                 // "host", or a GPU's with Gpu_ before it, by which ctest finds what to run again on the GPU
+  const GpuMachine* gpu = nullptr;  // null: the host
+};
+// The host and gpu_machines(), or those alone.
+std::vector<Processor> processors();
 // The same with the vendor's attention: cuDNN's on the GPU, the host's on the emulator. Error unsupported: no cuDNN.
 Result<std::unique_ptr<GpuDriver>> library_attention_driver();
+// Under a sanitizer the emulator takes ten times as long: tests leave out there what others show.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
 // Whether host bodies are to be tested: not in a program that was asked for the GPU.
 bool tests_the_host();
 // Memory that the host and the GPUs of gpu_machines() reach at one address.

@@ -8,37 +8,24 @@
 #include "runtime/kernels/elementwise.h"
 #include "support.h"
 #include "tests/machines/machines.h"
+#include "tests/machines/tolerances.h"
 
 namespace strata::testing {
 namespace {
 
-// A case, on a processor: the host, or a GPU.
-struct Where {
-  std::string name;
-  const GpuMachine* machine;  // null: the host
-};
-
-// Under a sanitizer the emulator takes ten times as long; the tests of each kernel are enough there.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
-
-std::vector<Where> processors() {
-  std::vector<Where> all;
-  if (tests_the_host()) all.push_back({"host", nullptr});
-  if (kSanitized) return all;
-  for (const GpuMachine& machine : gpu_machines()) all.push_back({"Gpu_" + machine.name, &machine});
+std::vector<Processor> where() {
+  std::vector<Processor> all = processors();
+  if (kSanitized) std::erase_if(all, [](const Processor& processor) { return processor.gpu != nullptr; });
   return all;
 }
 
-class Parity : public ::testing::TestWithParam<std::tuple<std::string, Where>> {
+// A case, on a processor.
+class Parity : public ::testing::TestWithParam<std::tuple<std::string, Processor>> {
  protected:
   static std::string name() { return std::get<0>(GetParam()); }
   static ReferenceRun::Options options(DType dtype = DType::f32) {
     ReferenceRun::Options o{.compute_dtype = dtype, .budget = std::size_t{256} << 20};
-    if (const GpuMachine* machine = std::get<1>(GetParam()).machine) o.make_gpu = [machine] { return machine->make_driver(); };
+    if (const GpuMachine* machine = std::get<1>(GetParam()).gpu) o.make_gpu = [machine] { return machine->make_driver(); };
     return o;
   }
   void compare_gradients(DType dtype,
@@ -49,7 +36,7 @@ TEST_P(Parity, LogitsMatch) {
   const VectorCase c(name());
   ReferenceRun run(*c.model, options());
   throw_if_error(load_weights(c.hf_dir, c.config, run));
-  EXPECT_LT(max_difference(run.logits(c.batch(0)), c.values("logits")), 1e-4);
+  EXPECT_LT(max_difference(run.logits(c.batch(0)), c.values("logits")), kLogits);
 }
 
 void Parity::compare_gradients(
@@ -65,13 +52,13 @@ void Parity::compare_gradients(
 
 TEST_P(Parity, EveryGradientMatches) {
   compare_gradients(DType::f32, [](const HfTensor& tensor, auto ours, auto theirs) {
-    EXPECT_LT(relative_difference(ours, theirs), 1e-4) << tensor.name;
+    EXPECT_LT(relative_difference(ours, theirs), kGradient) << tensor.name;
   });
 }
 
 TEST_P(Parity, EveryBf16GradientPointsTheSameWay) {
   compare_gradients(DType::bf16, [](const HfTensor& tensor, auto ours, auto theirs) {
-    EXPECT_GT(cosine(ours, theirs), 0.99) << tensor.name;
+    EXPECT_GT(cosine(ours, theirs), kBf16GradientCosine) << tensor.name;
   });
 }
 
@@ -140,7 +127,7 @@ void compare_weights(const VectorCase& c, ReferenceRun& run) {
       if (i % stride != 0) values[i] = 0.0f;
     clear_key_bias(c, tensor, values);
     clear_key_bias(c, tensor, theirs);
-    EXPECT_LT(relative_difference(values, theirs), 1e-4) << tensor.name;
+    EXPECT_LT(relative_difference(values, theirs), kWeights) << tensor.name;
   }
 }
 
@@ -156,14 +143,14 @@ TEST_P(Parity, TenAdamWStepsMatch) {
     const std::int64_t counted = VectorCase::counted(batch);
     run.zero_grads();
     const double loss = mean_loss(run.forward_backward(batch, 1.0f / static_cast<float>(counted), false), counted);
-    EXPECT_NEAR(loss / losses[step], 1.0, 1e-5) << "step " << step;
-    EXPECT_NEAR(optimizer.step(run, static_cast<std::int64_t>(step) + 1) / norms[step], 1.0, 1e-4) << "step " << step;
+    EXPECT_NEAR(loss / losses[step], 1.0, kLoss) << "step " << step;
+    EXPECT_NEAR(optimizer.step(run, static_cast<std::int64_t>(step) + 1) / norms[step], 1.0, kGradientNorm) << "step " << step;
   }
   compare_weights(c, run);
 }
 
 INSTANTIATE_TEST_SUITE_P(Vectors, Parity,
-                         ::testing::Combine(::testing::ValuesIn(vector_case_names()), ::testing::ValuesIn(processors())),
+                         ::testing::Combine(::testing::ValuesIn(vector_case_names()), ::testing::ValuesIn(where())),
                          [](const auto& test) { return std::get<0>(test.param) + "_on_" + std::get<1>(test.param).name; });
 
 }  // namespace

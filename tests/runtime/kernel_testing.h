@@ -15,6 +15,7 @@
 #include "runtime/stream.h"
 #include "runtime/tensor.h"
 #include "tests/machines/machines.h"
+#include "tests/machines/tolerances.h"
 
 namespace strata::kernels::testing {
 
@@ -93,17 +94,10 @@ inline Array tokens(std::int64_t R, std::int64_t V, const char* name) {
   return a;
 }
 
-// |actual - expected| <= absolute + relative * |expected|. 16-bit outputs are rounded once: half an ulp is 2^-9 of the value
-// (2^-8 next to a power of two); the rest is for f32 sums.
-struct Tolerance {
-  double relative, absolute;
-};
-inline Tolerance tolerance_of(DType dtype) { return dtype == DType::f32 ? Tolerance{1e-5, 2e-6} : Tolerance{4.1e-3, 1e-5}; }
-
 inline void expect_close(const Array& actual, const std::vector<double>& expected, const char* what, double factor = 1.0) {
   ASSERT_EQ(actual.numel(), static_cast<std::int64_t>(expected.size())) << what;
   EXPECT_TRUE(actual.guard_is_intact()) << what << ": wrote behind its end";
-  const Tolerance tolerance = tolerance_of(actual.dtype());
+  const strata::testing::Tolerance tolerance = strata::testing::kernel_tolerance(actual.dtype());
   for (std::size_t i = 0; i < expected.size(); ++i) {
     const double value = actual.at(static_cast<std::int64_t>(i));
     const double allowed = factor * (tolerance.absolute + tolerance.relative * std::abs(expected[i]));

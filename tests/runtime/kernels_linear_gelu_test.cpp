@@ -36,7 +36,7 @@ void on_every_machine_and_way(const Kernel& kernel, const Check& check) {
 // y is gelu of a sum that pre is the rounding of.
 void expect_gelu_of(const Array& pre, const Array& y) {
   EXPECT_TRUE(y.guard_is_intact());
-  const Tolerance tolerance = tolerance_of(y.dtype());
+  const strata::testing::Tolerance tolerance = strata::testing::kernel_tolerance(y.dtype());
   for (std::int64_t i = 0; i < pre.numel(); ++i) {
     const double at = pre.at(i), rounding = tolerance.relative * std::abs(at);
     const auto [low, high] = std::minmax({gelu(at - rounding), gelu(at), gelu(at + rounding)});

@@ -200,7 +200,7 @@ void check_backward(const Variant& v, Size size, bool in_place_of_dy) {
       [&](const Outputs& out) {
         expect_close(out[1], expected_dw, "dw", 3.0);
         if (v.bias) expect_close(out[2], expected_db, "db", 3.0);
-        const Tolerance allowed = tolerance_of(v.dtype);
+        const strata::testing::Tolerance allowed = strata::testing::kernel_tolerance(v.dtype);
         for (std::int64_t r = 0; r < R; r += std::max<std::int64_t>(1, R - 1)) {  // first and last row
           const Doubles row = row_of(s, r, C);
           const Doubles d = row_of(dy, r, C);

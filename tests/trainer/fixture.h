@@ -99,16 +99,17 @@ struct RunResult {
   std::vector<double> clips;
   std::vector<std::optional<double>> validation_losses;
   std::vector<StepMetrics> metrics;
-  std::string digest;        // of the newest checkpoint, if any
-  std::optional<Plan> plan;  // of rank 0
+  std::string digest;                                                                // of the newest checkpoint, if any
+  std::optional<Plan> plan;                                                          // of rank 0
   std::size_t planned_gpu = 0, planned_cpu = 0, measured_gpu = 0, measured_cpu = 0;  // of rank 0
-  std::size_t largest_gpu = 0, largest_cpu = 0;  // planned for the rank that needs the most
+  std::size_t largest_gpu = 0, largest_cpu = 0;                                      // planned for the rank that needs the most
 };
 
-// Trains with `world` ranks as threads, each with a GPU of `machine` where one is given.
+// Trains with `world` ranks as threads, each with a GPU of `machine` where one is given. broken_off: after so many steps, with
+// a checkpoint, although the config has more; 0: never.
 inline RunResult run_training(const Config& config, int world, const std::shared_ptr<const DataSource>& data,
                               const std::shared_ptr<const DataSource>& validation = nullptr,
-                              const testing::GpuMachine* machine = nullptr) {
+                              const testing::GpuMachine* machine = nullptr, int broken_off = 0) {
   ThreadGroup group(WorldSize{world});
   const testing::GpuCommunicators gpu_communicators;
   std::vector<Status> status(static_cast<std::size_t>(world));
@@ -133,7 +134,9 @@ inline RunResult run_training(const Config& config, int world, const std::shared
       };
     Result<std::unique_ptr<Trainer>> trainer = Trainer::create(config, *environment, std::move(extras));
     Status mine = trainer.status();
-    if (mine.ok()) mine = (*trainer)->train();
+    if (mine.ok() && broken_off == 0) mine = (*trainer)->train();
+    for (int i = 0; i < broken_off && mine.ok(); ++i) mine = (*trainer)->step().status();
+    if (mine.ok() && broken_off > 0) mine = (*trainer)->save();
     if (mine.ok() && rank == 0) {
       result.plan = (*trainer)->plan();
       result.planned_gpu = (*trainer)->plan().gpu.high_water;

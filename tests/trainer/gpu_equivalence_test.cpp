@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/machines/machines.h"
+#include "tests/machines/tolerances.h"
 #include "tests/trainer/placement.h"
 
 namespace strata {
@@ -56,7 +57,7 @@ TEST_P(GpuEquivalence, DigestIsOneStringForEveryPlacementAndTheLossIsTheHosts) {
     EXPECT_EQ(run.measured_cpu, run.planned_cpu);
     ASSERT_EQ(run.losses.size(), host.losses.size());
     for (std::size_t i = 0; i < run.losses.size(); ++i)
-      EXPECT_NEAR(run.losses[i], host.losses[i], compute == DType::f32 ? 2e-5 : 2e-2) << "step " << i + 1;
+      EXPECT_NEAR(run.losses[i], host.losses[i], testing::loss_tolerance(compute)) << "step " << i + 1;
     if (reference.empty()) reference = run.digest;
     EXPECT_EQ(run.digest, reference);
     ASSERT_FALSE(run.digest.empty());
@@ -85,7 +86,8 @@ TEST(GpuLibraryAttention, PlacementsAgreeAndThePlanIsTheRun) {
     const RunResult run = run_training(library_config(placement, folder.path()), 1, data, nullptr, &library);
     ASSERT_TRUE(run.status.ok()) << run.status.message();
     EXPECT_EQ(run.measured_gpu, run.planned_gpu) << "the plan is the run";
-    for (std::size_t i = 0; i < run.losses.size(); ++i) EXPECT_NEAR(run.losses[i], host.losses[i], 2e-2) << "step " << i + 1;
+    for (std::size_t i = 0; i < run.losses.size(); ++i)
+      EXPECT_NEAR(run.losses[i], host.losses[i], testing::loss_tolerance(DType::bf16)) << "step " << i + 1;
     if (reference.empty()) reference = run.digest;
     EXPECT_EQ(run.digest, reference);
     ASSERT_FALSE(run.digest.empty());

@@ -1,4 +1,5 @@
-// Resuming equals not stopping, to the bit; a checkpoint of one layout loads into any other.
+// What a run goes on from: a checkpoint of one layout loads into any other, a signal saves one, what does not belong together
+// is refused. (That resuming equals not stopping: runs_test.cpp.)
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -19,40 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 
 std::shared_ptr<FormulaSource> data() { return std::make_shared<FormulaSource>(61); }
-
-TEST(Resume, TenAndTenStepsEqualTwenty) {
-  for (const auto home : {Tier::cpu, Tier::nvme}) {
-    const TemporaryFolder whole, halves;
-    Config c = small_config(whole.path());
-    c.zero.stage = 3;
-    c.offload.optimizer.device = home;
-    const RunResult reference = run_training(c, 2, data());
-    ASSERT_TRUE(reference.status.ok()) << reference.status.message();
-    c.run.folder = halves.path();
-    c.checkpoint.interval = 10;
-    c.checkpoint.save_final = false;
-    // The same run, broken off after its tenth step: the schedule must not know.
-    ThreadGroup group(WorldSize{2});
-    std::vector<std::thread> ranks;
-    for (int r = 0; r < 2; ++r)
-      ranks.emplace_back([&, r] {
-        const auto comm = group.communicator(Rank{r});
-        const auto environment = Environment::from_communicator(*comm, 2);
-        TrainerExtras extras;
-        extras.train = data();
-        auto trainer = Trainer::create(c, *environment, std::move(extras));
-        ASSERT_TRUE(trainer.ok()) << trainer.status().message();
-        for (int i = 0; i < 10; ++i) ASSERT_TRUE((*trainer)->step().ok());
-        ASSERT_TRUE((*trainer)->save().ok());
-      });
-    for (std::thread& t : ranks) t.join();
-    c.checkpoint.save_final = true;
-    const RunResult resumed = run_training(c, 2, data());
-    ASSERT_TRUE(resumed.status.ok()) << resumed.status.message();
-    EXPECT_EQ(resumed.losses.size(), 10u);
-    EXPECT_EQ(resumed.digest, reference.digest);
-  }
-}
 
 TEST(Resume, StageThreeOfTwoRanksGoesOnAsStageOneOfThree) {
   const TemporaryFolder reference_folder, folder;
