@@ -91,7 +91,8 @@ Result<std::unique_ptr<Engine>> Engine::create(Device& device, const Model& mode
 Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   STRATA_ASSIGN_OR_RETURN(data_comm_, comm.duplicate());
   if (device_.backend() == Backend::cuda) {
-    STRATA_ASSIGN_OR_RETURN(data_comm_, options_.make_gpu_communicator(std::move(data_comm_), device_.gpu()));
+    STRATA_ASSIGN_OR_RETURN(
+        data_comm_, options_.make_gpu_communicator(std::move(data_comm_), device_.gpu(), options_.gpu_communicator_timeout));
   }
   STRATA_ASSIGN_OR_RETURN(control_, comm.duplicate());
   layout_ = make_layout(model_, comm.size());
@@ -178,12 +179,14 @@ ComputeShape Engine::compute_shape() const {
   return shape;
 }
 
-Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu) {
+Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu,
+                                                      std::chrono::milliseconds timeout) {
   std::shared_ptr<NcclApi> nccl;
   if (host->size().v > 1) {
     STRATA_ASSIGN_OR_RETURN(nccl, load_nccl());
   }
-  return make_nccl_communicator(std::move(host), std::move(nccl), gpu, {.axis = "data", .scratch_bytes = kGpuScratchBytes});
+  return make_nccl_communicator(std::move(host), std::move(nccl), gpu,
+                                {.axis = "data", .timeout = timeout, .scratch_bytes = kGpuScratchBytes});
 }
 
 // A unit that adds to another one's gradient does so long before that one's own backward, for every micro-batch in one buffer:

@@ -7,6 +7,7 @@
 // checkpoint.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -33,11 +34,12 @@ namespace strata {
 // Units, parameters and slices of a model over `world` ranks.
 StateLayout make_layout(const Model& model, WorldSize world);
 
-// Puts device memory in reach of a group's collectives.
-using GpuCommunicatorMaker =
-    std::function<Result<std::unique_ptr<Communicator>>(std::unique_ptr<Communicator> host, GpuDriver& gpu)>;
+// Puts device memory in reach of a group's collectives. timeout: how long a rank may be behind the others.
+using GpuCommunicatorMaker = std::function<Result<std::unique_ptr<Communicator>>(
+    std::unique_ptr<Communicator> host, GpuDriver& gpu, std::chrono::milliseconds timeout)>;
 // NCCL (parallel/nccl_communicator.h), which one rank alone does not need.
-Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu);
+Result<std::unique_ptr<Communicator>> connect_by_nccl(std::unique_ptr<Communicator> host, GpuDriver& gpu,
+                                                      std::chrono::milliseconds timeout);
 
 // Homes of what units have.
 struct UnitHomes {
@@ -85,6 +87,7 @@ struct EngineOptions {
   std::size_t gpu_budget = 0;  // bytes
   std::size_t cpu_budget = 0;
   GpuCommunicatorMaker make_gpu_communicator = connect_by_nccl;  // on the cuda backend
+  std::chrono::milliseconds gpu_communicator_timeout{600'000};
 };
 
 // Whether a step updated records before it knew the norm, guessing that it would not clip.

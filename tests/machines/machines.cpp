@@ -97,8 +97,8 @@ GpuCommunicators::GpuCommunicators() : nccl_(wants_cuda() ? nullptr : std::make_
 
 GpuCommunicatorMaker GpuCommunicators::maker() const {
   if (!nccl_) return connect_by_nccl;
-  return [nccl = nccl_](std::unique_ptr<Communicator> host, GpuDriver& gpu) {
-    return make_nccl_communicator(std::move(host), nccl, gpu, {.axis = "data"});
+  return [nccl = nccl_](std::unique_ptr<Communicator> host, GpuDriver& gpu, std::chrono::milliseconds timeout) {
+    return make_nccl_communicator(std::move(host), nccl, gpu, {.axis = "data", .timeout = timeout});
   };
 }
 

@@ -141,19 +141,28 @@ double written_definition(const float* x, std::int64_t n) {
   return lanes[0];
 }
 
-TEST(SumSquares, EqualsItsDefinitionToTheBitOnEveryInstructionSet) {
-  with_each_isa([] {
-    for (const std::int64_t n : {0, 1, 15, 16, 17, 4095, 4096, 4097, 8192, 12345}) {
-      Array x = normal(DType::f32, {n}, "x", 0.1, 3.0);
-      const float* data = x.ref().as<float>();
-      std::vector<double> partials(static_cast<std::size_t>((n + kNormBlock - 1) / kNormBlock) + 1, -1.0);
-      sum_squares_blocks(data, n, partials.data());
-      for (std::int64_t k = 0; k * kNormBlock < n; ++k)
-        ASSERT_EQ(partials[static_cast<std::size_t>(k)],
-                  written_definition(data + k * kNormBlock, std::min(kNormBlock, n - k * kNormBlock)));
-      EXPECT_EQ(partials.back(), -1.0) << "wrote one partial too many";
-    }
-  });
+TEST(SumSquares, EqualsItsDefinitionToTheBitOnEveryMachine) {
+  for (const std::int64_t n : {1, 15, 16, 17, 4095, 4096, 4097, 8192, 12345}) {
+    SCOPED_TRACE(n);
+    const std::int64_t blocks = (n + kNormBlock - 1) / kNormBlock;
+    on_every_machine(
+        [&](StreamRef stream) {
+          Array x = normal(DType::f32, {n}, "x", 0.1, 3.0), partials(DType::i32, {2 * blocks});  // two for the bits of a double
+          sum_squares_blocks({x.ref().as<float>(), n, reinterpret_cast<double*>(partials.ref().data)}, stream);
+          finish(stream);
+          return Outputs{x, partials};
+        },
+        [&](const Outputs& outputs) {
+          Array x = outputs[0], partials = outputs[1];
+          EXPECT_TRUE(partials.guard_is_intact()) << "wrote one partial too many";
+          for (std::int64_t k = 0; k < blocks; ++k) {
+            double partial = 0.0;
+            std::memcpy(&partial, partials.ref().data + 8 * k, sizeof partial);
+            ASSERT_EQ(partial,
+                      written_definition(x.ref().as<float>() + k * kNormBlock, std::min(kNormBlock, n - k * kNormBlock)));
+          }
+        });
+  }
 }
 
 TEST(SumSquares, CutsAtBlocksDoNotMatter) {

@@ -6,8 +6,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "tests/machines/machines.h"
 #include "tests/machines/tolerances.h"
@@ -198,6 +200,33 @@ TEST_P(FailuresOn, ARankThatFailsAloneTellsTheOthersWhy) {
       EXPECT_FALSE(status.is_on_every_rank());
     }
   }
+}
+
+// Reads the samples of one rank slowly from the second step on.
+class SlowSource final : public DataSource {
+ public:
+  Status sample(std::uint64_t k, std::span<std::int32_t> out) const override {
+    if (k == 3) std::this_thread::sleep_for(std::chrono::seconds(4));
+    return formula_.sample(k, out);
+  }
+  std::uint64_t samples_per_epoch() const override { return formula_.samples_per_epoch(); }
+  std::int64_t vocab_size() const override { return formula_.vocab_size(); }
+
+ private:
+  FormulaSource formula_{61};
+};
+
+TEST_P(FailuresOn, ASilentRankIsNamedAfterParallelTimeout) {
+  if (GetParam().gpu == nullptr) GTEST_SKIP() << "who connects the host's ranks gives them their timeout";
+  if (!has(2)) GTEST_SKIP() << "two ranks want two GPUs";
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.global_batch_size = 2;
+  c.parallel.timeout = 0.5;
+  const RunResult run = run_training(c, 2, std::make_shared<SlowSource>(), nullptr, GetParam().gpu);
+  EXPECT_EQ(run.ranks[0].code(), Code::peer_lost) << run.ranks[0].message();
+  EXPECT_NE(run.ranks[0].message().find("rank 1"), std::string::npos) << run.ranks[0].message();
+  EXPECT_NE(run.ranks[0].message().find("within 0.5 s"), std::string::npos) << run.ranks[0].message();
 }
 
 INSTANTIATE_TEST_SUITE_P(Processors, FailuresOn, ::testing::ValuesIn(testing::processors()),

@@ -16,22 +16,21 @@ void log_error(const Status& status) {
 }
 
 // Found in the driver at run time: a program linked to libcuda would not start where there is none.
-using StreamWaitValue = CUresult (*)(CUstream, CUdeviceptr, cuuint32_t, unsigned int);
-StreamWaitValue find_stream_wait_value() {
+struct StreamWaitValue {
+  CUresult (*call)(CUstream, CUdeviceptr, cuuint32_t, unsigned int) = nullptr;
+};
+// There is no other way to make a stream wait for the host: a callback that waits would keep those of other streams from
+// running, on which it may depend.
+Result<StreamWaitValue> find_stream_wait_value(int ordinal) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-  if (cudaGetDriverEntryPointByVersion("cuStreamWaitValue32", &function, 12000, cudaEnableDefault, &found) != cudaSuccess ||
-      found != cudaDriverEntryPointSuccess) {
-    (void)cudaGetLastError();
-    return nullptr;
-  }
-  return reinterpret_cast<StreamWaitValue>(function);
+  STRATA_RETURN_IF_CUDA_ERROR(
+      cudaGetDriverEntryPointByVersion("cuStreamWaitValue32", &function, 12000, cudaEnableDefault, &found), ordinal);
+  if (found == cudaDriverEntryPointSuccess) return StreamWaitValue{reinterpret_cast<decltype(StreamWaitValue::call)>(function)};
+  return Status(Code::unsupported,
+                "the driver of GPU " + std::to_string(ordinal) +
+                    " has no cuStreamWaitValue32, by which streams wait for the host; install a newer driver");
 }
-
-struct HostWait {
-  const CudaCounter* counter;
-  std::uint32_t value;
-};
 
 }  // namespace
 
@@ -69,26 +68,13 @@ Result<std::shared_ptr<GpuCounter>> CudaCounter::make(int ordinal) {
 
 CudaCounter::~CudaCounter() { log_error(cuda_status(cudaFreeHost(word_), "cudaFreeHost", ordinal_)); }
 
-void CudaCounter::set(std::uint32_t value) {
-  const std::atomic_ref<std::uint32_t> word(*word_);
-  word.store(value, std::memory_order_release);
-  word.notify_all();
-}
-
-void CudaCounter::wait(std::uint32_t value) const {
-  const std::atomic_ref<std::uint32_t> word(*word_);
-  std::uint32_t now = word.load(std::memory_order_acquire);
-  while (static_cast<std::int32_t>(now - value) < 0) {
-    word.wait(now, std::memory_order_acquire);
-    now = word.load(std::memory_order_acquire);
-  }
-}
+void CudaCounter::set(std::uint32_t value) { std::atomic_ref<std::uint32_t>(*word_).store(value, std::memory_order_release); }
 
 struct CudaQueue::State {
   int ordinal = 0;
   std::string name;
   GpuFault* fault = nullptr;  // page-locked
-  StreamWaitValue stream_wait_value = nullptr;
+  StreamWaitValue stream_wait_value;
   std::mutex mutex;
   Status failed;  // the first error
 
@@ -181,7 +167,7 @@ Result<std::unique_ptr<GpuQueue>> CudaQueue::make(const std::string& name, const
   STRATA_RETURN_IF_CUDA_ERROR(cudaHostAlloc(&fault, sizeof(GpuFault), cudaHostAllocPortable | cudaHostAllocMapped),
                               properties.ordinal);
   state->fault = new (fault) GpuFault();
-  state->stream_wait_value = find_stream_wait_value();
+  STRATA_ASSIGN_OR_RETURN(state->stream_wait_value, find_stream_wait_value(properties.ordinal));
   std::unique_ptr<CudaQueue> queue(new CudaQueue(properties, events, std::move(state)));
   STRATA_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&queue->stream_, cudaStreamNonBlocking), properties.ordinal);
   return std::unique_ptr<GpuQueue>(std::move(queue));
@@ -245,28 +231,14 @@ void CudaQueue::wait(const GpuMark& mark) {
 void CudaQueue::wait(const GpuCounter& counter, std::uint32_t value) {
   use_device();
   const auto& word = static_cast<const CudaCounter&>(counter);
-  if (state_->stream_wait_value != nullptr) {
-    const CUresult result =
-        state_->stream_wait_value(stream_, reinterpret_cast<CUdeviceptr>(word.address()), value, CU_STREAM_WAIT_VALUE_GEQ);
-    if (result == CUDA_SUCCESS) return;
-    if (result != CUDA_ERROR_NOT_SUPPORTED) {
-      state_->keep(Status(Code::internal, "cuStreamWaitValue32 on GPU " + std::to_string(state_->ordinal) + ": CUresult " +
-                                              std::to_string(static_cast<int>(result))));
-      return;
-    }
-    state_->stream_wait_value = nullptr;
-  }
-  // A thread of the driver sleeps in place of the GPU.
-  auto wait = std::make_unique<HostWait>(HostWait{&word, value});
-  const cudaError_t error = cudaLaunchHostFunc(
-      stream_,
-      [](void* data) {
-        const std::unique_ptr<HostWait> host_wait(static_cast<HostWait*>(data));
-        host_wait->counter->wait(host_wait->value);
-      },
-      wait.get());
-  if (error == cudaSuccess) (void)wait.release();  // the callback owns it
-  keep(error, "cudaLaunchHostFunc");
+  const CUresult result =
+      state_->stream_wait_value.call(stream_, reinterpret_cast<CUdeviceptr>(word.address()), value, CU_STREAM_WAIT_VALUE_GEQ);
+  if (result == CUDA_SUCCESS) return;
+  const std::string refused = result == CUDA_ERROR_NOT_SUPPORTED ? "the device does not support it"
+                                                                 : "CUresult " + std::to_string(static_cast<int>(result));
+  state_->keep(
+      Status(result == CUDA_ERROR_NOT_SUPPORTED ? Code::unsupported : Code::internal,
+             "stream " + state_->name + ": cuStreamWaitValue32 on GPU " + std::to_string(state_->ordinal) + ": " + refused));
 }
 
 void CudaQueue::fail(const Status& status) { state_->keep(status); }

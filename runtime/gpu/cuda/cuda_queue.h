@@ -50,8 +50,6 @@ class CudaCounter final : public GpuCounter {
   void set(std::uint32_t value) override;
 
   const void* address() const { return word_; }
-  // Blocks the calling thread until the counter is at least `value` (in the order of 32-bit differences, as the GPU compares).
-  void wait(std::uint32_t value) const;
 
  private:
   CudaCounter(void* word, int ordinal) : word_(static_cast<std::uint32_t*>(word)), ordinal_(ordinal) {}
