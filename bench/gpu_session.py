@@ -20,7 +20,7 @@ from gpu_tests import run_tests
 
 # Programs that test a GPU when they are asked to, and which of their tests. Nearly all of runtime is about kernels; elsewhere the
 # name of a test says it.
-TESTS = {"runtime": "*", "optim": "*Gpu*", "model": "*Gpu*", "trainer": "*Gpu*"}
+TESTS = {"runtime": "*", "parallel": "*Gpu*", "optim": "*Gpu*", "model": "*Gpu*", "trainer": "*Gpu*"}
 KERNEL_TESTS = "*Attention*:*Norm*:CrossEntropy*:Embedding*:Rope*:Gelu*:Swiglu*:Add*:Cast*:SumSquares*"
 
 

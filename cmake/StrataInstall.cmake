@@ -38,7 +38,7 @@ install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT pr
 
 if(TARGET strata_tests)
   set(libexec ${CMAKE_INSTALL_LIBEXECDIR}/strata)
-  foreach(test IN ITEMS test_runtime test_optim test_model test_trainer)
+  foreach(test IN ITEMS test_runtime test_parallel test_optim test_model test_trainer)
     strata_install_program(${test} ${libexec} gpu_tests EXCLUDE_FROM_ALL)
   endforeach()
   install(DIRECTORY tests/vectors DESTINATION ${libexec}/tests COMPONENT gpu_tests EXCLUDE_FROM_ALL)

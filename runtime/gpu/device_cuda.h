@@ -174,6 +174,15 @@ STRATA_DEVICE void report_fault(GpuFault* fault, GpuFaultKind kind, std::int64_t
   __threadfence_system();
 }
 
+// The symbol of the kernel in it, as the compiler writes it (`c++filt` reads it).
+inline Status refused_launch(const void* kernel, cudaError_t error, int ordinal, const std::string& device) {
+  const char* symbol = nullptr;
+  if (cudaFuncGetName(&symbol, kernel) != cudaSuccess) symbol = "a kernel";
+  (void)cudaGetLastError();
+  return {Code::internal, std::string(symbol) + " was refused by GPU " + std::to_string(ordinal) + " (" + device +
+                              "): " + cudaGetErrorString(error)};
+}
+
 struct Grid {
   std::int64_t x = 1, y = 1, z = 1;
 };
@@ -182,8 +191,9 @@ struct Grid {
 template <class... Params, class... Args>
 void launch(GpuQueue& queue, void (*kernel)(Params...), Grid grid, int threads, std::size_t shared_bytes, Args... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  cudaError_t error = cudaSuccess;
-  if (shared_bytes > 48u * 1024u)
+  const int ordinal = queue.properties().ordinal;
+  cudaError_t error = cudaSetDevice(ordinal);  // the calling thread may be new, or have worked for another one
+  if (error == cudaSuccess && shared_bytes > 48u * 1024u)
     error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shared_bytes));
   if (error == cudaSuccess) {
@@ -192,8 +202,7 @@ void launch(GpuQueue& queue, void (*kernel)(Params...), Grid grid, int threads, 
     error = cudaGetLastError();
   }
   if (error != cudaSuccess)
-    queue.fail(Status(Code::internal,
-                      std::string("a kernel was refused by ") + queue.properties().name + ": " + cudaGetErrorString(error)));
+    queue.fail(refused_launch(reinterpret_cast<const void*>(kernel), error, ordinal, queue.properties().name));
 }
 
 }  // namespace strata::gpu_cuda

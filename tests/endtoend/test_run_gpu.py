@@ -133,7 +133,7 @@ class RunGpu(unittest.TestCase):
         shutil.copy(ROOT / "tests/run_gpu", self.tests / "run_gpu")
         self.program("bin/strata", STRATA)
         self.program("bin/python", PYTHON)
-        for name in ("runtime", "optim", "model", "trainer"):
+        for name in ("runtime", "parallel", "optim", "model", "trainer"):
             self.program(f"libexec/strata/test_{name}", PASSING)
         for name, answer in ANSWERS.items():
             self.answer(name, answer)
@@ -175,7 +175,7 @@ class RunGpu(unittest.TestCase):
         self.assertEqual(document["gpu"], GPU)
         self.assertEqual(document["dropped"], [])
         self.assertEqual({n: (t["passed"], t["failed"], t["skipped"]) for n, t in document["tests"].items()},
-                         {n: (1, 0, 1) for n in ("runtime", "optim", "model", "trainer")})
+                         {n: (1, 0, 1) for n in ("runtime", "parallel", "optim", "model", "trainer")})
         self.assertIn("test_trainer --gtest_filter=*Gpu*\n", (self.answers / "calls").read_text())
         self.assertEqual([run["side"] for run in document["measurements"]["step gpt2-124m bf16"]["runs"]], ["strata", "pytorch", "strata"])
         self.assertEqual(document["measurements"]["copy"]["runs"][0]["result"], ANSWERS["copy"])
@@ -296,7 +296,7 @@ class RunGpu(unittest.TestCase):
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and not (self.output.exists() and "model" in self.document()["tests"]):
             time.sleep(0.05)
-        self.assertEqual(set(self.document()["tests"]), {"runtime", "optim", "model"})  # written while the last one runs
+        self.assertEqual(set(self.document()["tests"]), {"runtime", "parallel", "optim", "model"})  # written while the last one runs
         process.send_signal(signal.SIGTERM)
         printed = process.stdout.read()
         self.assertEqual(process.wait(), 130, printed)

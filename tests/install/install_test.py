@@ -73,7 +73,7 @@ def run_alone(prefix, root):
 def check_gpu_tests(prefix):
     """What another machine is given to test its GPU."""
     programs = sorted((prefix / "libexec/strata").glob("test_*"))
-    if [p.name for p in programs] != ["test_model", "test_optim", "test_runtime", "test_trainer"]:
+    if [p.name for p in programs] != ["test_model", "test_optim", "test_parallel", "test_runtime", "test_trainer"]:
         sys.exit(f"test programs in {prefix}: {programs}")
     for program in programs:
         check_libraries(prefix, program)

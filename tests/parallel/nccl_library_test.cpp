@@ -43,7 +43,7 @@ Status until_ready(NcclComm& comm) {
   return {Code::internal, "NCCL is still in progress after 60 s"};
 }
 
-class NcclOfOne : public ::testing::Test {
+class NcclOfOneGpu : public ::testing::Test {
  protected:
   void SetUp() override {
     auto nccl = load_nccl();
@@ -89,27 +89,27 @@ class NcclOfOne : public ::testing::Test {
   std::vector<std::byte> sent_;
 };
 
-TEST_F(NcclOfOne, Gathers) { expect_moved(comm_->all_gather(memory_, memory_ + kBytes, kBytes, *queue_)); }
+TEST_F(NcclOfOneGpu, Gathers) { expect_moved(comm_->all_gather(memory_, memory_ + kBytes, kBytes, *queue_)); }
 
-TEST_F(NcclOfOne, Broadcasts) {
+TEST_F(NcclOfOneGpu, Broadcasts) {
   const NcclComm::Broadcast broadcast{.from = memory_, .to = memory_ + kBytes, .bytes = kBytes, .root = 0};
   expect_moved(comm_->broadcast({&broadcast, 1}, *queue_));
 }
 
-TEST_F(NcclOfOne, SendsToItself) {
+TEST_F(NcclOfOneGpu, SendsToItself) {
   const NcclComm::Send send{.from = memory_, .bytes = kBytes, .to = 0};
   const NcclComm::Receive receive{.to = memory_ + kBytes, .bytes = kBytes, .from = 0};
   expect_moved(comm_->exchange({&send, 1}, {&receive, 1}, *queue_));
 }
 
-TEST_F(NcclOfOne, LeavesInOrder) {
+TEST_F(NcclOfOneGpu, LeavesInOrder) {
   expect_moved(comm_->all_gather(memory_, memory_ + kBytes, kBytes, *queue_));
   ASSERT_TRUE(comm_->finalize().ok());
   const Status status = until_ready(*comm_);
   EXPECT_TRUE(status.ok()) << status.message();
 }
 
-TEST_F(NcclOfOne, RefusesOperationsAfterAnAbort) {
+TEST_F(NcclOfOneGpu, RefusesOperationsAfterAnAbort) {
   comm_->abort();
   EXPECT_FALSE(comm_->all_gather(memory_, memory_ + kBytes, kBytes, *queue_).ok());
   EXPECT_FALSE(comm_->poll().ok());

@@ -40,6 +40,12 @@ KERNELS = {
         "block_sums_kernel": ({"add.rn.f32": 1}, {}),
         "total_sums_kernel": ({"add.rn.f32": 1}, {}),
     },
+    "runtime/gpu/kernels/embedding.cu": {"embedding_forward_kernel": ({"add.rn.f32": 1}, {})},
+    "runtime/gpu/kernels/embedding_backward.cu": {
+        "add_token_rows_kernel": ({"add.rn.f32": 1}, {}),
+        "add_position_rows_kernel": ({"add.rn.f32": 1}, {}),
+    },
+    "parallel/gpu/rank_sum.cu": {"rank_sum_kernel": ({"add.rn.f32": 1}, {})},
 }
 
 
