@@ -126,6 +126,13 @@ void add_nvme(CLI::App& bench, std::function<int()>& action) {
       ->add_option("--ranks", nvme.options->ranks,
                    "Processes that read and write records at the same time, at will and by turns: suggests nvme.exclusive")
       ->check(CLI::Range(0, 64));
+  nvme.app
+      ->add_option(
+          "--window", nvme.options->window,
+          "Memory that requests use in turn; as much as the requests in flight have, to compare with programs that reuse it")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))
+      ->capture_default_str();
   nvme.app->add_option("--record-size", nvme.options->record_size, "Of --ranks: of a record, e.g. 64MiB")
       ->transform(CLI::AsSizeValue(false))
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))

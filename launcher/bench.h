@@ -39,6 +39,7 @@ struct BenchOptions {
   std::string engine = "auto";                        // or "io_uring", "threads"
   bool sweep = false;                                 // over block sizes and queue depths
   std::int64_t ranks = 0;                             // 0: one process; else processes that take turns or not
+  std::int64_t window = std::int64_t{64} << 20;       // bytes of memory that requests use
   std::int64_t record_size = std::int64_t{64} << 20;  // of ranks, bytes
 };
 

@@ -115,6 +115,7 @@ BenchReport report_of(const BenchOptions& options, const std::vector<PathResults
     if (!paths[p][0].direct)
       report.notes.push_back(options.paths[p] + ": no direct I/O: these are rates of the page cache, not of the device");
   }
+  report.parameters.emplace_back("window", exact_bytes(static_cast<std::size_t>(options.window)));
   if (!options.sweep) {
     report.parameters.emplace_back("block_size", exact_bytes(first.options.block_bytes));
     report.parameters.emplace_back("queue_depth", std::to_string(first.options.queue_depth));
@@ -128,8 +129,9 @@ Status bench_nvme(const BenchOptions& options) {
   const std::vector<IoEngineOptions> settings = settings_of(options);
   std::vector<PathResults> paths;
   for (const std::string& folder : options.paths) {
-    STRATA_ASSIGN_OR_RETURN(PathResults results, measure_nvme(folder, static_cast<std::size_t>(options.bytes), settings,
-                                                              options.seconds, options.repeats));
+    STRATA_ASSIGN_OR_RETURN(PathResults results,
+                            measure_nvme(folder, static_cast<std::size_t>(options.bytes), settings, options.seconds,
+                                         options.repeats, static_cast<std::size_t>(options.window)));
     paths.push_back(std::move(results));
   }
   BenchReport report = report_of(options, paths);

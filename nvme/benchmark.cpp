@@ -16,8 +16,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr std::size_t kMiB = std::size_t{1} << 20;
-constexpr std::size_t kMaxWindow = 64 * kMiB;  // memory used
-constexpr std::size_t kMaxRun = 256 * kMiB;    // bytes handed to the engine at once, about those of a large record
+constexpr std::size_t kMaxRun = 256 * kMiB;  // bytes handed to the engine at once, about those of a large record
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -103,8 +102,8 @@ Result<NvmeRates> measure_file(const BlockFile& file, std::span<std::byte> windo
 }
 
 Result<std::vector<NvmeRates>> measure_settings(const BlockFile& file, std::span<const IoEngineOptions> settings,
-                                                double seconds, int repeats) {
-  const std::size_t bytes = std::min<std::size_t>(kMaxWindow, file.bytes());
+                                                double seconds, int repeats, std::size_t window_bytes) {
+  const std::size_t bytes = std::min<std::size_t>(window_bytes, file.bytes());
   TierArena arena(Tier::cpu, bytes);
   STRATA_ASSIGN_OR_RETURN(const Buffer window, arena.allocate(bytes, Category::io, "benchmark window"));
   // Not zeros: some devices treat them specially.
@@ -120,13 +119,15 @@ Result<std::vector<NvmeRates>> measure_settings(const BlockFile& file, std::span
 }  // namespace
 
 Result<std::vector<NvmeRates>> measure_nvme(const std::string& folder, std::size_t bytes,
-                                            std::span<const IoEngineOptions> settings, double seconds, int repeats) {
-  if (bytes < kMiB || repeats < 1 || seconds < 0) {
-    return Status(Code::invalid_argument, "the NVMe benchmark needs at least 1 MiB, one repeat and a time of 0 s or more");
+                                            std::span<const IoEngineOptions> settings, double seconds, int repeats,
+                                            std::size_t window) {
+  if (bytes < kMiB || window < kMiB || repeats < 1 || seconds < 0) {
+    return Status(Code::invalid_argument,
+                  "the NVMe benchmark needs at least 1 MiB of file and of memory, one repeat and a time of 0 s or more");
   }
   const std::string path = folder + "/strata-bench-" + std::to_string(::getpid());
   STRATA_ASSIGN_OR_RETURN(BlockFile file, BlockFile::create(path, (bytes + kMiB - 1) / kMiB * kMiB, {}));
-  Result<std::vector<NvmeRates>> rates = measure_settings(file, settings, seconds, repeats);
+  Result<std::vector<NvmeRates>> rates = measure_settings(file, settings, seconds, repeats, window);
   if (!file.io().hangs) file.remove();
   return rates;
 }

@@ -32,8 +32,11 @@ struct NvmeRates {
 
 // `folder` is where a scratch file of `bytes` (>= 1 MiB, rounded up to whole MiB) is created and removed again; larger than the
 // device's cache for honest numbers. For each of `settings` in turn, each of read, write and mixed gets about `seconds`, cut
-// into `repeats` (>= 1) timed samples; the file is written once before the first of them. Blocking; any thread.
+// into `repeats` (>= 1) timed samples; the file is written once before the first of them. window: bytes of memory that requests
+// use in turn, at least 1 MiB: more than a cache holds, as the windows of records are, or, for comparisons with a program that
+// has as many buffers as requests, no more than those. Blocking; any thread.
 Result<std::vector<NvmeRates>> measure_nvme(const std::string& folder, std::size_t bytes,
-                                            std::span<const IoEngineOptions> settings, double seconds, int repeats = 11);
+                                            std::span<const IoEngineOptions> settings, double seconds, int repeats = 11,
+                                            std::size_t window = std::size_t{64} << 20);
 
 }  // namespace strata
