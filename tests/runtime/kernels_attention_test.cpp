@@ -68,8 +68,7 @@ struct Reference {
   }
 };
 
-// Largest error, and root mean square error, over the root mean square of what was expected. Probabilities are rounded to
-// bf16 on the way, so single elements cannot be held to their own size.
+// Largest error, and root mean square error, over the root mean square of what was expected.
 void expect_near(const Array& actual, const Doubles& expected, double largest, double mean, const char* what) {
   EXPECT_TRUE(actual.guard_is_intact()) << what << ": wrote behind its end";
   double size = 0.0, error = 0.0, worst = 0.0;
@@ -87,8 +86,8 @@ void expect_near(const Array& actual, const Doubles& expected, double largest, d
 }
 
 void expect_near(const Array& actual, const Doubles& expected, const char* what) {
-  const bool f32 = actual.dtype() == DType::f32;
-  expect_near(actual, expected, f32 ? 3e-5 : 1e-1, f32 ? 1e-6 : 6e-3, what);
+  const strata::testing::AttentionTolerance tolerance = strata::testing::attention_tolerance(actual.dtype());
+  expect_near(actual, expected, tolerance.largest, tolerance.mean, what);
 }
 
 // The arguments of a backward with the scratch they need, full of NaN.

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <mutex>
 #include <utility>
@@ -76,9 +77,9 @@ class LibraryComm final : public NcclComm {
   ~LibraryComm() override {
     if (comm_ == nullptr) return;
     if (finalized_)
-      f_.comm_destroy(comm_);
+      log(f_.comm_destroy(comm_), "ncclCommDestroy");
     else
-      f_.comm_abort(comm_);
+      log(f_.comm_abort(comm_), "ncclCommAbort");
   }
 
   Status init(const NcclId& id, Rank rank, WorldSize size) {
@@ -138,7 +139,7 @@ class LibraryComm final : public NcclComm {
   void abort() override {
     aborted_ = true;
     const std::unique_lock lock(mutex_, kAbortGrace);
-    f_.comm_abort(std::exchange(comm_, nullptr));
+    log(f_.comm_abort(std::exchange(comm_, nullptr)), "ncclCommAbort");
   }
 
  private:
@@ -146,6 +147,11 @@ class LibraryComm final : public NcclComm {
 
   static void keep_first(ncclResult_t* first, ncclResult_t result) {
     if (*first == ncclSuccess && result != ncclInProgress) *first = result;
+  }
+  // The communicator is gone, whatever NCCL says.
+  void log(ncclResult_t result, const char* call) const {
+    if (const Status status = to_status(f_, result, call, nullptr); !status.ok())
+      std::fprintf(stderr, "%s\n", status.message().c_str());
   }
   static Status aborted() { return {Code::cancelled, "this NCCL communicator was aborted"}; }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <mutex>
 #include <tuple>
 
@@ -110,7 +111,9 @@ class CublasGemm::Impl {
       : library_(std::move(library)), f_(functions), ordinal_(ordinal), tf32_(tf32) {}
   ~Impl() {
     ways_.clear();
-    if (handle_ != nullptr) f_.destroy(handle_);
+    if (handle_ == nullptr) return;
+    if (const Status status = checked(f_.destroy(handle_), "cublasLtDestroy"); !status.ok())
+      std::fprintf(stderr, "%s\n", status.message().c_str());
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;

@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <span>
 
@@ -56,7 +57,10 @@ class CudnnAttention final : public GpuAttention {
  public:
   CudnnAttention(std::shared_ptr<const CudnnApi> api, cudnnHandle_t handle, CudnnDescriptor properties)
       : api_(api), handle_(handle), plans_(std::move(api), std::move(properties)) {}
-  ~CudnnAttention() override { api_->destroy(handle_); }
+  ~CudnnAttention() override {
+    if (const cudnnStatus_t error = api_->destroy(handle_); error != CUDNN_STATUS_SUCCESS)
+      std::fprintf(stderr, "cudnnDestroy: error %d\n", static_cast<int>(error));
+  }
   CudnnAttention(const CudnnAttention&) = delete;
   CudnnAttention& operator=(const CudnnAttention&) = delete;
 
