@@ -13,7 +13,7 @@ namespace {
 
 // Every so many rows. Coprime to every factor of the table, so that each value of each of them has its turn.
 std::size_t stride_on(const testing::Processor& processor) {
-  if (testing::kSanitized) return 241;
+  if (testing::kSanitized) return 421;
   return processor.name == "Gpu_emulated" ? 211 : 53;
 }
 

@@ -24,34 +24,31 @@ Config traced_config(const std::string& folder) {
   return c;
 }
 
-// One training for all tests.
+// ctest starts a process for each test: one test, so that there is one training.
 class GpuMetrics : public ::testing::Test {
  protected:
-  static void SetUpTestSuite() {
-    folder_ = std::make_unique<TemporaryFolder>();
-    run_ = std::make_unique<RunResult>(run_training(traced_config(folder_->path()), 1, std::make_shared<FormulaSource>(61),
-                                                    nullptr, &testing::gpu_machines()[0]));
-  }
-  static void TearDownTestSuite() {
-    run_.reset();
-    folder_.reset();
-  }
   void SetUp() override {
-    ASSERT_TRUE(run_->status.ok()) << run_->status.message();
-    ASSERT_EQ(run_->metrics.size(), 4u);
+    run_ = run_training(traced_config(folder_.path()), 1, std::make_shared<FormulaSource>(61), nullptr,
+                        &testing::gpu_machines()[0]);
+    ASSERT_TRUE(run_.status.ok()) << run_.status.message();
+    ASSERT_EQ(run_.metrics.size(), 4u);
   }
-  static double seconds() {
+  double seconds() const {
     double sum = 0.0;
-    for (const StepMetrics& m : run_->metrics) sum += m.step_seconds;
+    for (const StepMetrics& m : run_.metrics) sum += m.step_seconds;
     return sum;
   }
-  static inline std::unique_ptr<TemporaryFolder> folder_;
-  static inline std::unique_ptr<RunResult> run_;
+  void every_step_has_busy_seconds_of_the_gpus_streams_and_a_bound() const;
+  void sensors_are_in_the_metrics_but_not_of_every_step() const;
+  void a_trace_has_operations_of_the_gpu_and_of_the_host() const;
+
+  TemporaryFolder folder_;
+  RunResult run_;
 };
 
-TEST_F(GpuMetrics, EveryStepHasBusySecondsOfTheGpusStreamsAndABound) {
+void GpuMetrics::every_step_has_busy_seconds_of_the_gpus_streams_and_a_bound() const {
   BusySeconds busy;
-  for (const StepMetrics& m : run_->metrics) {
+  for (const StepMetrics& m : run_.metrics) {
     EXPECT_GT(m.busy.compute, 0.0) << "step " << m.step;
     EXPECT_GT(m.bound().seconds, 0.0);
     busy.compute += m.busy.compute;
@@ -63,22 +60,22 @@ TEST_F(GpuMetrics, EveryStepHasBusySecondsOfTheGpusStreamsAndABound) {
   EXPECT_LE(busy.compute, seconds() * 1.05) << "one stream cannot work longer than the run lasted";
 }
 
-TEST_F(GpuMetrics, SensorsAreInTheMetricsButNotOfEveryStep) {
-  std::ifstream file(folder_->path() + "/metrics.jsonl");
+void GpuMetrics::sensors_are_in_the_metrics_but_not_of_every_step() const {
+  std::ifstream file(folder_.path() + "/metrics.jsonl");
   std::string line;
   ASSERT_TRUE(std::getline(file, line));
   const auto first = nlohmann::json::parse(line);
   ASSERT_TRUE(first.contains("gpu")) << line;
   EXPECT_GT(first["gpu"]["power_watts"].get<double>(), 0.0);
   int read = 0;
-  for (const StepMetrics& m : run_->metrics) read += m.gpu ? 1 : 0;
+  for (const StepMetrics& m : run_.metrics) read += m.gpu ? 1 : 0;
   EXPECT_LE(read, 1 + static_cast<int>(seconds()));
 }
 
-TEST_F(GpuMetrics, ATraceHasOperationsOfTheGpuAndOfTheHost) {
+void GpuMetrics::a_trace_has_operations_of_the_gpu_and_of_the_host() const {
   std::map<int, std::string> lanes;
   std::map<std::string, std::set<std::string>> names;
-  const auto trace = nlohmann::json::parse(std::ifstream(folder_->path() + "/trace.json"));
+  const auto trace = nlohmann::json::parse(std::ifstream(folder_.path() + "/trace.json"));
   for (const auto& event : trace["traceEvents"]) {
     if (event["name"] == "thread_name") lanes[event["tid"].get<int>()] = event["args"]["name"].get<std::string>();
     if (event["ph"] == "X") names[lanes[event["tid"].get<int>()]].insert(event["name"].get<std::string>());
@@ -88,6 +85,12 @@ TEST_F(GpuMetrics, ATraceHasOperationsOfTheGpuAndOfTheHost) {
   EXPECT_FALSE(names["compute"].contains("busy"));
   EXPECT_TRUE(names["gpu to cpu"].contains("copy"));
   EXPECT_TRUE(names["cpu update"].contains("adamw"));
+}
+
+TEST_F(GpuMetrics, AndTheTraceShowBothProcessors) {
+  every_step_has_busy_seconds_of_the_gpus_streams_and_a_bound();
+  sensors_are_in_the_metrics_but_not_of_every_step();
+  a_trace_has_operations_of_the_gpu_and_of_the_host();
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "model/transformer.h"
+#include "tests/machines/machines.h"
 #include "trainer/gpu_setup.h"
 #include "trainer/model_setup.h"
 #include "trainer/plan.h"
@@ -66,6 +67,7 @@ TEST_P(NvmeBudget, ThatIsEnoughChangesNothing) {
 
 // Down to what a plan for hardly any needs, every budget is kept.
 TEST_P(NvmeBudget, IsKeptDownToWhatTheRunNeedsAtLeast) {
+  if (testing::kSanitized) GTEST_SKIP() << "planning is one thread's work";
   const Planned refused = planned(GetParam(), 4096);
   EXPECT_FALSE(refused.fits().ok());
   const std::size_t least = refused.plan.nvme.bytes(), most = freely(GetParam());

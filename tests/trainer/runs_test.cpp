@@ -133,6 +133,7 @@ INSTANTIATE_TEST_SUITE_P(Homes, RunsOn,
 class FailuresOn : public ::testing::TestWithParam<Processor> {
  protected:
   bool has(int ranks) const { return GetParam().gpu == nullptr || GetParam().gpu->gpus >= ranks; }
+  bool is_slow() const { return testing::kSanitized && GetParam().gpu != nullptr; }
   int two_or_one() const { return has(2) ? 2 : 1; }
   static Config exploding(const std::string& folder) {
     Config c = small_config(folder);
@@ -145,6 +146,7 @@ class FailuresOn : public ::testing::TestWithParam<Processor> {
 };
 
 TEST_P(FailuresOn, AnExplodingRunNamesStepAndTensor) {
+  if (is_slow()) GTEST_SKIP() << "under a sanitizer the host shows it";
   const TemporaryFolder folder;
   const RunResult run = run_training(exploding(folder.path()), two_or_one(), data(), nullptr, GetParam().gpu);
   ASSERT_EQ(run.status.code(), Code::numerical) << run.status.message();
@@ -154,6 +156,7 @@ TEST_P(FailuresOn, AnExplodingRunNamesStepAndTensor) {
 }
 
 TEST_P(FailuresOn, AnUpdateThatBeganBeforeTheNormIsTakenBack) {
+  if (is_slow()) GTEST_SKIP() << "under a sanitizer the host shows it";
   const auto message = [&](double speculation) {
     const TemporaryFolder folder;
     Config c = exploding(folder.path());
