@@ -106,6 +106,4 @@ void print_report(const BenchReport& report, const Machine& machine, bool json) 
   json ? print_json(report, machine) : print_text(report, machine);
 }
 
-int threads_or_all(int requested, const Machine& machine) { return requested > 0 ? requested : machine.cores; }
-
 }  // namespace strata

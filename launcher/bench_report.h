@@ -42,7 +42,4 @@ void print_machine(const Machine& machine, int threads);
 // Text, or one JSON object, on stdout.
 void print_report(const BenchReport& report, const Machine& machine, bool json);
 
-// `requested`, or every usable core where it is 0.
-int threads_or_all(int requested, const Machine& machine);
-
 }  // namespace strata
