@@ -23,22 +23,22 @@ std::int64_t whole_chunks(std::int64_t n) {
 }
 
 // Its arrays are whole chunks long.
-AdamWSlice make_slice(TensorSet& tensors, std::int64_t n, bool with16) {
-  AdamWSlice slice = sample_update(tensors, whole_chunks(n), {.p16 = with16});
+UpdateSlice make_slice(TensorSet& tensors, std::int64_t n, bool with16) {
+  UpdateSlice slice = sample_update(tensors, whole_chunks(n), {.p16 = with16});
   slice.n = n;
   return slice;
 }
 
 // Read p, m, v, g and write p, m, v, and p16.
-double bytes_per_parameter(const AdamWSlice& slice) { return slice.p16 != nullptr ? 30.0 : 28.0; }
+double bytes_per_parameter(const UpdateSlice& slice) { return slice.p16 != nullptr ? 30.0 : 28.0; }
 
 // The bound of the host: bytes per second of the update's traffic alone, with each kind of stores.
 class TrafficMeter {
  public:
-  TrafficMeter(const AdamWSlice& slice, StreamRef stream)
+  TrafficMeter(const UpdateSlice& slice, StreamRef stream)
       : bytes_(bytes_per_parameter(slice) * static_cast<double>(whole_chunks(slice.n))) {
     const UpdateTraffic traffic = {
-        .updated = {slice.p, slice.m, slice.v}, .read = slice.g, .written = slice.p16, .n = whole_chunks(slice.n)};
+        .updated = {slice.p, slice.states[0], slice.states[1]}, .read = slice.g, .written = slice.p16, .n = whole_chunks(slice.n)};
     for (const UpdateStores stores : kernels::available_update_stores()) {
       timers_.emplace_back(std::vector{stream}, [=] {
         stream.enqueue("traffic", [=, &pool = stream.device().pool()] {
@@ -78,9 +78,9 @@ Status bench_adam(const BenchOptions& options) {
   std::optional<CopyMeter> copy;
   if (on_gpu) copy.emplace(bench, copied);
   TensorSet tensors(bench);
-  const AdamWSlice slice = make_slice(tensors, n, with16);
-  const AdamWScalars scalars = adamw_scalars({}, 1e-4, 10, 0.9);
-  const StreamTimer update({bench.stream()}, [&] { enqueue_sample_update(slice, scalars, bench.stream()); });
+  const UpdateSlice slice = make_slice(tensors, n, with16);
+  const AdamW method;
+  const StreamTimer update({bench.stream()}, [&] { enqueue_sample_update(method, slice, bench.stream()); });
   std::optional<TrafficMeter> alone;
   if (!on_gpu) alone.emplace(slice, bench.stream());
 

@@ -60,7 +60,7 @@ EngineOptions engine_options_of(const Options& options) {
   engine.micro_batches = options.micro_batches;
   engine.seq_length = options.seq_length;
   engine.activations.recompute = options.recompute;
-  engine.adamw.weight_decay = 0.1;
+  engine.optimizer.groups = ParamGroups(0.1);
   engine.optimizer.home = options.optimizer == "none" ? Tier::gpu : options.optimizer == "cpu" ? Tier::cpu : Tier::nvme;
   // Of this process alone: two benchmarks in one folder do not meet.
   engine.nvme_folders = {options.path};
@@ -98,7 +98,8 @@ Status fill_parameters(Engine& engine, const Model& model, ThreadPool& pool) {
     const std::vector<ParamPiece> pieces = params_in(engine.layout().units[u], record.range);
     pool.parallel_for((record.range.count + kBlock - 1) / kBlock, [&](std::int64_t block) {
       const std::int64_t first = block * kBlock, last = std::min(record.range.count, first + kBlock);
-      for (float* values : {state.p, state.m, state.v}) std::fill(values + first, values + last, 0.0f);
+      std::fill(state.p + first, state.p + last, 0.0f);
+      for (std::size_t k = 0; k < state.count; ++k) std::fill(state.states[k] + first, state.states[k] + last, 0.0f);
       for (const ParamPiece& piece : pieces) {
         const Init& init = specs[u][piece.param].init;
         const float spread = init.kind == Init::Kind::normal ? 3.46f * init.stddev : 0.0f;  // of an even distribution

@@ -20,7 +20,7 @@ struct ParamExtent {
   std::string name;
   std::int64_t offset = 0;  // elements, inside the unit's flat range
   std::int64_t numel = 0;
-  bool decay = true;
+  int group = 0;  // of hyper-parameters (ParamGroups)
 };
 
 struct UnitLayout {
@@ -34,7 +34,7 @@ struct UnitLayout {
 struct ParamDecl {
   std::string name;
   std::int64_t numel = 0;
-  bool decay = true;
+  int group = 0;
 };
 
 struct StateLayout {
@@ -47,12 +47,12 @@ struct StateLayout {
 UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, WorldSize world);
 
 // A stretch of one record with one set of hyper-parameters.
-struct DecayRun {
+struct GroupRun {
   Slice range;  // in the unit's flat range
-  bool decay = false;
+  int group = 0;
 };
-// Cuts `range` of the unit where weight decay changes. Padding joins the run before it.
-std::vector<DecayRun> decay_runs(const UnitLayout& unit, Slice range);
+// Cuts `range` of the unit where the group changes. Padding joins the run before it.
+std::vector<GroupRun> group_runs(const UnitLayout& unit, Slice range);
 
 // A stretch of one parameter inside a range of its unit.
 struct ParamPiece {

@@ -4,10 +4,14 @@
 #include <array>
 #include <cstring>
 
-#include "optim/gpu_kernels.h"
 #include "runtime/kernels/elementwise.h"
 
 namespace strata {
+
+void zero(const OptimizerRecord& record, const RecordState& state) {
+  std::fill_n(state.p, record.range.count, 0.0f);
+  for (std::size_t k = 0; k < state.count; ++k) std::fill_n(state.states[k], record.range.count, 0.0f);
+}
 
 OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOptions& options, ParamStore& params,
                                GradStore& grads, const UpdateStreams& streams)
@@ -42,6 +46,7 @@ void OptimizerStore::make_plan(Rank rank) {
   shape.separate_memory = separate_;
   shape.compute = options_.compute;
   shape.grads = grads_.dtype();
+  shape.states = static_cast<int>(options_.method->states().size());
   for (int u = 0; u < shape.units; ++u) shape.unit_placements.push_back({params_.home(u), grads_.home(u)});
   STRATA_CHECK(options_.home || options_.homes.size() == shape.records.size(), "every record has a home");
   for (std::size_t r = 0; r < shape.records.size(); ++r)
@@ -54,8 +59,9 @@ void OptimizerStore::make_plan(Rank rank) {
 
 std::size_t OptimizerStore::payload_bytes(std::size_t r) const {
   const OptimizerRecord& record = records()[r];
-  const std::int64_t before_last = has_master(plan_.schedule.shape, r) ? 2 : 1;
-  return static_cast<std::size_t>(before_last * stride(record) + record.range.count) * sizeof(float);
+  const auto arrays = static_cast<std::int64_t>(states()) + (has_master(plan_.schedule.shape, r) ? 1 : 0);
+  if (arrays == 0) return 0;
+  return static_cast<std::size_t>((arrays - 1) * stride(record) + record.range.count) * sizeof(float);
 }
 
 Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes) {
@@ -134,7 +140,7 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
     STRATA_ASSIGN_OR_RETURN(rounded_, cpu.allocate(n * sizeof(bf16), Category::io, "rounded parameters of a record"));
   }
   if (separate_ && live_on_gpu) {
-    STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate(3 * n * sizeof(float), Category::io, "host image of an optimizer record"));
+    STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate((1 + states()) * n * sizeof(float), Category::io, "host image of an optimizer record"));
   }
   return {};
 }
@@ -158,15 +164,14 @@ std::byte* OptimizerStore::stored_params(std::size_t r) const {
 RecordState OptimizerStore::state_in(std::size_t r, std::byte* memory) const {
   const OptimizerRecord& record = records()[r];
   auto* values = reinterpret_cast<float*>(memory);
-  RecordState state;
+  RecordState state{.count = states()};
   if (has_master(plan_.schedule.shape, r)) {
     state.p = values;
     values += stride(record);
   } else {
     state.p = reinterpret_cast<float*>(stored_params(r));
   }
-  state.m = values;
-  state.v = values + stride(record);
+  for (std::size_t k = 0; k < state.count; ++k, values += stride(record)) state.states[k] = values;
   return state;
 }
 
@@ -223,7 +228,7 @@ void OptimizerStore::enqueue_write(std::size_t r, int window) {
   file_->write(file_records_[r], {w.data(), w.size()}, "nvme write", state_bytes(plan_.schedule.shape, r));
 }
 
-void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& scalars) {
+void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step) {
   const auto r = static_cast<std::size_t>(i.record);
   const OptimizerRecord& record = records()[r];
   const RecordState state = state_in(r, work_memory(i));
@@ -242,33 +247,34 @@ void OptimizerStore::enqueue_update(const Instruction& i, const AdamWScalars& sc
   }
   bf16* const p16 = options_.compute == DType::f32 ? nullptr : reinterpret_cast<bf16*>(new_params);
   const RecordState result = state_in(r, result_memory(i));
-  const bool elsewhere = result.m != state.m;
-  std::vector<AdamWSlice> slices;
-  for (const DecayRun& run : decay_runs(layout_.units[static_cast<std::size_t>(record.unit)], record.range)) {
+  const bool elsewhere = result_memory(i) != work_memory(i);
+  std::vector<std::pair<UpdateSlice, ParamGroup>> slices;
+  for (const GroupRun& run : group_runs(layout_.units[static_cast<std::size_t>(record.unit)], record.range)) {
     const std::int64_t at = run.range.first - record.range.first;
-    slices.push_back({.p = state.p + at,
-                      .m = state.m + at,
-                      .v = state.v + at,
+    UpdateSlice slice{.p = state.p + at,
                       .g = rounded ? nullptr : reinterpret_cast<const float*>(grads) + at,
+                      .g16 = rounded ? reinterpret_cast<const bf16*>(grads) + at : nullptr,
                       .p16 = p16 == nullptr ? nullptr : p16 + at,
                       .n = run.range.count,
-                      .decay = run.decay,
-                      .g16 = rounded ? reinterpret_cast<const bf16*>(grads) + at : nullptr,
-                      .new_p = elsewhere ? result.p + at : nullptr,
-                      .new_m = elsewhere ? result.m + at : nullptr,
-                      .new_v = elsewhere ? result.v + at : nullptr});
+                      .new_p = elsewhere ? result.p + at : nullptr};
+    for (std::size_t k = 0; k < state.count; ++k) {
+      slice.states[k] = state.states[k] + at;
+      if (elsewhere) slice.new_states[k] = result.states[k] + at;
+    }
+    slices.emplace_back(slice, options_.groups[run.group]);
   }
   const StreamRef stream = stream_of(i.resource);
+  const Optimizer& method = *options_.method;
   if (stream.on_gpu()) {
-    const OptimGpuKernels& kernels = stream.device().gpu().table<OptimGpuKernels>();
-    const GpuOperation operation(stream, "adamw");
-    for (const AdamWSlice& slice : slices) kernels.adamw_update(slice, scalars, operation.queue());
+    const GpuOperation operation(stream, method.name());
+    for (const auto& [slice, group] : slices)
+      method.enqueue_on_gpu(slice, step, group, stream.device().gpu(), operation.queue());
   } else {
-    const auto update = [slices = std::move(slices), scalars, &pool = stream.device().pool()] {
-      for (const AdamWSlice& slice : slices) adamw_update(slice, scalars, pool);
+    const auto work = [slices = std::move(slices), step, &method, &pool = stream.device().pool()] {
+      for (const auto& [slice, group] : slices) update(method, slice, step, group, pool);
       return Status();
     };
-    stream.enqueue("adamw", update, i.amount);
+    stream.enqueue(method.name(), work, i.amount);
   }
   if (options_.compute == DType::f32 && new_params != nullptr)
     copy_async(result.p, new_params, static_cast<std::size_t>(record.range.count) * sizeof(float), stream);
@@ -295,7 +301,7 @@ void OptimizerStore::enqueue_grads(const Instruction& i) {
              stream_of(i.resource), i.amount);
 }
 
-void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) {
+void OptimizerStore::execute(const Instruction& i, const UpdateStep& step) {
   const auto r = static_cast<std::size_t>(i.record);
   const auto enqueue = [&] {
     switch (i.action) {
@@ -309,7 +315,7 @@ void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) 
       case Action::read_grads: return grads_.read_piece(r, grads_window(i.grads_window));
       case Action::grads_down:
       case Action::grads_up: return enqueue_grads(i);
-      case Action::update: return enqueue_update(i, scalars);
+      case Action::update: return enqueue_update(i, step);
       case Action::params_up:
       case Action::params_down: return enqueue_params(i);
       case Action::write_params: return params_.write_piece(r, params_window(i.params_window));
@@ -318,7 +324,7 @@ void OptimizerStore::execute(const Instruction& i, const AdamWScalars& scalars) 
   ordered(stream_of(i.resource), i.reads, i.writes, enqueue);
 }
 
-void OptimizerStore::begin_step(const std::optional<AdamWScalars>& guess) {
+void OptimizerStore::begin_step(const std::optional<UpdateStep>& guess) {
   finish_update();
   kept_versions_ = file_->versions();
   guess_ = plan_.waiting ? guess : std::nullopt;
@@ -335,7 +341,7 @@ void OptimizerStore::complete(int u) {
   advance_early();
 }
 
-void OptimizerStore::complete_all(const std::optional<AdamWScalars>& guess) {
+void OptimizerStore::complete_all(const std::optional<UpdateStep>& guess) {
   if (!begun_) begin_step(guess);
   for (int u = 0; u < plan_.schedule.shape.units; ++u) complete(u);
 }
@@ -347,20 +353,20 @@ void OptimizerStore::advance_early() {
     if (const int unit = needs_gradients_of(schedule, instruction);
         unit >= 0 && completed_[static_cast<std::size_t>(unit)] == 0)
       return;
-    execute(instruction, guess_.value_or(AdamWScalars()));
+    execute(instruction, guess_.value_or(UpdateStep()));
   }
 }
 
-bool OptimizerStore::begin_update(const AdamWScalars& scalars, const Event& after) {
+bool OptimizerStore::begin_update(const UpdateStep& step, const Event& after) {
   complete_all();
   begun_ = false;
   slots_[static_cast<std::size_t>(plan_.schedule.slots.norm())] = {after, {}};
-  const bool guessed = guess_.has_value(), kept = guessed && *guess_ == scalars;
+  const bool guessed = guess_.has_value(), kept = guessed && *guess_ == step;
   if (guessed && !kept) forget();
   const UpdateSchedule& schedule = this->schedule(kept);
   update_ = {.schedule = &schedule,
              .through = instructions_through_units(schedule),
-             .scalars = scalars,
+             .step = step,
              .next = guessed && !kept ? 0 : early_instructions(schedule)};
   return kept;
 }
@@ -368,7 +374,7 @@ bool OptimizerStore::begin_update(const AdamWScalars& scalars, const Event& afte
 void OptimizerStore::advance(int u) {
   if (!update_) return;
   for (; update_->next < update_->through[static_cast<std::size_t>(u)]; ++update_->next)
-    execute(update_->schedule->instructions[update_->next], update_->scalars);
+    execute(update_->schedule->instructions[update_->next], update_->step);
   for (; update_->published <= u; ++update_->published) publish(update_->published);
 }
 
@@ -376,7 +382,7 @@ void OptimizerStore::finish_update() {
   if (!update_) return;
   advance(plan_.schedule.shape.units - 1);
   for (; update_->next < update_->schedule->instructions.size(); ++update_->next)
-    execute(update_->schedule->instructions[update_->next], update_->scalars);
+    execute(update_->schedule->instructions[update_->next], update_->step);
   update_.reset();
   if (guess_) commit();
   hold_gradients();
@@ -435,7 +441,8 @@ OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
     auto* values = reinterpret_cast<float*>(image_.data());
     const std::int64_t n = records()[r].range.count;
     view.slot = slots.count();
-    view.state = {.p = values, .m = values + n, .v = values + 2 * n};
+    view.state = {.p = values, .count = states()};
+    for (std::size_t k = 0; k < states(); ++k) view.state.states[k] = values + static_cast<std::int64_t>(k + 1) * n;
   } else {
     view.slot = slots.home(static_cast<int>(r));
     view.state = state_in(r, homes_[r].data());
@@ -446,8 +453,7 @@ OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
 void OptimizerStore::copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const {
   const std::size_t bytes = static_cast<std::size_t>(records()[r].range.count) * sizeof(float);
   copy_async(from.p, to.p, bytes, stream);
-  copy_async(from.m, to.m, bytes, stream);
-  copy_async(from.v, to.v, bytes, stream);
+  for (std::size_t k = 0; k < from.count; ++k) copy_async(from.states[k], to.states[k], bytes, stream);
 }
 
 void OptimizerStore::load(std::size_t r, const HostView& view) {

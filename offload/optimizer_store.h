@@ -2,12 +2,13 @@
 // its placement says. Executes the update schedule of offload/schedule.h: five stages (NVMe read | up | update | down | NVMe
 // write) overlap over shared windows. Record size, windows, homes, processors and order change no bit.
 //
-// A record is a slice of one unit that this rank updates, with m and v (and p, the f32 master, when the parameter store's own
+// A record is a slice of one unit that this rank updates, with what the optimizer keeps of it (and p, the f32 master, when the parameter store's own
 // slice cannot serve: it is 16 bit, or not in the memory where the record is updated) side by side. Where the gpu tier is a
 // memory of its own, whatever an update needs or makes in the other memory is copied: gradients, parameters, and whole states
 // for what the GPU updates away from its home. Called from the step's thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -23,10 +24,13 @@
 #include "offload/records.h"
 #include "offload/update_plan.h"
 #include "optim/adamw.h"
+#include "optim/param_groups.h"
 
 namespace strata {
 
 struct OptimizerStoreOptions {
+  std::shared_ptr<const Optimizer> method = std::make_shared<AdamW>();
+  ParamGroups groups{0.01};  // those that the layout's numbers mean
   int zero_stage = 0;
   std::optional<Tier> home = Tier::cpu;  // of every record; absent: `homes` tells each
   std::vector<Tier> homes = {};
@@ -42,9 +46,12 @@ struct OptimizerStoreOptions {
 // f32, range.count elements each.
 struct RecordState {
   float* p = nullptr;
-  float* m = nullptr;
-  float* v = nullptr;
+  std::array<float*, kMaxStates> states{};  // in the order of Optimizer::states(); the first `count` are there
+  std::size_t count = 0;
 };
+
+// Sets all of a record's values to 0. Padding between parameters must be.
+void zero(const OptimizerRecord& record, const RecordState& state);
 
 struct UpdateStreams {
   StreamRef cpu_update;
@@ -70,20 +77,20 @@ class OptimizerStore {
   OptimizerStore& operator=(const OptimizerStore&) = delete;
 
   // Begins what a step's update can do before the norm is known: states arrive, gradients leave; and, with `guess`, the records
-  // that speculate are updated with these scalars, their old states kept. What needs a unit's gradients, and all behind it in
+  // that speculate are updated as this step would, their old states kept. What needs a unit's gradients, and all behind it in
   // the schedule, is enqueued by complete() of this unit. So it takes turns with what the backward moves.
-  void begin_step(const std::optional<AdamWScalars>& guess = {});
+  void begin_step(const std::optional<UpdateStep>& guess = {});
   // Unit u's last reduce() of the step was enqueued.
   void complete(int u);
   // Those of all units. Begins the step if begin_step() did not.
-  void complete_all(const std::optional<AdamWScalars>& guess = {});
+  void complete_all(const std::optional<UpdateStep>& guess = {});
   // Enqueues the rest of the update; each record starts when its gradient sums and `after` are there, and each unit is
   // published to the parameter store. Begins the step if begin_step() did not. Does not block; errors poison the streams. A
   // record that could not be written stops the next step (its read waits for that write); after the last step, synchronize
-  // nvme_write to hear of it. Where `scalars` are not those that were guessed, every record is updated from its old state: the
+  // nvme_write to hear of it. Where `step` is not the one that was guessed, every record is updated from its old state: the
   // same bits as without the guess. Returns whether the guess was kept.
-  bool step(const AdamWScalars& scalars, const Event& after) {
-    const bool kept = begin_update(scalars, after);
+  bool step(const UpdateStep& step, const Event& after) {
+    const bool kept = begin_update(step, after);
     finish_update();
     return kept;
   }
@@ -91,13 +98,13 @@ class OptimizerStore {
   // much as makes the parameters of units 0 to u new, in the order of the schedule, and publishes them; finish_update() the
   // rest. So what the next forward moves can be enqueued in between, and need not stand behind all of the update on the streams
   // they share. begin_step(), fill() and visit() finish it first.
-  bool begin_update(const AdamWScalars& scalars, const Event& after);
+  bool begin_update(const UpdateStep& step, const Event& after);
   void advance(int u);
   void finish_update();
   // Blocking. Instead of step(): the step has no update. Parameters and states are as they were before begin_step().
   Status drop_step();
 
-  // Blocking. Calls `fill` for every record with p, m, v to be set (contents undefined before), stores them, refreshes the
+  // Blocking. Calls `fill` for every record with p and its states to be set (contents undefined before), stores them, refreshes the
   // compute copy and publishes every unit. Collective.
   Status fill(const std::function<Status(const OptimizerRecord&, RecordState)>& fill);
   // Blocking. Calls `visit` with every record's state, up to date; it must not change it.
@@ -140,6 +147,7 @@ class OptimizerStore {
   static std::int64_t stride(const OptimizerRecord& record) {
     return record.range.count + (record.range.count >= (std::int64_t{1} << 18) ? 8192 : 0);
   }
+  std::size_t states() const { return static_cast<std::size_t>(plan_.schedule.shape.states); }
   std::size_t payload_bytes(std::size_t r) const;
   RecordState state_in(std::size_t r, std::byte* memory) const;
   std::byte* stored_params(std::size_t r) const;  // of the record's first element
@@ -159,7 +167,7 @@ class OptimizerStore {
   // Makes `stream` wait until the slots may be read and written, calls `enqueue`, and notes what it enqueued.
   template <class Enqueue>
   void ordered(StreamRef stream, std::span<const int> reads, std::span<const int> writes, const Enqueue& enqueue);
-  void execute(const Instruction& instruction, const AdamWScalars& scalars);
+  void execute(const Instruction& instruction, const UpdateStep& step);
   void advance_early();
   // What a guess has made of the states is the states, or is not.
   void commit();
@@ -170,7 +178,7 @@ class OptimizerStore {
   std::byte* result_memory(const Instruction& instruction) const;
   void enqueue_read(std::size_t r, int window);
   void enqueue_write(std::size_t r, int window);
-  void enqueue_update(const Instruction& instruction, const AdamWScalars& scalars);
+  void enqueue_update(const Instruction& instruction, const UpdateStep& step);
   void enqueue_params(const Instruction& instruction);             // up or down
   const std::byte* sums_of(const Instruction& instruction) const;  // gradients of its record, at home or in their window
   void enqueue_grads(const Instruction& instruction);
@@ -202,12 +210,12 @@ class OptimizerStore {
   struct Update {
     const UpdateSchedule* schedule = nullptr;
     std::vector<std::size_t> through;  // instructions_through_units()
-    AdamWScalars scalars;
+    UpdateStep step;
     std::size_t next = 0;  // instruction
     int published = 0;     // units
   };
   std::optional<Update> update_;
-  std::optional<AdamWScalars> guess_;         // of the step that has begun
+  std::optional<UpdateStep> guess_;           // of the step that has begun
   std::vector<SlotEvents> slots_;             // of the schedule, then of image_ and rounded_
   std::vector<Buffer> homes_;                 // empty for records on NVMe
   std::vector<Buffer> shadows_;               // empty for records that need none
@@ -218,7 +226,7 @@ class OptimizerStore {
   std::vector<Buffer> grads_windows_;   // in CPU memory, of gradients on their way from NVMe
   std::vector<Staging> staging_;        // in CPU memory
   std::vector<Staging> gpu_staging_;    // in the gpu tier
-  Buffer image_;                        // p, m, v of one record in host memory, where some live in a GPU's
+  Buffer image_;                        // p and the states of one record in host memory, where some live in a GPU's
   Buffer rounded_;                      // 16-bit p of one record on its way up, where there is no staging
   const bool separate_;                 // whether the gpu tier is another memory
   std::unique_ptr<NvmeRecords> file_;

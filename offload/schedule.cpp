@@ -54,7 +54,8 @@ bool has_master(const UpdateShape& shape, std::size_t record) {
 }
 
 double state_bytes(const UpdateShape& shape, std::size_t record) {
-  return static_cast<double>(shape.records[record].range.count) * (has_master(shape, record) ? 12.0 : 8.0);
+  const int arrays = shape.states + (has_master(shape, record) ? 1 : 0);
+  return static_cast<double>(shape.records[record].range.count) * arrays * static_cast<double>(sizeof(float));
 }
 
 std::size_t prompt_records(std::size_t records, double delayed) {

@@ -32,8 +32,8 @@ const char* to_string(Action action);
 
 // Buffers that records share, one after another. 0 where no record needs one.
 struct WindowCounts {
-  int cpu = 0;          // p, m, v of a record on its way from and to NVMe
-  int gpu = 0;          // p, m, v of a record that the GPU updates away from its home
+  int cpu = 0;          // states of a record on its way from and to NVMe
+  int gpu = 0;          // states of a record that the GPU updates away from its home
   int staging = 0;      // CPU memory: gradients that come down to the CPU's update, parameters that go up from it
   int gpu_staging = 0;  // gradients that go up to the GPU's update, parameters that come down from it
   int params = 0;       // CPU memory: parameters on their way to NVMe
@@ -85,6 +85,7 @@ struct UpdateShape {
   bool separate_memory = false;  // CPU and GPU memory are two: gradients and parameters are copied between them
   DType compute = DType::f32;    // of the parameters that are computed with
   DType grads = DType::f32;      // of the gradient sums that the update reads
+  int states = 2;                // f32 values that the optimizer keeps for each parameter
 };
 
 // Of the record's unit.

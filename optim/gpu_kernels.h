@@ -3,14 +3,20 @@
 #pragma once
 
 #include "optim/adamw.h"
+#include "optim/lion.h"
+#include "optim/sgd.h"
 
 namespace strata {
 
 class GpuQueue;
 
+// Each enqueues an update on device memory and returns: the bits of UpdateKernels. The slice's arrays live until it is done.
 struct OptimGpuKernels {
-  // Enqueues adamw_update on device memory and returns: the same bits. The slice's arrays live until it is done.
-  void (*adamw_update)(const AdamWSlice& slice, const AdamWScalars& scalars, GpuQueue& queue);
+  void (*adamw)(const UpdateSlice& slice, const AdamWScalars& scalars, GpuQueue& queue);
+  void (*lion)(const UpdateSlice& slice, const LionScalars& scalars, GpuQueue& queue);
+  void (*sgd)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
+  void (*momentum)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
+  void (*nesterov)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
 };
 
 namespace gpu_cuda {

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "model/config.h"
+#include "optim/param_groups.h"
 #include "trainer/config_schema.h"
 
 namespace strata {
@@ -27,6 +28,7 @@ class Resolver {
     batch();
     model();
     schedule();
+    optimizer();
     rest();
     if (problems_.empty()) return c_;
     if (problems_.size() == 1) return Status(Code::invalid_config, problems_[0]);
@@ -161,6 +163,31 @@ class Resolver {
     require(s.warmup_steps + s.decay_steps <= steps,
             "scheduler: warmup_steps + decay_steps must be at most training.steps: {} + {} > {}", s.warmup_steps, s.decay_steps,
             steps);
+  }
+
+  // Gives `value` its default where the optimizer has it; given where it has none, it would do nothing.
+  template <class T>
+  void optional(const char* key, std::optional<T>& value, bool has, const char* type, T usual) {
+    require(has || !value, "optimizer.{}: {} has none; remove it", key, type);
+    if (has && !value) value = usual;
+  }
+
+  void optimizer() {
+    auto& o = c_.optimizer;
+    using Type = Config::Optimizer::Type;
+    const char* const type = o.type == Type::adamw ? "adamw" : o.type == Type::lion ? "lion" : "sgd";
+    const bool sgd = o.type == Type::sgd;
+    optional("beta1", o.beta1, !sgd, type, 0.9);
+    optional("beta2", o.beta2, !sgd, type, o.type == Type::lion ? 0.99 : 0.95);
+    optional("eps", o.eps, o.type == Type::adamw, type, 1e-8);
+    optional("momentum", o.momentum, sgd, type, 0.0);
+    optional("nesterov", o.nesterov, sgd, type, false);
+    require(!o.nesterov.value_or(false) || o.momentum.value_or(0.0) > 0.0,
+            "optimizer.nesterov: looks one momentum ahead, and there is none; set optimizer.momentum");
+    for (const std::string& text : o.groups) {
+      const Result<GroupRule> rule = parse_group_rule(text);
+      require(rule.ok(), "optimizer.groups: {}", rule.ok() ? std::string() : rule.status().message());
+    }
   }
 
   void rest() {

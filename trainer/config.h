@@ -83,12 +83,13 @@ struct Config {
   } precision;
 
   struct Optimizer {
-    enum class Type { adamw } type = Type::adamw;
+    enum class Type { adamw, lion, sgd } type = Type::adamw;
     double lr = 3e-4;
-    double beta1 = 0.9;
-    double beta2 = 0.95;
-    double eps = 1e-8;
+    // Derived: as is usual for the type; absent where it has none.
+    std::optional<double> beta1, beta2, eps, momentum;
+    std::optional<bool> nesterov;
     double weight_decay = 0.1;
+    std::vector<std::string> groups;  // texts of parse_group_rule()
   } optimizer;
 
   struct Scheduler {

@@ -197,24 +197,49 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
       "order).");
 
   s.section("optimizer", "How an update is computed.");
-  s.add_choice<Config::Optimizer::Type>("optimizer.type", c.optimizer.type, {{"adamw", Config::Optimizer::Type::adamw}},
-                                        "adamw: Loshchilov and Hutter 2019. Norms and biases are not decayed.")
+  s.add_choice<Config::Optimizer::Type>("optimizer.type", c.optimizer.type, {{"adamw", Config::Optimizer::Type::adamw},
+                                                                             {"lion", Config::Optimizer::Type::lion},
+                                                                             {"sgd", Config::Optimizer::Type::sgd}},
+                                        "adamw: Loshchilov and Hutter 2019, 8 bytes of state a parameter; lion: Chen et al. 2023, "
+                                        "4 bytes; sgd: stochastic gradient descent, 4 bytes with momentum, else none. Master "
+                                        "weights come on top. Norms and biases are not decayed.")
       .alias("optimizer.name");
   s.add("optimizer.lr", c.optimizer.lr, "Peak learning rate.")
       .at_least(0)
       .alias("lr")
       .alias("learning_rate")
       .alias("optimizer.params.lr");
-  s.add("optimizer.beta1", c.optimizer.beta1, "Decay of the first moment.").at_least(0).less_than(1).alias("adam_beta1");
-  s.add("optimizer.beta2", c.optimizer.beta2, "Decay of the second moment.").at_least(0).less_than(1).alias("adam_beta2");
+  s.add("optimizer.beta1", c.optimizer.beta1, "Decay of the first moment; of lion, of the direction.")
+      .at_least(0)
+      .less_than(1)
+      .automatic("0.9; sgd has none")
+      .alias("adam_beta1");
+  s.add("optimizer.beta2", c.optimizer.beta2, "Decay of the second moment; of lion, of the momentum.")
+      .at_least(0)
+      .less_than(1)
+      .automatic("0.95; lion: 0.99; sgd has none")
+      .alias("adam_beta2");
   s.add("optimizer.eps", c.optimizer.eps, "Added to the root of the second moment.")
       .greater_than(0)
+      .automatic("1e-8; lion and sgd have none")
       .alias("adam_eps")
       .alias("optimizer.params.eps");
-  s.add("optimizer.weight_decay", c.optimizer.weight_decay, "Decoupled weight decay.")
+  s.add("optimizer.momentum", c.optimizer.momentum, "Part of the last step's direction that is kept.")
+      .at_least(0)
+      .less_than(1)
+      .automatic("0; only sgd has one")
+      .alias("optimizer.params.momentum");
+  s.add("optimizer.nesterov", c.optimizer.nesterov, "The step looks one momentum ahead.")
+      .automatic("false; only sgd with momentum has it")
+      .alias("optimizer.params.nesterov");
+  s.add("optimizer.weight_decay", c.optimizer.weight_decay, "Weight decay: decoupled, but that sgd adds it to the gradient.")
       .at_least(0)
       .alias("weight_decay")
       .alias("optimizer.params.weight_decay");
+  s.add("optimizer.groups", c.optimizer.groups,
+        "Parameters with other settings: each text is a pattern of names (`*` any characters, `?` one) and what holds where it "
+        "matches, such as `embed.* lr_scale=0.1 weight_decay=0`. lr_scale multiplies the learning rate. The first pattern that matches a "
+        "name counts; one that is the first for none is an error.");
 
   s.section(
       "scheduler",

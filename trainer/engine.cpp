@@ -8,12 +8,12 @@
 #include "parallel/nccl_communicator.h"
 
 namespace strata {
-StateLayout make_layout(const Model& model, WorldSize world) {
+StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& groups) {
   StateLayout layout;
   layout.world = world;
   for (int u = 0; u < model.unit_count(); ++u) {
     std::vector<ParamDecl> params;
-    for (const ParamSpec& p : model.unit(u).params()) params.push_back({p.name, p.shape.numel(), p.decay});
+    for (const ParamSpec& p : model.unit(u).params()) params.push_back({p.name, p.shape.numel(), groups.of(p.name, p.decay)});
     layout.units.push_back(layout_unit(model.unit(u).name(), params, world));
   }
   return layout;
@@ -95,7 +95,7 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
         data_comm_, options_.make_gpu_communicator(std::move(data_comm_), device_.gpu(), options_.gpu_communicator_timeout));
   }
   STRATA_ASSIGN_OR_RETURN(control_, comm.duplicate());
-  layout_ = make_layout(model_, comm.size());
+  layout_ = make_layout(model_, comm.size(), options_.optimizer.groups);
   STRATA_RETURN_IF_ERROR(check_order());
   STRATA_RETURN_IF_ERROR(check_gradients());
   compute_ = std::make_unique<Stream>(device_, "compute");
@@ -327,7 +327,7 @@ void Engine::run_forward(std::span<Pass> passes, bool for_backward) {
   }
 }
 
-void Engine::run_forward_and_backward(std::span<Pass> passes, float scale, const std::optional<AdamWScalars>& guess) {
+void Engine::run_forward_and_backward(std::span<Pass> passes, float scale, const std::optional<UpdateStep>& guess) {
   const std::size_t n = model_.body().size();
   const bool updates = optimizer_->plan().between && passes.back().index + 1 == options_.micro_batches;
   run_forward(passes, true);
@@ -394,8 +394,8 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
   for (int i = 0; i < options_.micro_batches; ++i) STRATA_RETURN_IF_ERROR(load_batch(i, load));
   tokens_.upload(*compute_);
   targets_.upload(*compute_);
-  std::optional<AdamWScalars> guess;
-  if (may_guess()) guess = adamw_scalars(options_.adamw, lr, step, 1.0);
+  std::optional<UpdateStep> guess;
+  if (may_guess()) guess = UpdateStep{.number = step, .lr = lr};
   const int at_once = options_.vertical ? options_.micro_batches : 1;
   for (int i = 0; i < options_.micro_batches; i += at_once) {
     std::vector<Pass> passes;
@@ -411,7 +411,7 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
   }
   result.clip = clip_coefficient(result.grad_norm, options_.clip_norm);
   steps_unclipped_ = result.clip == 1.0 ? steps_unclipped_ + 1 : 0;
-  const bool kept = optimizer_->begin_update(adamw_scalars(options_.adamw, lr, step, result.clip), compute_->ref().record());
+  const bool kept = optimizer_->begin_update({.number = step, .lr = lr, .grad_scale = result.clip}, compute_->ref().record());
   if (guess) result.guess = kept ? Guess::kept : Guess::dropped;
   // What the first units need is worked on while the next step's batch is loaded.
   optimizer_->advance(std::min(options_.prefetch_units, model_.unit_count() - 1));

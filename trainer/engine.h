@@ -23,7 +23,6 @@
 #include "offload/layout.h"
 #include "offload/optimizer_store.h"
 #include "offload/param_store.h"
-#include "optim/adamw.h"
 #include "parallel/communicator.h"
 #include "runtime/arena.h"
 #include "runtime/host_mirror.h"
@@ -31,8 +30,9 @@
 
 namespace strata {
 
-// Units, parameters and slices of a model over `world` ranks.
-StateLayout make_layout(const Model& model, WorldSize world);
+// Units, parameters and slices of a model over `world` ranks; groups: those that the parameters' numbers mean, no matter where only
+// places are asked for.
+StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& groups = ParamGroups());
 
 // Puts device memory in reach of a group's collectives. timeout: how long a rank may be behind the others.
 using GpuCommunicatorMaker = std::function<Result<std::unique_ptr<Communicator>>(
@@ -74,8 +74,7 @@ struct EngineOptions {
   UnitHomes params;               // of the compute copy
   UnitHomes grads;                // of gradient sums
   ActivationOptions activations;
-  AdamWConfig adamw;
-  OptimizerStoreOptions optimizer;             // homes, shares, rates; the rest is set by the engine
+  OptimizerStoreOptions optimizer;             // method, groups, homes, shares, rates; the rest is set by the engine
   std::vector<std::string> nvme_folders = {};  // where this rank's files are made
   int nvme_rank = 0;                           // in their names
   NvmeOptions nvme = {};
@@ -165,7 +164,7 @@ class Engine {
   // Unit after unit, each for all of the passes.
   void run_forward(std::span<Pass> passes, bool for_backward);
   // guess: of the update that begins with the step's last micro-batch.
-  void run_forward_and_backward(std::span<Pass> passes, float scale, const std::optional<AdamWScalars>& guess);
+  void run_forward_and_backward(std::span<Pass> passes, float scale, const std::optional<UpdateStep>& guess);
   struct Leases {
     std::vector<ParamLease> held;
     std::vector<ConstTensorRef> params;

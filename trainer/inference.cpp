@@ -33,7 +33,7 @@ Result<std::unique_ptr<InferenceModel>> InferenceModel::load(const std::string& 
     for (const ParamSpec& spec : self->model_->unit(u).params()) {
       Tensor& values =
           self->params_.back().emplace_back(self->arena_, Category::parameters, DType::f32, spec.shape, spec.name.c_str());
-      STRATA_RETURN_IF_ERROR(reader.read(spec.name, StateKind::p, 0,
+      STRATA_RETURN_IF_ERROR(reader.read(spec.name, kParameterState, 0,
                                          std::span(values.ref().as<float>(), static_cast<std::size_t>(spec.shape.numel()))));
     }
   }

@@ -12,7 +12,7 @@ Status initialise_parameters(Engine& engine, const Model& model, std::uint64_t s
   std::vector<std::vector<ParamSpec>> specs;
   for (int u = 0; u < model.unit_count(); ++u) specs.push_back(model.unit(u).params());
   return engine.optimizer().fill([&](const OptimizerRecord& record, RecordState state) {
-    for (float* values : {state.p, state.m, state.v}) std::fill(values, values + record.range.count, 0.0f);
+    zero(record, state);
     const auto u = static_cast<std::size_t>(record.unit);
     for (const ParamPiece& piece : params_in(engine.layout().units[u], record.range))
       init_parameter(specs[u][piece.param], seed, piece.first,

@@ -83,6 +83,7 @@ Result<MeasuredRates> measure_rates(const Config& config, const Model& model, De
     for (const std::string& folder : config.nvme.path) STRATA_RETURN_IF_ERROR(folders.make(folder));
     EngineOptions engine = engine_options(config, comm.rank());
     engine.nvme.turns.ranks = options.ranks_on_machine;
+    if (options.optimizer) engine.optimizer.method = options.optimizer;
     STRATA_ASSIGN_OR_RETURN(probe, Probe::create(engine, model, comm.size(), device, budgets_of(config, host_memory, device),
                                                  {.unused = options.unused, .nvme_bytes = options.nvme_bytes}));
     return {};

@@ -21,6 +21,7 @@ struct MeasureOptions {
   double alone_seconds = 0.0;                       // of each alone; 0: is not measured
   std::size_t nvme_bytes = std::size_t{256} << 20;  // of a rank's scratch files
   int ranks_on_machine = 1;                         // that may take turns at a drive
+  std::shared_ptr<const Optimizer> optimizer = {};  // instead of config.optimizer
 };
 
 // By the keys of device.rates; 0: not measured. Rounded to four digits.

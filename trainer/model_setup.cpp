@@ -4,6 +4,9 @@
 #include <cmath>
 
 #include "model/hf.h"
+#include "optim/adamw.h"
+#include "optim/lion.h"
+#include "optim/sgd.h"
 #include "trainer/gpu_setup.h"
 
 namespace strata {
@@ -34,6 +37,17 @@ Rates rates_of(const Config::Device::Speeds& speeds) {
   return rates;
 }
 
+std::shared_ptr<const Optimizer> make_optimizer(const Config::Optimizer& o) {
+  switch (o.type) {
+    case Config::Optimizer::Type::adamw:
+      return std::make_shared<AdamW>(AdamWConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value(), .eps = o.eps.value()});
+    case Config::Optimizer::Type::lion:
+      return std::make_shared<Lion>(LionConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value()});
+    case Config::Optimizer::Type::sgd: break;
+  }
+  return std::make_shared<Sgd>(SgdConfig{.momentum = o.momentum.value(), .nesterov = o.nesterov.value()});
+}
+
 }  // namespace
 
 EngineOptions engine_options(const Config& c, Rank rank) {
@@ -48,8 +62,10 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.order_is_planned = c.offload.micro_batch_order == Config::Offload::Order::automatic;
   options.seq_length = c.training.seq_length;
   options.clip_norm = c.training.clip_grad;
-  options.adamw = {
-      .beta1 = c.optimizer.beta1, .beta2 = c.optimizer.beta2, .eps = c.optimizer.eps, .weight_decay = c.optimizer.weight_decay};
+  options.optimizer.method = make_optimizer(c.optimizer);
+  std::vector<GroupRule> rules;
+  for (const std::string& text : c.optimizer.groups) rules.push_back(parse_group_rule(text).value());
+  options.optimizer.groups = ParamGroups(c.optimizer.weight_decay, std::move(rules));
   options.params.home = c.offload.param.device;
   options.grads.home = c.offload.gradient.device;
   using Recompute = Config::Training::Recompute;

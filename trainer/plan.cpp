@@ -234,10 +234,39 @@ nlohmann::json tier_to_json(const MemoryReport& report) {
   return j;
 }
 
+// What is asked of an optimizer that only CPUs can run.
+Status keep_updates_off_gpu(EngineOptions& options) {
+  const std::string name = options.optimizer.method->name();
+  const std::optional<Tier> home = options.optimizer.home;
+  if (!home || *home == Tier::gpu)
+    return {Code::invalid_config, "offload.optimizer.device: is " + std::string(home ? "none" : "auto") + ", but " + name +
+                                      " has no update on GPUs; set cpu or nvme"};
+  UpdateShare& share = options.optimizer.share;
+  if (share.gpu_fraction.value_or(0.0) > 0.0 || share.stride > 0)
+    return {Code::invalid_config, "offload.optimizer: " + name + " has no update on GPUs; remove gpu_fraction and stride"};
+  share.gpu_fraction = 0.0;
+  return {};
+}
+
+Status check_groups(const Model& model, const ParamGroups& groups) {
+  std::vector<std::string> names;
+  for (int u = 0; u < model.unit_count(); ++u)
+    for (const ParamSpec& p : model.unit(u).params()) names.push_back(p.name);
+  const std::vector<std::string> unused = groups.unused(names);
+  if (unused.empty()) return {};
+  return {Code::invalid_config, "optimizer.groups: \"" + unused.front() +
+                                    "\" is the first to match no parameter's name; names are such as " + names.front() + " and " +
+                                    names[names.size() / 2]};
+}
+
 }  // namespace
 
-Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
+Result<Plan> make_plan(const Model& model, const EngineOptions& asked, WorldSize world, Rank rank, int threads,
                        Backend backend, const Budgets& budgets) {
+  EngineOptions options = asked;
+  STRATA_RETURN_IF_ERROR(check_groups(model, options.optimizer.groups));
+  if (backend == Backend::cuda && !options.optimizer.method->updates_on_gpu())
+    STRATA_RETURN_IF_ERROR(keep_updates_off_gpu(options));
   const PlanContext context{model, world, rank, threads, backend, budgets};
   if (!options.order_is_planned) return place_activations(context, options);
   EngineOptions horizontal = options, vertical = options;

@@ -177,7 +177,7 @@ class Probe::Impl {
     const auto parameters = static_cast<std::size_t>(std::min(longest, options_.optimizer.record_size));
     const std::size_t most = std::min(kMostRecordBytes, probe_.nvme_bytes / (2 * kLeastRecords));
     ProbeSizes part;
-    part.payload_bytes = std::min(3 * sizeof(float) * parameters, most);
+    part.payload_bytes = std::min((1 + options_.optimizer.method->states().size()) * sizeof(float) * parameters, most);
     part.nvme_bytes = probe_.nvme_bytes;
     if (!fits(room, part, what)) return;
     chosen_.payload_bytes = part.payload_bytes;

@@ -14,11 +14,11 @@ constexpr std::size_t kCopyBytes = std::size_t{64} << 20;
 }  // namespace
 
 ProbeLoads::ProbeLoads(Workbench& bench, const Model& model, const EngineOptions& options, const ProbeSizes& sizes)
-    : bench_(bench), on_gpu_(bench), on_cpu_(bench, Tier::cpu), scalars_(adamw_scalars(options.adamw, 1e-4, 10, 0.9)) {
+    : bench_(bench), on_gpu_(bench), on_cpu_(bench, Tier::cpu), method_(options.optimizer.method) {
   if (sizes.compute) forward_.emplace(bench, model, options);
-  const SampleUpdateOptions update{.p16 = options.compute == DType::bf16, .g16 = options.grads_dtype == DType::bf16};
+  const SampleUpdateOptions update{.states = method_->states().size(), .p16 = options.compute == DType::bf16, .g16 = options.grads_dtype == DType::bf16};
   if (sizes.cpu_update > 0) cpu_update_ = sample_update(on_cpu_, sizes.cpu_update, update);
-  if (sizes.gpu_update > 0) gpu_update_ = sample_update(on_gpu_, sizes.gpu_update, update);
+  if (sizes.gpu_update > 0 && method_->updates_on_gpu()) gpu_update_ = sample_update(on_gpu_, sizes.gpu_update, update);
   if (sizes.copies) make_copies();
   if (sizes.payload_bytes > 0) make_windows(options, sizes);
   if (sizes.compute && bench.dry()) forward_->enqueue();  // counts what it allocates beside all this
@@ -67,10 +67,10 @@ std::vector<ProbeLoad> ProbeLoads::start() {
     const StreamRef stream = *own;
     add_to(std::move(own), stream, resource, amount, enqueue);
   };
-  const auto add_update = [&](Resource resource, StreamKind kind, const AdamWSlice& slice) {
+  const auto add_update = [&](Resource resource, StreamKind kind, const UpdateSlice& slice) {
     if (slice.n == 0) return;
     add(resource, kind, static_cast<double>(slice.n),
-        [this, slice](StreamRef on) { enqueue_sample_update(slice, scalars_, on); });
+        [this, slice](StreamRef on) { enqueue_sample_update(*method_, slice, on); });
   };
   const auto add_records = [&](Resource resource, const char* name, Status (RecordTraffic::*operation)()) {
     add(resource, StreamKind::host, static_cast<double>(traffic_->payload_bytes()),

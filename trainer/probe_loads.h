@@ -11,7 +11,7 @@
 #include "model/unit.h"
 #include "nvme/record_traffic.h"
 #include "offload/resource.h"
-#include "optim/adamw.h"
+#include "optim/optimizer.h"
 #include "trainer/engine.h"
 #include "trainer/stream_timer.h"
 #include "trainer/unit_forward.h"
@@ -58,9 +58,9 @@ class ProbeLoads {
 
   Workbench& bench_;
   TensorSet on_gpu_, on_cpu_;
-  const AdamWScalars scalars_;
+  const std::shared_ptr<const Optimizer> method_;
   std::optional<UnitForward> forward_;
-  AdamWSlice cpu_update_, gpu_update_;
+  UpdateSlice cpu_update_, gpu_update_;
   std::vector<Copy> copies_;
   RecordTrafficOptions file_;
   std::vector<Buffer> windows_;

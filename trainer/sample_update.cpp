@@ -1,17 +1,20 @@
 #include "trainer/sample_update.h"
 
-#include "optim/gpu_kernels.h"
-
 namespace strata {
+namespace {
 
-AdamWSlice sample_update(TensorSet& tensors, std::int64_t n, const SampleUpdateOptions& options) {
+constexpr UpdateStep kStep{.number = 10, .lr = 1e-4, .grad_scale = 0.9};
+constexpr ParamGroup kGroup{.weight_decay = 0.01};
+
+}  // namespace
+
+UpdateSlice sample_update(TensorSet& tensors, std::int64_t n, const SampleUpdateOptions& options) {
   const Shape shape = {n};
   const auto values = [&](DType dtype, float scale, float offset) { return tensors.filled(dtype, shape, scale, offset); };
-  AdamWSlice slice = {.p = values(DType::f32, 0.02f, 0.0f).as<float>(),
-                      .m = values(DType::f32, 1e-3f, 0.0f).as<float>(),
-                      .v = values(DType::f32, 1e-6f, 1e-6f).as<float>(),
-                      .n = n,
-                      .decay = true};
+  UpdateSlice slice = {.p = values(DType::f32, 0.02f, 0.0f).as<float>(), .n = n};
+  // A momentum may be of either sign, a mean of squares not.
+  for (std::size_t k = 0; k < options.states; ++k)
+    slice.states[k] = (k == 0 ? values(DType::f32, 1e-3f, 0.0f) : values(DType::f32, 1e-6f, 1e-6f)).as<float>();
   if (options.g16)
     slice.g16 = values(DType::bf16, 1e-3f, -2e-4f).as<bf16>();
   else
@@ -20,13 +23,13 @@ AdamWSlice sample_update(TensorSet& tensors, std::int64_t n, const SampleUpdateO
   return slice;
 }
 
-void enqueue_sample_update(const AdamWSlice& slice, const AdamWScalars& scalars, StreamRef stream) {
+void enqueue_sample_update(const Optimizer& method, const UpdateSlice& slice, StreamRef stream) {
   if (stream.on_gpu()) {
-    stream.device().gpu().table<OptimGpuKernels>().adamw_update(slice, scalars, stream.queue());
+    method.enqueue_on_gpu(slice, kStep, kGroup, stream.device().gpu(), stream.queue());
     return;
   }
-  stream.enqueue("adamw", [slice, scalars, &pool = stream.device().pool()] {
-    adamw_update(slice, scalars, pool);
+  stream.enqueue(method.name(), [slice, &method, &pool = stream.device().pool()] {
+    update(method, slice, kStep, kGroup, pool);
     return Status();
   });
 }

@@ -212,7 +212,7 @@ Status Trainer::Impl::measure_if_asked() {
   if (!config_.device.probe) return {};
   STRATA_ASSIGN_OR_RETURN(const MeasuredRates measured,
                           measure_rates(config_, *extras_.model, *device_, environment_.world(), environment_.host_memory(),
-                                        {.ranks_on_machine = environment_.ranks_on_machine()}));
+                                        {.ranks_on_machine = environment_.ranks_on_machine(), .optimizer = extras_.optimizer}));
   note(measured.line());
   config_ = with_rates(config_, measured.together);
   return {};
@@ -220,9 +220,10 @@ Status Trainer::Impl::measure_if_asked() {
 
 Status Trainer::Impl::check_plan() {
   budgets_ = budgets_of(config_, environment_.host_memory(), *device_);
-  STRATA_ASSIGN_OR_RETURN(
-      plan_, make_plan(*extras_.model, engine_options(config_, environment_.world().rank()), environment_.world().size(),
-                       environment_.world().rank(), device_->threads(), device_->backend(), budgets_));
+  EngineOptions options = engine_options(config_, environment_.world().rank());
+  if (extras_.optimizer) options.optimizer.method = extras_.optimizer;
+  STRATA_ASSIGN_OR_RETURN(plan_, make_plan(*extras_.model, options, environment_.world().size(), environment_.world().rank(),
+                                           device_->threads(), device_->backend(), budgets_));
   return check_budgets(plan_, budgets_);
 }
 

@@ -66,7 +66,8 @@ TEST_P(Parity, EveryBf16GradientPointsTheSameWay) {
 class Optimizer {
  public:
   Optimizer(const Model& model, const nlohmann::json& o) : model_(model), options_(o) {
-    config_ = {.beta1 = o["beta1"], .beta2 = o["beta2"], .eps = o["eps"], .weight_decay = o["weight_decay"]};
+    optimizer_ = AdamW({.beta1 = o["beta1"], .beta2 = o["beta2"], .eps = o["eps"]});
+    decaying_ = {.weight_decay = o["weight_decay"]};
   }
   // Returns the norm of the gradient before clipping.
   double step(ReferenceRun& run, std::int64_t number) {
@@ -78,20 +79,18 @@ class Optimizer {
       partials.insert(partials.end(), part.begin(), part.end());
     });
     const double norm = global_norm(partials);
-    const AdamWScalars scalars = adamw_scalars(config_, options_["lr"], number, clip_coefficient(norm, options_["max_norm"]));
+    const UpdateStep step{
+        .number = number, .lr = options_["lr"], .grad_scale = clip_coefficient(norm, options_["max_norm"])};
     each_param([&](int u, int p, const ParamSpec& spec) {
       const std::span<float> g = run.grad(u, p);
       auto& [m, v] = state_[{u, p}];
       m.resize(g.size());
       v.resize(g.size());
-      AdamWSlice slice;
-      slice.p = run.param(u, p).data();
-      slice.m = m.data();
-      slice.v = v.data();
-      slice.g = g.data();
-      slice.n = static_cast<std::int64_t>(g.size());
-      slice.decay = spec.decay;
-      adamw_update(slice, scalars);
+      const UpdateSlice slice{.p = run.param(u, p).data(),
+                              .states = {m.data(), v.data()},
+                              .g = g.data(),
+                              .n = static_cast<std::int64_t>(g.size())};
+      optimizer_.update(slice, step, spec.decay ? decaying_ : ParamGroup{});
     });
     return norm;
   }
@@ -105,7 +104,8 @@ class Optimizer {
   }
   const Model& model_;
   const nlohmann::json& options_;
-  AdamWConfig config_;
+  AdamW optimizer_;
+  ParamGroup decaying_;
   std::map<std::pair<int, int>, std::pair<std::vector<float>, std::vector<float>>> state_;
 };
 

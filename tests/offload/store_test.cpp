@@ -207,8 +207,8 @@ TEST(OptimizerStore, BothHomesGiveWhatWasStored) {
                       ->fill([&](const OptimizerRecord& r, RecordState s) {
                         for (std::int64_t i = 0; i < r.range.count; ++i) {
                           s.p[i] = static_cast<float>(r.range.first + i);
-                          s.m[i] = static_cast<float>(round);
-                          s.v[i] = -s.p[i];
+                          s.states[0][i] = static_cast<float>(round);
+                          s.states[1][i] = -s.p[i];
                         }
                         return Status();
                       })
@@ -218,8 +218,8 @@ TEST(OptimizerStore, BothHomesGiveWhatWasStored) {
                       ->visit([&](const OptimizerRecord& r, RecordState s) {
                         for (std::int64_t i = 0; i < r.range.count; ++i) {
                           EXPECT_EQ(s.p[i], static_cast<float>(r.range.first + i));
-                          EXPECT_EQ(s.m[i], static_cast<float>(round));
-                          EXPECT_EQ(s.v[i], -s.p[i]);
+                          EXPECT_EQ(s.states[0][i], static_cast<float>(round));
+                          EXPECT_EQ(s.states[1][i], -s.p[i]);
                         }
                         seen += r.range.count;
                         return Status();
@@ -248,10 +248,11 @@ std::vector<float> after_steps(OneRank& one, bool guesses, const std::vector<dou
   EXPECT_TRUE(one.created.ok()) << one.created.message();
   EXPECT_TRUE(one.fill().ok());
   for (std::size_t i = 0; i < clips.size(); ++i) {
-    const auto scalars = [&](double clip) { return adamw_scalars({}, 1e-2, static_cast<std::int64_t>(i) + 1, clip); };
+    const auto number = static_cast<std::int64_t>(i) + 1;
+    const auto clipped = [&](double clip) { return UpdateStep{.number = number, .lr = 1e-2, .grad_scale = clip}; };
     one.gradients(static_cast<int>(i));
-    if (guesses) one.store->complete_all(scalars(1.0));
-    EXPECT_EQ(one.store->step(scalars(clips[i]), one.compute.ref().record()), guesses && clips[i] == 1.0) << "step " << i;
+    if (guesses) one.store->complete_all(clipped(1.0));
+    EXPECT_EQ(one.store->step(clipped(clips[i]), one.compute.ref().record()), guesses && clips[i] == 1.0) << "step " << i;
   }
   return everything(one);
 }
@@ -286,7 +287,7 @@ TEST(OptimizerStore, ADroppedStepLeavesEverythingAsItWas) {
     options.nvme_files.front() += "_too";
     const std::vector<float> before = after_steps(one, true, {1.0, 1.0});
     one.gradients(7);
-    one.store->complete_all(adamw_scalars({}, 1.0, 3, 1.0));
+    one.store->complete_all(UpdateStep{.number = 3, .lr = 1.0});
     ASSERT_TRUE(one.update.ref().synchronize().ok());
     EXPECT_NE(to_float(one.params.stored(1).as<bf16>()[0]),
               before[before.size() - static_cast<std::size_t>(one.params.stored(1).numel())])
@@ -295,8 +296,8 @@ TEST(OptimizerStore, ADroppedStepLeavesEverythingAsItWas) {
     EXPECT_TRUE(everything(one) == before) << to_string(home);
     // And the next step is the third one.
     one.gradients(2);
-    one.store->complete_all(adamw_scalars({}, 1e-2, 3, 1.0));
-    EXPECT_TRUE(one.store->step(adamw_scalars({}, 1e-2, 3, 1.0), one.compute.ref().record()));
+    one.store->complete_all(UpdateStep{.number = 3, .lr = 1e-2});
+    EXPECT_TRUE(one.store->step(UpdateStep{.number = 3, .lr = 1e-2}, one.compute.ref().record()));
     const std::vector<float> third = everything(one);
     OneRank straight(options);
     EXPECT_TRUE(after_steps(straight, true, {1.0, 1.0, 1.0}) == third) << to_string(home);
@@ -313,11 +314,11 @@ TEST(OptimizerStore, ADamagedFileStopsAVisitWithItsName) {
   const std::string file = (std::filesystem::temp_directory_path() / ("strata_damaged_" + std::to_string(getpid()))).string();
   OneRank one({.home = Tier::nvme, .nvme_files = {file}});
   ASSERT_TRUE(one.created.ok()) << one.created.message();
-  const auto zero = [](const OptimizerRecord& r, RecordState s) {
-    for (float* values : {s.p, s.m, s.v}) std::fill(values, values + r.range.count, 0.0f);
+  const auto zeros = [](const OptimizerRecord& r, RecordState s) {
+    zero(r, s);
     return Status();
   };
-  ASSERT_TRUE(one.store->fill(zero).ok());
+  ASSERT_TRUE(one.store->fill(zeros).ok());
   {  // Junk over the whole file: both slots of every record.
     std::FILE* raw = std::fopen(file.c_str(), "r+b");
     ASSERT_NE(raw, nullptr);

@@ -43,7 +43,7 @@ struct OneRank {
     return store->fill([](const OptimizerRecord& r, RecordState s) {
       for (std::int64_t i = 0; i < r.range.count; ++i) {
         s.p[i] = static_cast<float>((r.range.first + i) % 251) * 0.01f - 1.0f;
-        s.m[i] = s.v[i] = 0.0f;
+        for (std::size_t k = 0; k < s.count; ++k) s.states[k][i] = 0.0f;
       }
       return Status();
     });
@@ -52,7 +52,7 @@ struct OneRank {
   // Enqueues gradients that depend on the step, and the update.
   void step(int number) {
     gradients(number);
-    store->step(adamw_scalars({}, 1e-2, number, 1.0), compute.ref().record());
+    store->step({.number = number, .lr = 1e-2}, compute.ref().record());
   }
 
   void gradients(int number) {
@@ -67,11 +67,12 @@ struct OneRank {
     }
   }
 
-  // p, m and v of every record in order.
+  // p and the states of every record in order.
   Result<std::vector<float>> state() {
     std::vector<float> all;
     STRATA_RETURN_IF_ERROR(store->visit([&](const OptimizerRecord& r, RecordState s) {
-      for (const float* values : {s.p, s.m, s.v}) all.insert(all.end(), values, values + r.range.count);
+      all.insert(all.end(), s.p, s.p + r.range.count);
+      for (std::size_t k = 0; k < s.count; ++k) all.insert(all.end(), s.states[k], s.states[k] + r.range.count);
       return Status();
     }));
     return all;

@@ -1,4 +1,4 @@
-// adamw_update against torch.optim.AdamW (tests/oracle/make_adamw_vectors.py).
+// AdamW against torch.optim.AdamW (tests/oracle/make_adamw_vectors.py).
 // Mutations caught: bias correction with step - 1, decay after the update or on the new weights, eps inside the square root,
 // beta1 and beta2 swapped, grad_scale dropped.
 #include <gtest/gtest.h>
@@ -66,7 +66,7 @@ TEST(AdamWOracle, TwentyFiveStepsAgreeWithPyTorchToOneInAMillion) {
     const auto n = static_cast<std::size_t>(in.get<int>());
     const int steps = in.get<int>();
     AdamWConfig config;
-    config.weight_decay = in.get<double>();
+    const ParamGroup group{.weight_decay = in.get<double>()};
     config.eps = in.get<double>();
     std::vector<float> p = in.array<float>(n), m(n), v(n);
     Error ep, em, ev;
@@ -79,8 +79,8 @@ TEST(AdamWOracle, TwentyFiveStepsAgreeWithPyTorchToOneInAMillion) {
       if (scaled) {
         for (float& x : g) x *= 4.0f;
       }
-      adamw_update({p.data(), m.data(), v.data(), g.data(), nullptr, static_cast<std::int64_t>(n), true},
-                   adamw_scalars(config, lr, step, scaled ? 0.25 : 1.0));
+      AdamW(config).update({.p = p.data(), .states = {m.data(), v.data()}, .g = g.data(), .n = static_cast<std::int64_t>(n)},
+                           {.number = step, .lr = lr, .grad_scale = scaled ? 0.25 : 1.0}, group);
       ep.compare(p, in.array<float>(n));
       em.compare(m, in.array<float>(n));
       ev.compare(v, in.array<float>(n));

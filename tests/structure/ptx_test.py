@@ -27,7 +27,13 @@ MOVES = {"ld", "st", "mov", "selp", "shfl"}  # they change no bit
 ADAMW = {"mul.rn.f32": 4, "sub.rn.f32": 1, "fma.rn.f32": 4, "div.rn.f32": 1, "sqrt.rn.f32": 1}
 FROM_F16 = {"cvt.rn.f32.u16": 1, "mul.f32": 1}  # a denormal: an integer below 2^10 times 2^-24, exact
 KERNELS = {
-    "optim/gpu/adamw.cu": {"adamw_kernel": (ADAMW, {})},
+    "optim/gpu/updates.cu": {
+        "AdamWRule": (ADAMW, {}),
+        "LionRule": ({"mul.rn.f32": 4, "fma.rn.f32": 3}, {}),
+        "SgdRule": ({"mul.rn.f32": 1, "fma.rn.f32": 2}, {}),
+        "MomentumRule": ({"mul.rn.f32": 1, "fma.rn.f32": 3}, {}),
+        "NesterovRule": ({"mul.rn.f32": 1, "fma.rn.f32": 4}, {}),
+    },
     "runtime/gpu/kernels/elementwise.cu": {
         "add_kernelIf": ({"add.rn.f32": 1}, {}),
         "add_kernelINS_4bf16": ({"add.rn.f32": 1}, {}),
@@ -88,15 +94,15 @@ def compile_ptx(nvcc, source, *flags):
 
 
 def with_plain_operators(source):
-    """adamw.cu as it would look to somebody who has not read device.h."""
+    """updates.cu as it would look to somebody who has not read device.h."""
     for name, operator in (("mul", "*"), ("sub", "-"), ("div", "/")):
         source = source.replace(f"{name}_rn(a, b)", f"a {operator} b")
     return source.replace("fma_rn(a, b, c)", "a * b + c")
 
 
 def check_that_it_can_fail(nvcc, good, pool):
-    expected = KERNELS["optim/gpu/adamw.cu"]
-    source = ROOT / "optim/gpu/adamw.cu"
+    expected = KERNELS["optim/gpu/updates.cu"]
+    source = ROOT / "optim/gpu/updates.cu"
     with tempfile.TemporaryDirectory() as folder:
         plain = pathlib.Path(folder) / "plain.cu"
         plain.write_text(with_plain_operators(source.read_text()))
@@ -112,7 +118,7 @@ def check_that_it_can_fail(nvcc, good, pool):
         ("mul.rn.f32", "mul.rn.ftz.f32"),
         ("mul.rn.f32", "fma.rn.f32"),
         ("mul.rn.f32", "call.uni"),
-        ("adamw_kernel", "renamed_kernel"),
+        ("AdamWRule", "RenamedRule"),
     ):
         assert before in good, before
         mutants[f"{after} for {before}"] = good.replace(before, after, 1)
@@ -131,7 +137,7 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         compiled = {name: pool.submit(compile_ptx, nvcc, ROOT / name) for name in KERNELS}
         ptx = {name: future.result() for name, future in compiled.items()}
-        check_that_it_can_fail(nvcc, ptx["optim/gpu/adamw.cu"], pool)
+        check_that_it_can_fail(nvcc, ptx["optim/gpu/updates.cu"], pool)
     found = [f"{name}: {problem}" for name, expected in KERNELS.items() for problem in problems(ptx[name], expected)]
     print("\n".join(found) or f"{sum(map(len, map(arithmetic_by_kernel, ptx.values())))} kernels round as their formula says")
     return 1 if found else 0

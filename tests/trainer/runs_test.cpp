@@ -114,7 +114,7 @@ TEST_P(RunsOn, ABadParameterIsNamed) {
   auto trainer = Trainer::create(config(folder.path()), *environment, std::move(extras));
   ASSERT_TRUE(trainer.ok()) << trainer.status().message();
   const Status filled = (*trainer)->engine().optimizer().fill([](const OptimizerRecord& record, RecordState state) {
-    for (float* values : {state.p, state.m, state.v}) std::fill(values, values + record.range.count, 0.0f);
+    zero(record, state);
     if (record.unit == 2) state.p[39] = std::numeric_limits<float>::quiet_NaN();  // the last of layers.1's first norm
     return Status();
   });

@@ -34,7 +34,7 @@ class ImportSink {
     char name[48];
     std::snprintf(name, sizeof name, "param_%05zu.safetensors", files_.size());
     files_.push_back({name, 0, {}});
-    tensor_ = format_slice_name({0, StateKind::p, 0, spec.name});
+    tensor_ = format_slice_name({.param = spec.name});
     STRATA_ASSIGN_OR_RETURN(
         SafetensorsWriter writer,
         SafetensorsWriter::create(folder_ + "/" + name, {{tensor_, SafetensorsType::f32, {spec.shape.numel()}}}, {}));
@@ -68,7 +68,6 @@ Status write_import(const std::string& hf_dir, const ModelConfig& config, const 
   Manifest manifest;
   if (dtype) manifest.hf_dtype = to_string(*dtype);
   manifest.seed = seed;
-  manifest.optimizer_state = false;
   manifest.model_json = to_json(config).dump();
   manifest.params = checkpoint_params(model);
   manifest.files = sink.files();
@@ -99,7 +98,7 @@ Status export_checkpoint(const std::string& checkpoint_dir, const std::string& h
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(config));
   for (std::size_t i = 0; i < reader.file_count(); ++i) STRATA_RETURN_IF_ERROR(reader.verify_file(i));
   const ParamSource source = [&](int unit, int param, std::int64_t first, std::span<float> values) {
-    return reader.read(model->unit(unit).params()[static_cast<std::size_t>(param)].name, StateKind::p, first, values);
+    return reader.read(model->unit(unit).params()[static_cast<std::size_t>(param)].name, kParameterState, first, values);
   };
   HfExportOptions options;
   const std::string wanted = !dtype.empty() ? dtype : reader.manifest().hf_dtype;

@@ -1,7 +1,6 @@
 #include "trainer/checkpoint/load.h"
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -36,7 +35,9 @@ Status CheckpointReader::index_file(std::size_t i) {
     Result<SliceName> name = parse_slice_name(info.name);
     if (!name.ok()) return name.status().with_context(file.path());
     if (info.type != SafetensorsType::f32) return {Code::corrupt, file.path() + ": " + info.name + " is not F32"};
-    Stretches& stretches = slices_[name->param][static_cast<std::size_t>(name->kind)];
+    if (const std::vector<std::string> known = states(); std::find(known.begin(), known.end(), name->state) == known.end())
+      return {Code::corrupt, file.path() + ": " + info.name + " is of a state that the manifest does not list"};
+    Stretches& stretches = slices_[name->param][name->state];
     if (!stretches.emplace(name->first, Stretch{info.numel(), i, t}).second)
       return {Code::corrupt, file.path() + ": " + info.name + " is there twice"};
   }
@@ -45,25 +46,32 @@ Status CheckpointReader::index_file(std::size_t i) {
 
 Status CheckpointReader::check_coverage() const {
   for (const CheckpointParam& param : manifest_.params)
-    for (const StateKind kind : kStateKinds) {
-      if (kind != StateKind::p && !manifest_.optimizer_state) continue;
+    for (const std::string& state : states()) {
       std::int64_t next = 0;
-      if (const Stretches* stretches = find(param.name, kind); stretches != nullptr)
+      if (const Stretches* stretches = find(param.name, state); stretches != nullptr)
         for (const auto& [first, stretch] : *stretches) {
           if (first != next) break;
           next += stretch.count;
         }
       if (next != param.shape.numel())
-        return {Code::corrupt, path_ + ": parameter " + param.name + ", state " + to_string(kind) + ": elements from " +
+        return {Code::corrupt, path_ + ": parameter " + param.name + ", state " + state + ": elements from " +
                                    std::to_string(next) + " of " + std::to_string(param.shape.numel()) +
                                    " are missing or overlap"};
     }
   return {};
 }
 
-const CheckpointReader::Stretches* CheckpointReader::find(const std::string& param, StateKind kind) const {
+const CheckpointReader::Stretches* CheckpointReader::find(const std::string& param, const std::string& state) const {
   const auto it = slices_.find(param);
-  return it == slices_.end() ? nullptr : &it->second[static_cast<std::size_t>(kind)];
+  if (it == slices_.end()) return nullptr;
+  const auto stretches = it->second.find(state);
+  return stretches == it->second.end() ? nullptr : &stretches->second;
+}
+
+std::vector<std::string> CheckpointReader::states() const {
+  std::vector<std::string> states = {kParameterState};
+  states.insert(states.end(), manifest_.states.begin(), manifest_.states.end());
+  return states;
 }
 
 Status CheckpointReader::verify_file(std::size_t i) const {
@@ -82,13 +90,14 @@ Status CheckpointReader::verify_file(std::size_t i) const {
   return {};
 }
 
-Status CheckpointReader::read(const std::string& param, StateKind kind, std::int64_t first, std::span<float> out) const {
-  if (kind != StateKind::p && !manifest_.optimizer_state) {
+Status CheckpointReader::read(const std::string& param, const std::string& state, std::int64_t first,
+                              std::span<float> out) const {
+  if (state != kParameterState && manifest_.optimizer.empty()) {
     std::fill(out.begin(), out.end(), 0.0f);
     return {};
   }
-  const Stretches* stretches = find(param, kind);
-  if (stretches == nullptr) return {Code::not_found, path_ + ": no parameter " + param};
+  const Stretches* stretches = find(param, state);
+  if (stretches == nullptr) return {Code::not_found, path_ + ": no state " + state + " of a parameter " + param};
   std::size_t done = 0;
   while (done < out.size()) {
     const std::int64_t at = first + static_cast<std::int64_t>(done);
@@ -114,10 +123,10 @@ Result<std::string> CheckpointReader::digest() const {
   std::vector<float> values;
   for (const CheckpointParam& param : manifest_.params) {
     add_text(param.name + " " + param.shape.str());
-    for (const StateKind kind : kStateKinds)
+    for (const std::string& state : states())
       for (std::int64_t first = 0; first < param.shape.numel(); first += kChunk) {
         values.resize(static_cast<std::size_t>(std::min(kChunk, param.shape.numel() - first)));
-        STRATA_RETURN_IF_ERROR(read(param.name, kind, first, values));
+        STRATA_RETURN_IF_ERROR(read(param.name, state, first, values));
         sha.add(std::as_bytes(std::span(values)));
       }
   }
@@ -139,15 +148,28 @@ Status same_params(const Manifest& manifest, const Model& model, const std::stri
   return {};
 }
 
-Status fill_record(const CheckpointReader& reader, const UnitLayout& unit, const OptimizerRecord& record, RecordState state) {
-  const auto n = static_cast<std::size_t>(record.range.count) * sizeof(float);
-  for (float* values : {state.p, state.m, state.v}) std::memset(values, 0, n);  // padding
+Status same_optimizer(const Manifest& manifest, const Optimizer& method, const std::string& path) {
+  if (manifest.optimizer.empty() || (manifest.optimizer == method.name() && manifest.states == method.states())) return {};
+  const auto described = [](const std::string& name, const std::vector<std::string>& states) {
+    std::string text = name + " (";
+    for (const std::string& state : states) text += (text.back() == '(' ? "" : ", ") + state;
+    return states.empty() ? name + " (which has none)" : text + ")";
+  };
+  return {Code::invalid_config,
+          path + " holds the states of " + described(manifest.optimizer, manifest.states) + ", this run's optimizer is " +
+              described(method.name(), method.states()) +
+              ": set optimizer.type back, or begin a new run from its weights (strata model export, then model.hf)"};
+}
+
+Status fill_record(const CheckpointReader& reader, const std::vector<std::string>& states, const UnitLayout& unit,
+                   const OptimizerRecord& record, RecordState state) {
+  zero(record, state);  // padding
   for (const ParamPiece& piece : params_in(unit, record.range)) {
     const std::string& name = unit.params[piece.param].name;
     const auto place = [&](float* values) { return std::span(values + piece.offset, static_cast<std::size_t>(piece.count)); };
-    STRATA_RETURN_IF_ERROR(reader.read(name, StateKind::p, piece.first, place(state.p)));
-    STRATA_RETURN_IF_ERROR(reader.read(name, StateKind::m, piece.first, place(state.m)));
-    STRATA_RETURN_IF_ERROR(reader.read(name, StateKind::v, piece.first, place(state.v)));
+    STRATA_RETURN_IF_ERROR(reader.read(name, kParameterState, piece.first, place(state.p)));
+    for (std::size_t k = 0; k < states.size(); ++k)
+      STRATA_RETURN_IF_ERROR(reader.read(name, states[k], piece.first, place(state.states[k])));
   }
   return {};
 }
@@ -156,14 +178,16 @@ Status fill_record(const CheckpointReader& reader, const UnitLayout& unit, const
 
 Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReader& reader) {
   STRATA_RETURN_IF_ERROR(same_params(reader.manifest(), model, reader.path()));
+  const Optimizer& method = *engine.options().optimizer.method;
+  STRATA_RETURN_IF_ERROR(same_optimizer(reader.manifest(), method, reader.path()));
   Communicator& comm = engine.control();
   Status verified;
   for (std::size_t i = static_cast<std::size_t>(comm.rank().v); i < reader.file_count() && verified.ok();
        i += static_cast<std::size_t>(comm.size().v))
     verified = reader.verify_file(i);
   STRATA_RETURN_IF_ERROR(agree(comm, verified, "verification of a checkpoint"));
-  return engine.optimizer().fill([&](const OptimizerRecord& record, RecordState state) {
-    return fill_record(reader, engine.layout().units[static_cast<std::size_t>(record.unit)], record, state);
+  return engine.optimizer().fill([&, states = method.states()](const OptimizerRecord& record, RecordState state) {
+    return fill_record(reader, states, engine.layout().units[static_cast<std::size_t>(record.unit)], record, state);
   });
 }
 

@@ -26,9 +26,10 @@ class CheckpointReader {
   std::size_t file_count() const { return files_.size(); }
   // Reads file i whole and compares every tensor's checksum. Error corrupt: file, tensor and what differs.
   Status verify_file(std::size_t i) const;
-  // Elements [first, first + out.size()) of a parameter's state. m and v of a checkpoint without optimizer state are zero.
-  Status read(const std::string& param, StateKind kind, std::int64_t first, std::span<float> out) const;
-  // SHA-256 over step, then name, shape, p, m and v of every parameter, in manifest order: equal for equal states, however
+  // Elements [first, first + out.size()) of a parameter's state. The optimizer's states are zero where the checkpoint has those of
+  // nobody.
+  Status read(const std::string& param, const std::string& state, std::int64_t first, std::span<float> out) const;
+  // SHA-256 over step, then name, shape, p and the states of every parameter, in manifest order: equal for equal states, however
   // they were cut. Reads everything.
   Result<std::string> digest() const;
 
@@ -41,16 +42,17 @@ class CheckpointReader {
   using Stretches = std::map<std::int64_t, Stretch>;  // by first element
   Status index_file(std::size_t i);
   Status check_coverage() const;
-  const Stretches* find(const std::string& param, StateKind kind) const;
+  const Stretches* find(const std::string& param, const std::string& state) const;
+  std::vector<std::string> states() const;  // kParameterState, and the optimizer's
 
   std::string path_;
   Manifest manifest_;
   std::vector<SafetensorsFile> files_;
-  std::map<std::string, std::array<Stretches, 3>> slices_;
+  std::map<std::string, std::map<std::string, Stretches>> slices_;  // by parameter and state
 };
 
 // Collective, blocking: the ranks verify all files between them, then each fills its records. Error invalid_config when the
-// checkpoint's parameters are not the model's (names the first difference).
+// checkpoint's parameters are not the model's (names the first difference), or its states another optimizer's.
 Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReader& reader);
 
 // Whether two models given as JSON (Manifest::model_json) compute the same function. Error invalid_config naming the first

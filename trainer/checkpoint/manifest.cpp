@@ -15,7 +15,7 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kFormat = "strata-checkpoint";
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
 json shape_to_json(const Shape& shape) {
   json dims = json::array();
@@ -37,15 +37,6 @@ Shape shape_from_json(const json& dims) {
 
 }  // namespace
 
-const char* to_string(StateKind kind) {
-  switch (kind) {
-    case StateKind::p: return "p";
-    case StateKind::m: return "m";
-    case StateKind::v: return "v";
-  }
-  return "?";
-}
-
 std::string manifest_to_json(const Manifest& manifest) {
   json j = {{"format", kFormat},
             {"version", kVersion},
@@ -56,7 +47,8 @@ std::string manifest_to_json(const Manifest& manifest) {
             {"seq_length", manifest.data.seq_length},
             {"samples_per_epoch", manifest.data.samples_per_epoch},
             {"hf_dtype", manifest.hf_dtype},
-            {"optimizer_state", manifest.optimizer_state},
+            {"optimizer", manifest.optimizer},
+            {"states", manifest.states},
             {"model", manifest.model_json.empty() ? json() : json::parse(manifest.model_json)},
             {"parameters", json::array()},
             {"files", json::array()}};
@@ -73,7 +65,7 @@ Result<Manifest> manifest_from_json(const std::string& text, const std::string& 
     if (j.at("format") != kFormat) return Status(Code::corrupt, path + ": not a checkpoint manifest (format)");
     if (j.at("version") != kVersion)
       return Status(Code::unsupported,
-                    path + ": checkpoint version " + j.at("version").dump() + "; this program reads version 1");
+                    path + ": checkpoint version " + j.at("version").dump() + "; this program reads version " + std::to_string(kVersion));
     Manifest m;
     j.at("step").get_to(m.step);
     j.at("samples").get_to(m.samples);
@@ -82,7 +74,8 @@ Result<Manifest> manifest_from_json(const std::string& text, const std::string& 
     j.at("seq_length").get_to(m.data.seq_length);
     j.at("samples_per_epoch").get_to(m.data.samples_per_epoch);
     j.at("hf_dtype").get_to(m.hf_dtype);
-    j.at("optimizer_state").get_to(m.optimizer_state);
+    j.at("optimizer").get_to(m.optimizer);
+    j.at("states").get_to(m.states);
     if (!j.at("model").is_null()) m.model_json = j.at("model").dump();
     for (const json& p : j.at("parameters"))
       m.params.push_back({p.at("name").get<std::string>(), shape_from_json(p.at("shape"))});
@@ -105,7 +98,7 @@ Result<Manifest> read_manifest(const std::string& checkpoint_dir) {
 std::string format_slice_name(const SliceName& name) {
   char sequence[24];
   std::snprintf(sequence, sizeof sequence, "%010lld", static_cast<long long>(name.sequence));
-  return std::string(sequence) + "/" + to_string(name.kind) + "/" + std::to_string(name.first) + "/" + name.param;
+  return std::string(sequence) + "/" + name.state + "/" + std::to_string(name.first) + "/" + name.param;
 }
 
 Result<SliceName> parse_slice_name(const std::string& text) {
@@ -114,18 +107,13 @@ Result<SliceName> parse_slice_name(const std::string& text) {
   const std::size_t b = a == std::string::npos ? a : text.find('/', a + 1);
   const std::size_t c = b == std::string::npos ? b : text.find('/', b + 1);
   const Status bad(Code::corrupt, "\"" + text + "\" is not the name of a checkpoint slice");
-  if (c == std::string::npos || b != a + 2) return bad;
+  if (c == std::string::npos || b == a + 1) return bad;
   const auto number = [&](std::size_t from, std::size_t to, std::int64_t* out) {
     const auto [end, error] = std::from_chars(text.data() + from, text.data() + to, *out);
     return error == std::errc() && end == text.data() + to && *out >= 0;
   };
   if (!number(0, a, &name.sequence) || !number(b + 1, c, &name.first)) return bad;
-  switch (text[a + 1]) {
-    case 'p': name.kind = StateKind::p; break;
-    case 'm': name.kind = StateKind::m; break;
-    case 'v': name.kind = StateKind::v; break;
-    default: return bad;
-  }
+  name.state = text.substr(a + 1, b - a - 1);
   name.param = text.substr(c + 1);
   return name;
 }

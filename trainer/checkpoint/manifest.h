@@ -2,7 +2,6 @@
 // name, first element), so any layout loads into any other. Format: docs/checkpoint_format.md.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -12,9 +11,8 @@
 
 namespace strata {
 
-enum class StateKind { p, m, v };
-inline constexpr std::array<StateKind, 3> kStateKinds = {StateKind::p, StateKind::m, StateKind::v};
-const char* to_string(StateKind kind);
+// What is kept of each element: the parameter itself, and the optimizer's states under the names that it gives them.
+inline constexpr const char* kParameterState = "p";
 
 struct CheckpointParam {
   std::string name;
@@ -39,7 +37,8 @@ struct Manifest {
   std::uint64_t seed = 0;     // of the data order and the initialisation
   int world_size = 1;         // that wrote it
   CheckpointData data;
-  bool optimizer_state = true;          // m and v are present
+  std::string optimizer;                // whose states are present (Optimizer::name()); empty: nobody's
+  std::vector<std::string> states;      // its Optimizer::states(), in order
   std::string hf_dtype;                 // of an import whose tensors all have one: "f32", "bf16" or "f16"; else empty
   std::string model_json;               // ModelConfig as JSON; empty for a model made by a program
   std::vector<CheckpointParam> params;  // in unit order
@@ -51,10 +50,10 @@ std::string manifest_to_json(const Manifest& manifest);
 Result<Manifest> manifest_from_json(const std::string& json, const std::string& path);
 Result<Manifest> read_manifest(const std::string& checkpoint_dir);
 
-// A stretch of one parameter's state as one tensor of a file. Names sort in file order: "<sequence>/<kind>/<first>/<param>".
+// A stretch of one parameter's state as one tensor of a file. Names sort in file order: "<sequence>/<state>/<first>/<param>".
 struct SliceName {
   std::int64_t sequence = 0;
-  StateKind kind = StateKind::p;
+  std::string state = kParameterState;
   std::int64_t first = 0;
   std::string param;
 };

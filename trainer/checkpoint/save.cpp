@@ -21,6 +21,7 @@ class RankFile {
  public:
   RankFile(Engine& engine, std::string folder, std::string name) : engine_(engine), folder_(std::move(folder)) {
     file_.name = std::move(name);
+    for (const std::string& state : engine.options().optimizer.method->states()) names_.push_back(state);
   }
 
   Status write() {
@@ -56,19 +57,19 @@ class RankFile {
     std::int64_t sequence = 0;
     for (const OptimizerRecord& record : engine_.optimizer().records())
       for (const Piece& piece : pieces(record))
-        for (const StateKind kind : kStateKinds)
+        for (const std::string& state : names_)
           tensors.push_back(
-              {format_slice_name({sequence++, kind, piece.first, piece.param}), SafetensorsType::f32, {piece.count}});
+              {format_slice_name({sequence++, state, piece.first, piece.param}), SafetensorsType::f32, {piece.count}});
     return tensors;
   }
 
   Status append(SafetensorsWriter& writer, const OptimizerRecord& record, RecordState state, std::int64_t* sequence) {
     for (const Piece& piece : pieces(record))
-      for (const StateKind kind : kStateKinds) {
-        const float* values = (kind == StateKind::p ? state.p : kind == StateKind::m ? state.m : state.v) + piece.in_record;
+      for (std::size_t k = 0; k < names_.size(); ++k) {
+        const float* values = (k == 0 ? state.p : state.states[k - 1]) + piece.in_record;
         const auto bytes = std::as_bytes(std::span(values, static_cast<std::size_t>(piece.count)));
         file_.checksums.push_back(checksum_hex(bytes.data(), bytes.size()));
-        STRATA_RETURN_IF_ERROR(writer.append(format_slice_name({(*sequence)++, kind, piece.first, piece.param}), bytes));
+        STRATA_RETURN_IF_ERROR(writer.append(format_slice_name({(*sequence)++, names_[k], piece.first, piece.param}), bytes));
       }
     return {};
   }
@@ -76,6 +77,7 @@ class RankFile {
   Engine& engine_;
   std::string folder_;
   CheckpointFile file_;
+  std::vector<std::string> names_ = {kParameterState};  // of what is kept of each element
 };
 
 std::string rank_file_name(int rank) {
@@ -119,7 +121,8 @@ Result<std::string> save_checkpoint(Engine& engine, const Model& model, const Ma
     if (leader) {
       Manifest manifest = info;
       manifest.world_size = comm.size().v;
-      manifest.optimizer_state = true;
+      manifest.optimizer = engine.options().optimizer.method->name();
+      manifest.states = engine.options().optimizer.method->states();
       manifest.params = checkpoint_params(model);
       status = commit(target, std::move(manifest), parts);
     }

@@ -1,4 +1,4 @@
-// Inputs of the tests that compare bodies of adamw_update: any bit pattern, guarded and misaligned.
+// The optimizers whose bodies are compared, and their inputs: any bit pattern, guarded and misaligned.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -9,13 +9,16 @@
 #include <cstdint>
 #include <cstring>
 #include <iterator>
+#include <memory>
 #include <memory_resource>
 #include <vector>
 
 #include "optim/adamw.h"
+#include "optim/lion.h"
+#include "optim/sgd.h"
 #include "tests/machines/machines.h"
 
-namespace strata::adamw_testing {
+namespace strata::update_testing {
 
 inline std::uint32_t bits(float x) { return std::bit_cast<std::uint32_t>(x); }
 
@@ -71,14 +74,14 @@ class Guarded {
   T sentinel_;
 };
 
-using Offsets = std::array<std::size_t, 5>;  // of p, m, v, g, p16, in elements
+using Offsets = std::array<std::size_t, 5>;  // of p, both states, g, p16, in elements
 
 struct State {
   State(std::size_t n, std::size_t offset) : State(n, {offset, offset * 3, offset * 5, offset * 7, offset * 11}) {}
   State(std::size_t n, const Offsets& offsets)
       : p(n, offsets[0], -7.0f),
-        m(n, offsets[1], -7.0f),
-        v(n, offsets[2], -7.0f),
+        first(n, offsets[1], -7.0f),
+        second(n, offsets[2], -7.0f),
         g(n, offsets[3], -7.0f),
         g16(n, offsets[3], {0xabcd}),
         p16(n, offsets[4], {0xabcd}) {}
@@ -86,38 +89,51 @@ struct State {
     Values values(seed);
     for (std::size_t i = 0; i < n; ++i) {
       p.data()[i] = values.any();
-      m.data()[i] = values.any();
-      v.data()[i] = i % 16 == 3 ? values.any() : std::abs(values.any());
+      first.data()[i] = values.any();
+      second.data()[i] = i % 16 == 3 ? values.any() : std::abs(values.any());
       g.data()[i] = values.any();
       g16.data()[i].bits = static_cast<std::uint16_t>(bits(values.any()) >> 16);
     }
   }
-  AdamWSlice slice(std::size_t begin, std::size_t n, bool with16, bool gradient16 = false) {
-    return {p.data() + begin,
-            m.data() + begin,
-            v.data() + begin,
-            gradient16 ? nullptr : g.data() + begin,
-            with16 ? p16.data() + begin : nullptr,
-            static_cast<std::int64_t>(n),
-            true,
-            gradient16 ? g16.data() + begin : nullptr};
+  UpdateSlice slice(std::size_t begin, std::size_t n, bool with16, bool gradient16 = false) {
+    return {.p = p.data() + begin,
+            .states = {first.data() + begin, second.data() + begin},
+            .g = gradient16 ? nullptr : g.data() + begin,
+            .g16 = gradient16 ? g16.data() + begin : nullptr,
+            .p16 = with16 ? p16.data() + begin : nullptr,
+            .n = static_cast<std::int64_t>(n)};
   }
   bool guards_intact() const {
-    return p.guards_intact() && m.guards_intact() && v.guards_intact() && g.guards_intact() && g16.guards_intact() &&
+    return p.guards_intact() && first.guards_intact() && second.guards_intact() && g.guards_intact() && g16.guards_intact() &&
            p16.guards_intact();
   }
-  Guarded<float> p, m, v, g;
+  Guarded<float> p, first, second, g;
   Guarded<bf16> g16, p16;
 };
 
 inline ::testing::AssertionResult same(State& a, State& b, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) {
     if (bits(a.p.data()[i]) != bits(b.p.data()[i])) return ::testing::AssertionFailure() << "p[" << i << "]";
-    if (bits(a.m.data()[i]) != bits(b.m.data()[i])) return ::testing::AssertionFailure() << "m[" << i << "]";
-    if (bits(a.v.data()[i]) != bits(b.v.data()[i])) return ::testing::AssertionFailure() << "v[" << i << "]";
+    if (bits(a.first.data()[i]) != bits(b.first.data()[i])) return ::testing::AssertionFailure() << "first state[" << i << "]";
+    if (bits(a.second.data()[i]) != bits(b.second.data()[i])) return ::testing::AssertionFailure() << "second state[" << i << "]";
     if (a.p16.data()[i].bits != b.p16.data()[i].bits) return ::testing::AssertionFailure() << "p16[" << i << "]";
   }
   return ::testing::AssertionSuccess();
 }
 
-}  // namespace strata::adamw_testing
+// Every optimizer that computes element by element, for a group that decays.
+struct Method {
+  const char* name;
+  std::shared_ptr<const Optimizer> optimizer;
+};
+inline std::vector<Method> methods() {
+  return {{"AdamW", std::make_shared<AdamW>()},
+          {"Lion", std::make_shared<Lion>()},
+          {"Sgd", std::make_shared<Sgd>()},
+          {"Momentum", std::make_shared<Sgd>(SgdConfig{.momentum = 0.9})},
+          {"Nesterov", std::make_shared<Sgd>(SgdConfig{.momentum = 0.9, .nesterov = true})}};
+}
+inline constexpr UpdateStep kStep{.number = 7, .lr = 3e-4, .grad_scale = 0.37};
+inline constexpr ParamGroup kDecays{.weight_decay = 0.1};
+
+}  // namespace strata::update_testing

@@ -1,10 +1,11 @@
-// The bodies of adamw_update, one per instruction set. Everything used here is local to the translation unit or a template
+// The bodies of the element-wise updates, one per instruction set. Everything used here is local to the translation unit or a template
 // over its Ops, so that no function compiled for AVX-512 can be linked into code for an older processor.
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
-#include "optim/adamw_bodies.h"
-#include "optim/adamw_math.h"
+#include "optim/update_kernels.h"
+#include "optim/update_rules.h"
 
 #if defined(STRATA_ISA_avx2) || defined(STRATA_ISA_avx512)
 #include <immintrin.h>
@@ -32,6 +33,10 @@ struct Ops {
   static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
   static V div(V a, V b) { return _mm512_div_ps(a, b); }
   static V sqrt(V a) { return _mm512_sqrt_ps(a); }
+  static V sign(V a) {
+    const V one = _mm512_or_ps(_mm512_and_ps(a, _mm512_set1_ps(-0.0f)), _mm512_set1_ps(1.0f));
+    return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_OQ), one);
+  }
   static V canonical(V a) {
     return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)));
   }
@@ -67,6 +72,10 @@ struct Ops {
   static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
   static V div(V a, V b) { return _mm256_div_ps(a, b); }
   static V sqrt(V a) { return _mm256_sqrt_ps(a); }
+  static V sign(V a) {
+    const V one = _mm256_or_ps(_mm256_and_ps(a, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(1.0f));
+    return _mm256_blendv_ps(a, one, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_OQ));
+  }
   static V canonical(V a) {
     return _mm256_blendv_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   }
@@ -115,6 +124,7 @@ struct Ops {
   static V fma(V a, V b, V c) { return __builtin_fmaf(a, b, c); }  // exact where it is a library call too
   static V div(V a, V b) { return a / b; }
   static V sqrt(V a) { return __builtin_sqrtf(a); }
+  static V sign(V a) { return a > 0.0f ? 1.0f : a < 0.0f ? -1.0f : a; }
   static V canonical(V a) { return a != a ? __builtin_nanf("") : a; }
   static V load(const float* from) { return *from; }
   static V load(const bf16* from) { return to_float(*from); }
@@ -137,67 +147,80 @@ void prefetch_chunk(const T* from) {
   for (std::int64_t i = 0; i < kChunk; i += kLine / sizeof(T)) __builtin_prefetch(from + i);
 }
 
+// Where the results go.
+template <int kStates>
 struct Results {
-  float *p, *m, *v;
+  float* p;
+  std::array<float*, kStates> states;
+  explicit Results(const UpdateSlice& s) : p(s.new_p != nullptr ? s.new_p : s.p), states() {
+    for (int k = 0; k < kStates; ++k) states[k] = s.new_p != nullptr ? s.new_states[k] : s.states[k];
+  }
 };
 
 // May ask for lines past the end of the arrays, which does no harm.
-template <class G>
-void chunk(const AdamWSlice& s, const Results& to, const G* g, std::int64_t at, const AdamWCoefficients<Ops>& c) {
+template <class Rule, class G>
+void chunk(const UpdateSlice& s, const Results<Rule::kStates>& to, const G* g, std::int64_t at, const Rule& rule) {
   constexpr std::int64_t kVectors = kChunk / Ops::kWidth;
   prefetch_chunk(s.p + at + kAhead);
-  prefetch_chunk(s.m + at + kAhead);
-  prefetch_chunk(s.v + at + kAhead);
+  for (int k = 0; k < Rule::kStates; ++k) prefetch_chunk(s.states[k] + at + kAhead);
   prefetch_chunk(g + at + kAhead);
   Ops::V p[kVectors];
-  for (std::int64_t k = 0; k < kVectors; ++k) {
-    const std::int64_t i = at + k * Ops::kWidth;
-    p[k] = Ops::load(s.p + i);
-    Ops::V m = Ops::load(s.m + i);
-    Ops::V v = Ops::load(s.v + i);
-    adamw_element<Ops>(p[k], m, v, Ops::load(g + i), c);
-    Ops::store(to.p + i, p[k]);
-    Ops::store(to.m + i, m);
-    Ops::store(to.v + i, v);
+  for (std::int64_t j = 0; j < kVectors; ++j) {
+    const std::int64_t i = at + j * Ops::kWidth;
+    p[j] = Ops::load(s.p + i);
+    Ops::V states[kMaxStates];
+    for (int k = 0; k < Rule::kStates; ++k) states[k] = Ops::load(s.states[k] + i);
+    rule.update(p[j], states, Ops::load(g + i));
+    Ops::store(to.p + i, p[j]);
+    for (int k = 0; k < Rule::kStates; ++k) Ops::store(to.states[k] + i, states[k]);
   }
   if (s.p16 != nullptr) Ops::stream16(s.p16 + at, p);
 }
 
-template <class G>
-void elements(const AdamWSlice& s, const Results& to, const G* g, std::int64_t begin, std::int64_t end,
-              const AdamWCoefficients<Ops>& c) {
+template <class Rule, class G>
+void elements(const UpdateSlice& s, const Results<Rule::kStates>& to, const G* g, std::int64_t begin, std::int64_t end,
+              const Rule& rule) {
   for (std::int64_t i = begin; i < end; i += Ops::kWidth) {
     const std::int64_t n = end - i < Ops::kWidth ? end - i : Ops::kWidth;
     Ops::V p = Ops::load_first(s.p + i, n);
-    Ops::V m = Ops::load_first(s.m + i, n);
-    Ops::V v = Ops::load_first(s.v + i, n);
-    adamw_element<Ops>(p, m, v, Ops::load_first(g + i, n), c);
+    Ops::V states[kMaxStates];
+    for (int k = 0; k < Rule::kStates; ++k) states[k] = Ops::load_first(s.states[k] + i, n);
+    rule.update(p, states, Ops::load_first(g + i, n));
     Ops::store_first(to.p + i, p, n);
-    Ops::store_first(to.m + i, m, n);
-    Ops::store_first(to.v + i, v, n);
+    for (int k = 0; k < Rule::kStates; ++k) Ops::store_first(to.states[k] + i, states[k], n);
     if (s.p16 != nullptr) Ops::store16_first(s.p16 + i, p, n);
   }
 }
 
-template <class G>
-void update(const AdamWSlice& s, const G* g, const AdamWScalars& scalars) {
-  const AdamWCoefficients<Ops> c(scalars, s.decay);
-  const Results to = s.new_p != nullptr ? Results{s.new_p, s.new_m, s.new_v} : Results{s.p, s.m, s.v};
+template <class Rule, class G>
+void update_from(const UpdateSlice& s, const G* g, const Rule& rule) {
+  const Results<Rule::kStates> to(s);
   // Whole lines of p16 are streamed past the caches: nothing on this processor reads them soon.
   const auto misaligned = reinterpret_cast<std::uintptr_t>(s.p16) % kLine;
   const auto to_line = static_cast<std::int64_t>((kLine - misaligned) % kLine / sizeof(bf16));
   std::int64_t i = to_line < s.n ? to_line : s.n;
-  elements(s, to, g, 0, i, c);
-  for (; i + kChunk <= s.n; i += kChunk) chunk(s, to, g, i, c);
-  elements(s, to, g, i, s.n, c);
+  elements(s, to, g, 0, i, rule);
+  for (; i + kChunk <= s.n; i += kChunk) chunk(s, to, g, i, rule);
+  elements(s, to, g, i, s.n, rule);
   if (s.p16 != nullptr) Ops::fence();
+}
+
+template <class Rule>
+void update(const UpdateSlice& s, const typename Rule::Scalars& scalars) {
+  const Rule rule(scalars);
+  if (s.g16 != nullptr) return update_from(s, s.g16, rule);
+  update_from(s, s.g, rule);
 }
 
 }  // namespace
 
-void adamw_update(const AdamWSlice& s, const AdamWScalars& scalars) {
-  if (s.g16 != nullptr) return update(s, s.g16, scalars);
-  update(s, s.g, scalars);
+const UpdateKernels& update_kernels() {
+  static constexpr UpdateKernels kKernels = {.adamw = update<AdamWRule<Ops>>,
+                                             .lion = update<LionRule<Ops>>,
+                                             .sgd = update<SgdRule<Ops>>,
+                                             .momentum = update<MomentumRule<Ops>>,
+                                             .nesterov = update<NesterovRule<Ops>>};
+  return kKernels;
 }
 
 }  // namespace strata::STRATA_ISA

@@ -1,4 +1,4 @@
-// The GPU's adamw_update (its source on the emulator, or a GPU) gives the bits of every host body, whatever the length,
+// The GPU's updates (their source on the emulator, or a GPU) give the bits of every host body, whatever the length,
 // alignment and cutting. tests/structure/ptx_test.py shows that nvcc keeps the operations. Mutations caught: a * b + c instead
 // of fma, NaN not canonicalised, a unit that begins one element off, a phase that does not look at every array, an edge that
 // writes one element too many.
@@ -6,22 +6,20 @@
 #include <deque>
 #include <memory>
 
-#include "adamw_testing.h"
-#include "optim/gpu_kernels.h"
 #include "runtime/kernels/isa.h"
 #include "tests/machines/machines.h"
+#include "update_testing.h"
 
 namespace strata {
 namespace {
 
-using namespace adamw_testing;  // NOLINT
+using namespace update_testing;  // NOLINT
 
-const AdamWScalars kScalars = adamw_scalars({.weight_decay = 0.1}, 3e-4, 7, 0.37);
-
-class AdamWGpuBits : public ::testing::Test {
+class UpdateGpuBits : public ::testing::TestWithParam<Method> {
  protected:
-  void update_on_gpu(const AdamWSlice& slice) {
-    driver_->table<OptimGpuKernels>().adamw_update(slice, kScalars, *queue_);
+  static const Optimizer& optimizer() { return *GetParam().optimizer; }
+  void update_on_gpu(const UpdateSlice& slice, const ParamGroup& group = kDecays) {
+    optimizer().enqueue_on_gpu(slice, kStep, group, *driver_, *queue_);
     const Status status = queue_->mark()->wait();
     ASSERT_TRUE(status.ok()) << status.message();
   }
@@ -53,33 +51,33 @@ std::vector<Offsets> all_offsets() {
   return all;
 }
 
-TEST_F(AdamWGpuBits, EqualEveryHostBodyForAnyValueLengthAndAlignment) {
+TEST_P(UpdateGpuBits, EqualEveryHostBodyForAnyValueLengthAndAlignment) {
   const kernels::Isa before = kernels::active_isa();
   for (const std::size_t n : lengths()) {
-    for (const bool decay : {false, true}) {
+    for (const ParamGroup& group : {ParamGroup{}, kDecays}) {
       for (const auto& [with16, gradient16] : {std::pair(false, false), {true, false}, {true, true}}) {
         const auto fill = [&, with16 = with16, gradient16 = gradient16](State& state) {
           state.fill(n, n);
-          AdamWSlice slice = state.slice(0, n, with16, gradient16);
-          slice.decay = decay;
-          return slice;
+          return state.slice(0, n, with16, gradient16);
         };
-        SCOPED_TRACE(::testing::Message() << "n " << n << ", decay " << decay << ", p16 " << with16 << ", g16 " << gradient16);
+        SCOPED_TRACE(::testing::Message() << "n " << n << ", decay " << group.weight_decay << ", p16 " << with16 << ", g16 "
+                                          << gradient16);
         std::deque<State> wants;
         for (const kernels::Isa isa : kernels::available_isas()) {
           ASSERT_TRUE(kernels::set_isa(isa).ok());
-          adamw_update(fill(wants.emplace_back(n, 0)), kScalars);
+          optimizer().update(fill(wants.emplace_back(n, 0)), kStep, group);
         }
         State elsewhere(n, 1), from(n, 0);
-        AdamWSlice slice = fill(from);
-        slice.new_p = elsewhere.p.data(), slice.new_m = elsewhere.m.data(), slice.new_v = elsewhere.v.data();
+        (void)fill(elsewhere);  // what the method does not keep
+        UpdateSlice slice = fill(from);
+        slice.new_p = elsewhere.p.data(), slice.new_states = {elsewhere.first.data(), elsewhere.second.data()};
         if (with16) slice.p16 = elsewhere.p16.data();
-        ASSERT_NO_FATAL_FAILURE(update_on_gpu(slice));
+        ASSERT_NO_FATAL_FAILURE(update_on_gpu(slice, group));
         ASSERT_TRUE(elsewhere.guards_intact() && same(wants.front(), elsewhere, n));
         for (const Offsets& offsets : all_offsets()) {
           SCOPED_TRACE("offsets " + ::testing::PrintToString(offsets));
           State got(n, offsets);
-          ASSERT_NO_FATAL_FAILURE(update_on_gpu(fill(got)));
+          ASSERT_NO_FATAL_FAILURE(update_on_gpu(fill(got), group));
           ASSERT_TRUE(got.guards_intact()) << "wrote outside";
           for (State& want : wants) ASSERT_TRUE(same(want, got, n));
         }
@@ -89,11 +87,11 @@ TEST_F(AdamWGpuBits, EqualEveryHostBodyForAnyValueLengthAndAlignment) {
   ASSERT_TRUE(kernels::set_isa(before).ok());
 }
 
-TEST_F(AdamWGpuBits, DoNotDependOnCutting) {
+TEST_P(UpdateGpuBits, DoNotDependOnCutting) {
   constexpr std::size_t kN = 1023;
   State whole(kN, 0);
   whole.fill(kN, 1);
-  adamw_update(whole.slice(0, kN, true), kScalars);
+  optimizer().update(whole.slice(0, kN, true), kStep, kDecays);
   for (const std::size_t cut : {1, 7, 8, 9, 33, 1000, 1023}) {
     State pieces(kN, Offsets{1, 1, 1, 1, 1});
     pieces.fill(kN, 1);
@@ -101,6 +99,9 @@ TEST_F(AdamWGpuBits, DoNotDependOnCutting) {
     ASSERT_TRUE(same(whole, pieces, kN)) << "cut " << cut;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Methods, UpdateGpuBits, ::testing::ValuesIn(methods()),
+                         [](const auto& tested) { return std::string(tested.param.name); });
 
 }  // namespace
 }  // namespace strata

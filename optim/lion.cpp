@@ -1,0 +1,30 @@
+#include "optim/lion.h"
+
+#include "optim/gpu_kernels.h"
+#include "optim/update_kernels.h"
+#include "runtime/gpu/driver.h"
+
+namespace strata {
+
+LionScalars lion_scalars(const LionConfig& config, const UpdateStep& step, const ParamGroup& group) {
+  const auto rounded = [](double x) { return static_cast<float>(x); };
+  const double lr = step.lr * group.lr_scale;
+  return {.beta1 = rounded(config.beta1),
+          .one_minus_beta1 = rounded(1.0 - config.beta1),
+          .beta2 = rounded(config.beta2),
+          .one_minus_beta2 = rounded(1.0 - config.beta2),
+          .lr = rounded(lr),
+          .decay_factor = rounded(1.0 - lr * group.weight_decay),
+          .grad_scale = rounded(step.grad_scale)};
+}
+
+void Lion::update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const {
+  update_kernels().lion(slice, lion_scalars(config_, step, group));
+}
+
+void Lion::enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
+                          GpuQueue& queue) const {
+  driver.table<OptimGpuKernels>().lion(slice, lion_scalars(config_, step, group), queue);
+}
+
+}  // namespace strata

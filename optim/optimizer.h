@@ -1,0 +1,57 @@
+// An optimizer: what it keeps for each parameter, and what a step makes of both. Stores, plans, checkpoints and the trainer know
+// optimizers by this alone; examples/custom_optimizer adds one.
+//
+// Element-wise: what becomes of an element depends on its own gradient, value and states, the step's scalars and its group, and
+// on nothing else, so that records may be cut anywhere. Every update is one written sequence of correctly rounded IEEE f32
+// operations: the same bits on every processor, whatever the vector width, slicing or alignment.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "optim/param_groups.h"
+#include "optim/update_slice.h"
+#include "runtime/status.h"
+#include "runtime/thread_pool.h"
+
+namespace strata {
+
+class GpuQueue;
+class GpuDriver;
+
+// What all elements of a step have in common. Equal steps give equal updates.
+struct UpdateStep {
+  std::int64_t number = 1;  // of the update, 1-based
+  double lr = 0.0;          // of the schedule; a group may scale it
+  double grad_scale = 1.0;  // clip coefficient; 1 changes no bit
+  bool operator==(const UpdateStep&) const = default;
+};
+
+// Immutable: one object serves every thread.
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+
+  // As in `optimizer.type`, traces and checkpoints. Lives as long as the optimizer.
+  virtual const char* name() const = 0;
+  // Names of the f32 values that it keeps for each parameter, as checkpoints call them: at most kMaxStates; none is "p". They are
+  // zero before the first update.
+  virtual std::vector<std::string> states() const = 0;
+
+  // On the calling thread.
+  virtual void update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const = 0;
+
+  // Whether enqueue_on_gpu() is there. Without it the states live off the GPU, and the CPU updates them.
+  virtual bool updates_on_gpu() const { return false; }
+  // Enqueues the update on device memory and returns: the same bits. The slice's arrays live until it is done.
+  virtual void enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
+                              GpuQueue& queue) const;
+};
+
+// Cut into blocks over the pool; the calling thread takes part. The same bits.
+void update(const Optimizer& optimizer, const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group,
+            ThreadPool& pool);
+
+}  // namespace strata

@@ -1,0 +1,30 @@
+// The bodies of the element-wise updates (update_rules.h), one table for each instruction set and one for GPUs.
+#pragma once
+
+#include "optim/adamw.h"
+#include "optim/lion.h"
+#include "optim/sgd.h"
+
+namespace strata {
+
+struct UpdateKernels {
+  void (*adamw)(const UpdateSlice& slice, const AdamWScalars& scalars);
+  void (*lion)(const UpdateSlice& slice, const LionScalars& scalars);
+  void (*sgd)(const UpdateSlice& slice, const SgdScalars& scalars);
+  void (*momentum)(const UpdateSlice& slice, const SgdScalars& scalars);
+  void (*nesterov)(const UpdateSlice& slice, const SgdScalars& scalars);
+};
+// Of the instruction set in use (runtime/kernels/isa.h).
+const UpdateKernels& update_kernels();
+
+namespace isa_generic {
+const UpdateKernels& update_kernels();
+}
+namespace isa_avx2 {
+const UpdateKernels& update_kernels();
+}
+namespace isa_avx512 {
+const UpdateKernels& update_kernels();
+}
+
+}  // namespace strata
