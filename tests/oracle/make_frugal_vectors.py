@@ -148,13 +148,21 @@ def block(writer, name, cls, sets, *, order, seed=0, steps=8, peak=1e-2, rule=AD
 
 
 def check_claims():
-    """What the specification says about the code and no vector can show: the default rule of the command line, "same", is none."""
+    """What the specification says about the code and no vector shows."""
+
     def step(cls, **changes):
         p = torch.nn.Parameter(torch.zeros(4, 4))
         p.grad = torch.ones(4, 4)
         make(cls, [{"params": [p], "is_proj_params": True}], COMMON | ADAMW | changes).step()
         return p
 
+    # The buffer of a whole tensor begins as the tensor's weights.
+    p = torch.nn.Parameter(torch.full((2, 2), 3.0))
+    p.grad = torch.ones(2, 2)
+    make(frugal.BlockSGD, [{"params": [p], "is_proj_params": True}], COMMON | {"density": 1.0, "momentum": 0.5}).step()
+    assert torch.equal(p, torch.full((2, 2), 3.0 - (0.5 * 3.0 + 1.0)))
+
+    # The default rule of the command line, "same", is none.
     moved = step(frugal.CoordAdamW, inactive_update_rule="same") != 0
     assert moved.sum() == 4, "Coord with the rule 'same' moves one column of four"
     try:
@@ -169,8 +177,8 @@ def build(writer):
     coord, lion, sgd, galore = frugal.CoordAdamW, frugal.CoordLion, frugal.CoordSGD, frugal.GaloreAdamW
     run(writer, "coord/columns_tall", coord, "tall", coord_choice="columns", weight_decay=0.1)
     run(writer, "coord/columns_wide", coord, "wide", coord_choice="columns")
-    run(writer, "coord/columns_keep", coord, "odd", coord_choice="columns", reset_statistics=False, weight_decay=0.1)
-    run(writer, "coord/rows", coord, "odd", coord_choice="rows", weight_decay=0.1, inactive_lr_scale=0.3, proj_params_lr_scale=0.5)
+    run(writer, "coord/columns_keep", coord, "odd", coord_choice="columns", density=0.33, reset_statistics=False, weight_decay=0.1)
+    run(writer, "coord/rows", coord, "odd", coord_choice="rows", density=0.29, weight_decay=0.1, inactive_lr_scale=0.3, proj_params_lr_scale=0.5)
     run(writer, "coord/rows_keep", coord, "wide", coord_choice="rows", reset_statistics=False, inactive_update_rule="sgd")
     run(writer, "coord/randk", coord, "odd", coord_choice="randk", weight_decay=0.1)
     run(writer, "coord/randk_keep", coord, "square", coord_choice="randk", reset_statistics=False, inactive_update_rule="no")
@@ -184,7 +192,7 @@ def build(writer):
     run(writer, "project/svd_wide_keep", galore, "wide", proj_type="svd", proj_side="std", reset_statistics=False)
     run(writer, "project/galore", galore, "square", proj_type="svd", proj_side="std", reset_statistics=False, inactive_update_rule="no",
         proj_params_lr_scale=0.25)
-    run(writer, "project/random", galore, "odd", proj_type="random", proj_side="std", inactive_update_rule="sgd")
+    run(writer, "project/random", galore, "odd", proj_type="random", proj_side="std", density=0.5, inactive_update_rule="sgd")
     run(writer, "project/random_reverse", galore, "wide", proj_type="random", proj_side="reverse_std", weight_decay=0.1)
     run(writer, "project/randperm", galore, "odd", proj_type="randperm", proj_side="std", weight_decay=0.1)
     run(writer, "project/full", galore, "odd", proj_type="random", proj_side="full", steps=7, state_steps=(7,))
