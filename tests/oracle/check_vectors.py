@@ -195,6 +195,48 @@ def badam_blocks(mode, layers, every, random):
         yield block
 
 
+# --- 8-bit states and NF4 ---
+
+NF4 = np.array([-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+                -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+                0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0])
+
+
+def dynamic_map(signed):
+    """The middles of 2^i (unsigned 2^(i+1)) equal parts of [0.1, 1], times 10^(i-6), for i = 0..6; 0 and 1."""
+    values = [0.0, 1.0]
+    for i in range(7):
+        edges = np.linspace(0.1, 1, (2**i if signed else 2 ** (i + 1)) + 1)
+        middles = (edges[1:] + edges[:-1]) / 2 * 10.0 ** (i - 6)
+        values += [*middles, *(-middles if signed else ())]
+    return np.sort(values)
+
+
+def blocks_absmax(x, block):
+    x = np.pad(x.ravel(), (0, -x.size % block)).reshape(-1, block)
+    return np.abs(x).max(axis=1)
+
+
+def quantize(x, values, block):
+    absmax = blocks_absmax(x, block)
+    scale = np.repeat(absmax, block)[: x.size].reshape(x.shape)
+    scaled = np.divide(x, scale, out=np.zeros_like(x), where=scale > 0)
+    return np.searchsorted((values[1:] + values[:-1]) / 2, scaled), absmax  # a value at a middle takes the lower code
+
+
+def dequantize(codes, absmax, values, block):
+    return values[codes] * np.repeat(absmax, block)[: codes.size].reshape(codes.shape)
+
+
+def cpu_quantize(x, values, block):
+    """As bitsandbytes on a CPU, which first rounds to 65536 values, in float32."""
+    absmax = blocks_absmax(x, block)
+    one = np.float32(1)
+    scaled = x.astype(np.float32) * (one / np.repeat(absmax, block)[: x.size].reshape(x.shape).astype(np.float32))
+    grid = np.floor((scaled + one) * np.float32(32767.5) + np.float32(0.5)) / 32767.5 - 1
+    return np.searchsorted((values[1:] + values[:-1]) / 2, grid), absmax
+
+
 # --- Random numbers ---
 
 
@@ -606,6 +648,53 @@ def check_seeds(worst, e):
                 worst.equal(name, "next seed", value, seed)
 
 
+def check_bnb(worst, e, tolerance):
+    maps = {name: dynamic_map(name == "signed") for name in ("signed", "unsigned")}
+    for name, values in maps.items():
+        worst.record(f"map/{name}", "map (absolute)", float(np.abs(values - e[f"map/{name}"]).max()), 1e-7)
+        x = e[f"quantize/{name}/x"].astype(np.float64)
+        codes, absmax = quantize(x, values, 256)
+        worst.equal(f"quantize/{name}", "absmax", absmax, e[f"quantize/{name}/absmax"])
+        compare_codes(worst, f"quantize/{name}", codes, e[f"quantize/{name}/codes"])
+        compare_codes(worst, f"quantize/{name} on a CPU", cpu_quantize(x, values, 256)[0], e[f"quantize/{name}/codes_cpu"])
+    signed, unsigned = maps["signed"], maps["unsigned"]
+    for case in cases(e, "adamw8", "adamw8_cpu"):
+        again = cpu_quantize if case.name.startswith("adamw8_cpu") else quantize
+        s, w = new_state(), case.array("w0")
+        worst.track(f"{case.name}/w0", "w", w)
+        for t, lr in case.steps():
+            where = f"{case.name}/step{t}"
+            if t > 1:  # from the stored codes, so that a code at a threshold counts once
+                s.m, s.v = (dequantize(case.get(f"step{t - 1}/code_{q}"), case.array(f"step{t - 1}/absmax_{q}"), values, 256)
+                            for q, values in (("m", signed), ("v", unsigned)))
+            w = adamw_a(s, w, case.gradient(t), lr, case.h)
+            worst.difference(where, "w", w, case.array(f"step{t}/w"), tolerance)
+            w = case.array(f"step{t}/w")
+            for q, value, values in (("m", s.m, signed), ("v", s.v, unsigned)):
+                stored = case.array(f"step{t}/absmax_{q}")
+                stored = np.where(stored > 1e-37, stored, 0)  # the portable quantiser writes 1e-38 for a last block, shorter than 256, of zeros
+                worst.difference(where, f"absmax_{q}", blocks_absmax(value, 256), stored, tolerance)
+                if np.all(stored > 0):
+                    compare_codes(worst, f"{where} {q}", again(value, values, 256)[0], case.get(f"step{t}/code_{q}"))
+    w = e["nf4/w"].astype(np.float64)
+    codes, absmax = quantize(w, NF4, 64)
+    worst.equal("nf4", "absmax", absmax, e["nf4/absmax"])
+    packed = e["nf4/packed"]
+    compare_codes(worst, "nf4", codes, np.stack([packed >> 4, packed & 15], 1).ravel())
+    stored = e["nf4/absmax"].astype(np.float64)
+    worst.record("nf4_double", "offset", abs(float(e["nf4_double/offset"]) / stored.mean() - 1), 1e-6)
+    codes, absmax = quantize(stored - float(e["nf4_double/offset"]), signed, 256)
+    worst.record("nf4_double", "absmax2", float(np.abs(absmax / e["nf4_double/absmax2"] - 1).max()), 1e-6)
+    compare_codes(worst, "nf4_double", codes, e["nf4_double/absmax_code"])
+
+
+def compare_codes(worst, where, got, want):
+    """All but a thousandth equal, or one element; the others beside each other."""
+    apart = np.abs(got.astype(int) - want.astype(int))
+    worst.record(where, "codes: largest apart", int(apart.max()), 1)
+    worst.record(where, "codes: part apart", float((apart > 0).mean()), max(1e-3, 1 / apart.size))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=pathlib.Path, default=vector_file.FOLDER)
@@ -614,7 +703,8 @@ def main():
     failed = False
     for name, check in (("simple", lambda w, e: check_simple(w, e, 1e-6)), ("apollo", lambda w, e: check_apollo(w, e, 1e-5)),
                         ("galore", lambda w, e: check_galore(w, e, 1e-5)), ("frugal", lambda w, e: check_frugal(w, e, 1e-6, 1e-5)),
-                        ("schedules", lambda w, e: check_schedules(w, e, 1e-6)), ("seeds", check_seeds)):
+                        ("schedules", lambda w, e: check_schedules(w, e, 1e-6)), ("seeds", check_seeds),
+                        ("bnb", lambda w, e: check_bnb(w, e, 1e-5))):
         worst = Worst(arguments.verbose)
         entries = vector_file.read(arguments.folder / f"{name}.bin")
         check(worst, entries)

@@ -1,7 +1,7 @@
 """The vector files of tests/optim/vectors that a program in this folder wrote (adamw.bin is older and has a layout of its own).
 
 Little-endian: the bytes "STRV", int32 version 1, int32 number of entries, then per entry int32 length of the name, the name, int32 dtype
-(0 float32, 1 float64, 2 int64, 3 text in utf-8), int32 ndim, int64 dims[ndim], the data in row-major order. A scalar has ndim 0, a text ndim 1.
+(0 float32, 1 float64, 2 int64, 3 text in utf-8, 4 uint8), int32 ndim, int64 dims[ndim], the data in row-major order. A scalar has ndim 0, a text ndim 1.
 
 Names: CASE/h/NAME is a hyper-parameter (float64 or text), CASE/lr the learning rate of every step, CASE/w0 the weights before the first step,
 CASE/stepT/x what holds at step T, counted from 1: g the gradient, w the weights after the step, and what the case's program says. A case that
@@ -14,7 +14,7 @@ import struct
 import numpy as np
 
 MAGIC, VERSION, TEXT = b"STRV", 1, 3
-DTYPES = (np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8"))
+DTYPES = {0: np.dtype("<f4"), 1: np.dtype("<f8"), 2: np.dtype("<i8"), 4: np.dtype("u1")}
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "optim" / "vectors"
 
 
@@ -23,7 +23,7 @@ class Writer:
         self.entries = {}
 
     def add(self, name, value):
-        """value: text, or a number (float -> float64, int or bool -> int64), or an array or tensor of float32, float64 or int64."""
+        """value: text, or a number (float -> float64, int or bool -> int64), or an array or tensor of a type of the format."""
         if name in self.entries:
             raise ValueError(f"{name} is in the file already")
         if isinstance(value, str):
@@ -31,9 +31,10 @@ class Writer:
             self.entries[name] = struct.pack("<iiq", TEXT, 1, len(data)) + data
             return
         array = np.asarray(value.detach().numpy() if hasattr(value, "detach") else value)
-        if array.dtype.newbyteorder("<") not in DTYPES:
+        codes = [code for code, dtype in DTYPES.items() if dtype == array.dtype.newbyteorder("<")]
+        if not codes:
             raise TypeError(f"{name}: the format has no {array.dtype}")
-        code = DTYPES.index(array.dtype.newbyteorder("<"))
+        code = codes[0]
         header = struct.pack(f"<ii{array.ndim}q", code, array.ndim, *array.shape)
         self.entries[name] = header + array.astype(DTYPES[code]).tobytes()
 
