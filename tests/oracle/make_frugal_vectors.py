@@ -201,7 +201,7 @@ def build(writer):
     regular(writer)
     six = ("tiny", "tiny_heavy", "vector", "tiny", "tiny_zerofirst", "tall")
     block(writer, "block/descending", frugal.BlockAdamW, six, order="descending", density=0.25, weight_decay=0.1)
-    block(writer, "block/ascending", frugal.BlockAdamW, six, order="ascending", density=0.5, inactive_update_rule="sgd", inactive_lr_scale=0.3)
+    block(writer, "block/ascending", frugal.BlockAdamW, six, order="ascending", density=0.75, inactive_update_rule="sgd", inactive_lr_scale=0.3)
     block(writer, "block/mirror", frugal.BlockAdamW, six, order="mirror", density=0.3, inactive_update_rule="no", reset_statistics=False)
     block(writer, "block/random", frugal.BlockAdamW, six, order="random", density=0.5, seed=5, proj_params_lr_scale=0.5, weight_decay=0.1)
     block(writer, "block/all", frugal.BlockAdamW, six, order="descending", density=1.0, reset_statistics=False)
