@@ -4,7 +4,10 @@
     python tests/oracle/make_apollo_vectors.py [--output FILE]
 
 Needs torch, numpy, apollo-torch 1.0.3 and what it imports: transformers 4, bitsandbytes below 0.50. Of the package, whose licence is
-CC-BY-NC, nothing but numbers enters the repository. The layout and the common names are in vector_file.py. Here a step has also
+CC-BY-NC, nothing but numbers enters the repository. The layout and the common names are in vector_file.py. Here there are also
+  CASE/h/    beta1, beta2, eps, weight_decay, rank, gap, scale, scale_type (channel or tensor), scale_front, disable_nl
+  CASE/seed0 the first seed: the tensor's number in the optimizer, from 1
+and a step has
   p          the projection, at the steps that begin with a new one: r x n where m >= n, else m x r
   seed       the projector's seed after a step with a new projection
   m, v       the moments after the step, at some steps

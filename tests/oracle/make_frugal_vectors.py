@@ -4,7 +4,8 @@
     FRUGAL_ROOT=CHECKOUT python tests/oracle/make_frugal_vectors.py [--output FILE]
 
 Needs torch, numpy, transformers 4, and a checkout of github.com/fzmushko/FRUGAL (commit c7ebe4c), which is in no package index. The layout and
-the common names are in vector_file.py. Here a step has also, at the steps that begin with a new subspace,
+the common names are in vector_file.py. CASE/h/ has gap, density, reset, rule (no, sgd, sign_sgd), inactive_lr_scale, proj_params_lr_scale, choice or
+proj_type and proj_side or block_order, and those of AdamW, Lion or SGD. A step has also, at the steps that begin with a new subspace,
   indices    columns, rows or flattened row-major entries (CASE/h/choice), in the order of the state
   p, p2      the projection: right r x n, left m x r, full both
 and m and v (Lion, SGD: m alone) after some steps. Cases:
