@@ -93,6 +93,22 @@ def run_badam(writer, mode, layers=4, every=3, steps=14, seed=3):
     case.add(blocks=torch.tensor(blocks))
 
 
+def check_claims():
+    """BAdam by default trains layers only: embedding, last norm and head are frozen for the whole run."""
+    names = ["embed_tokens.weight", "layers.0.weight", "layers.1.weight", "norm.weight", "lm_head.weight"]
+    parameters = [torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16)) for _ in names]
+    with contextlib.redirect_stdout(None):
+        optimizer = badam.BlockOptimizer(torch.optim.AdamW(parameters), list(zip(names, parameters)), switch_block_every=1)
+    trained = set()
+    for _ in range(5):
+        trained |= {name for name, p in zip(names, parameters) if p.requires_grad}
+        for p in parameters:
+            p.grad = torch.ones_like(p) if p.requires_grad else None
+        with contextlib.redirect_stdout(None):
+            optimizer.step()
+    assert trained == {"layers.0.weight", "layers.1.weight"}, trained
+
+
 def lisa_callback(layers, gamma, every):
     model = types.SimpleNamespace(layers=layers)
     return load_lisa()(n_layers=gamma, interval_steps=every, model=model, lisa_layers_attribute="model.layers")
@@ -151,6 +167,7 @@ def run_lisa(writer, state_rule, every=3, gamma=2, steps=13, seed=1):
 
 
 def build(writer):
+    check_claims()
     orders(writer)
     for mode in ("descending", "ascending", "random"):
         run_badam(writer, mode)
