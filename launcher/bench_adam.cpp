@@ -37,8 +37,10 @@ class TrafficMeter {
  public:
   TrafficMeter(const UpdateSlice& slice, StreamRef stream)
       : bytes_(bytes_per_parameter(slice) * static_cast<double>(whole_chunks(slice.n))) {
-    const UpdateTraffic traffic = {
-        .updated = {slice.p, slice.states[0], slice.states[1]}, .read = slice.g, .written = slice.p16, .n = whole_chunks(slice.n)};
+    const UpdateTraffic traffic = {.updated = {slice.p, slice.states[0], slice.states[1]},
+                                   .read = slice.g,
+                                   .written = slice.p16,
+                                   .n = whole_chunks(slice.n)};
     for (const UpdateStores stores : kernels::available_update_stores()) {
       timers_.emplace_back(std::vector{stream}, [=] {
         stream.enqueue("traffic", [=, &pool = stream.device().pool()] {

@@ -25,8 +25,7 @@
 namespace strata {
 namespace {
 
-const MeasureOptions kMeasure = {
-    .unused = true, .seconds = 1.0, .alone_seconds = 0.5, .nvme_bytes = std::size_t{512} << 20};
+const MeasureOptions kMeasure = {.unused = true, .seconds = 1.0, .alone_seconds = 0.5, .nvme_bytes = std::size_t{512} << 20};
 
 struct Options {
   std::string config;

@@ -140,7 +140,8 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
     STRATA_ASSIGN_OR_RETURN(rounded_, cpu.allocate(n * sizeof(bf16), Category::io, "rounded parameters of a record"));
   }
   if (separate_ && live_on_gpu) {
-    STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate((1 + states()) * n * sizeof(float), Category::io, "host image of an optimizer record"));
+    STRATA_ASSIGN_OR_RETURN(
+        image_, cpu.allocate((1 + states()) * n * sizeof(float), Category::io, "host image of an optimizer record"));
   }
   return {};
 }

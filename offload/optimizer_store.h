@@ -2,10 +2,10 @@
 // its placement says. Executes the update schedule of offload/schedule.h: five stages (NVMe read | up | update | down | NVMe
 // write) overlap over shared windows. Record size, windows, homes, processors and order change no bit.
 //
-// A record is a slice of one unit that this rank updates, with what the optimizer keeps of it (and p, the f32 master, when the parameter store's own
-// slice cannot serve: it is 16 bit, or not in the memory where the record is updated) side by side. Where the gpu tier is a
-// memory of its own, whatever an update needs or makes in the other memory is copied: gradients, parameters, and whole states
-// for what the GPU updates away from its home. Called from the step's thread.
+// A record is a slice of one unit that this rank updates, with what the optimizer keeps of it (and p, the f32 master, when the
+// parameter store's own slice cannot serve: it is 16 bit, or not in the memory where the record is updated) side by side. Where
+// the gpu tier is a memory of its own, whatever an update needs or makes in the other memory is copied: gradients, parameters,
+// and whole states for what the GPU updates away from its home. Called from the step's thread.
 #pragma once
 
 #include <array>
@@ -104,8 +104,8 @@ class OptimizerStore {
   // Blocking. Instead of step(): the step has no update. Parameters and states are as they were before begin_step().
   Status drop_step();
 
-  // Blocking. Calls `fill` for every record with p and its states to be set (contents undefined before), stores them, refreshes the
-  // compute copy and publishes every unit. Collective.
+  // Blocking. Calls `fill` for every record with p and its states to be set (contents undefined before), stores them, refreshes
+  // the compute copy and publishes every unit. Collective.
   Status fill(const std::function<Status(const OptimizerRecord&, RecordState)>& fill);
   // Blocking. Calls `visit` with every record's state, up to date; it must not change it.
   Status visit(const std::function<Status(const OptimizerRecord&, RecordState)>& visit);

@@ -1,5 +1,5 @@
-// An optimizer: what it keeps for each parameter, and what a step makes of both. Stores, plans, checkpoints and the trainer know
-// optimizers by this alone; examples/custom_optimizer adds one.
+// An optimizer: what it keeps for each parameter, and what a step makes of both. Stores, plans, checkpoints and the trainer
+// know optimizers by this alone; examples/custom_optimizer adds one.
 //
 // Element-wise: what becomes of an element depends on its own gradient, value and states, the step's scalars and its group, and
 // on nothing else, so that records may be cut anywhere. Every update is one written sequence of correctly rounded IEEE f32
@@ -36,8 +36,8 @@ class Optimizer {
 
   // As in `optimizer.type`, traces and checkpoints. Lives as long as the optimizer.
   virtual const char* name() const = 0;
-  // Names of the f32 values that it keeps for each parameter, as checkpoints call them: at most kMaxStates; none is "p". They are
-  // zero before the first update.
+  // Names of the f32 values that it keeps for each parameter, as checkpoints call them: at most kMaxStates; none is "p". They
+  // are zero before the first update.
   virtual std::vector<std::string> states() const = 0;
 
   // On the calling thread.
@@ -46,8 +46,8 @@ class Optimizer {
   // Whether enqueue_on_gpu() is there. Without it the states live off the GPU, and the CPU updates them.
   virtual bool updates_on_gpu() const { return false; }
   // Enqueues the update on device memory and returns: the same bits. The slice's arrays live until it is done.
-  virtual void enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
-                              GpuQueue& queue) const;
+  virtual void enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group,
+                              const GpuDriver& driver, GpuQueue& queue) const;
 };
 
 // Cut into blocks over the pool; the calling thread takes part. The same bits.

@@ -11,7 +11,8 @@ namespace strata {
 
 Result<GroupRule> parse_group_rule(const std::string& text) {
   const auto wrong = [&](const std::string& what) {
-    return Status(Code::invalid_config, "\"" + text + "\": " + what + "; expected a pattern and lr_scale=NUMBER or weight_decay=NUMBER");
+    return Status(Code::invalid_config,
+                  "\"" + text + "\": " + what + "; expected a pattern and lr_scale=NUMBER or weight_decay=NUMBER");
   };
   std::istringstream words(text);
   GroupRule rule;
@@ -20,7 +21,9 @@ Result<GroupRule> parse_group_rule(const std::string& text) {
   for (std::string word; words >> word;) {
     const std::size_t equals = word.find('=');
     const std::string key = word.substr(0, equals);
-    std::optional<double>* const value = key == "lr_scale" ? &rule.lr_scale : key == "weight_decay" ? &rule.weight_decay : nullptr;
+    std::optional<double>* const value = key == "lr_scale"       ? &rule.lr_scale
+                                         : key == "weight_decay" ? &rule.weight_decay
+                                                                 : nullptr;
     if (equals == std::string::npos || value == nullptr) return wrong("\"" + word + "\" is no setting of a group");
     if (*value) return wrong(key + " is given twice");
     *value = parse_number(word.substr(equals + 1));
@@ -33,8 +36,8 @@ Result<GroupRule> parse_group_rule(const std::string& text) {
 ParamGroups::ParamGroups(double weight_decay, std::vector<GroupRule> rules) : rules_(std::move(rules)) {
   const auto add = [&](const GroupRule& rule) {
     for (const bool decays : {false, true})
-      groups_.push_back({.lr_scale = rule.lr_scale.value_or(1.0),
-                         .weight_decay = rule.weight_decay.value_or(decays ? weight_decay : 0.0)});
+      groups_.push_back(
+          {.lr_scale = rule.lr_scale.value_or(1.0), .weight_decay = rule.weight_decay.value_or(decays ? weight_decay : 0.0)});
   };
   for (const GroupRule& rule : rules_) add(rule);
   add({});

@@ -1,6 +1,6 @@
 // The arithmetic of the element-wise optimizers for one element, each written once over the operations of a processor or a GPU.
-// Each operation of `Ops` is one correctly rounded IEEE f32 operation; nothing here may be contracted, reassociated or reordered.
-// tests/structure/ptx_test.py reads what nvcc makes of it.
+// Each operation of `Ops` is one correctly rounded IEEE f32 operation; nothing here may be contracted, reassociated or
+// reordered. tests/structure/ptx_test.py reads what nvcc makes of it.
 //
 // Ops: V (one or more elements), set1, mul, sub, fma(a, b, c) = a * b + c, div, sqrt; sign: 1 or -1, zeros and NaN as they are;
 // canonical: every NaN becomes 0x7fc00000. Processors disagree on the payload and sign of a NaN they produce, so results are

@@ -13,11 +13,10 @@ namespace strata {
 inline constexpr int kMaxStates = 2;
 
 // n elements of one parameter group, f32 but for what has 16 in its name. The arrays do not overlap; any alignment of the
-// element type will do. Elements do not depend on each other: any cutting into slices gives the same bits. A NaN result is stored
-// as 0x7fc00000 (p16: 0x7fc0), because processors disagree on the NaN they produce. Denormals are kept; callers' threads must not
-// set FTZ/DAZ.
-// Speed: arrays whose distances are multiples of a large power of two (arrays of 2^k elements laid end to end) meet in the same
-// memory banks and run at half the rate; keep them off by 16 KiB or more.
+// element type will do. Elements do not depend on each other: any cutting into slices gives the same bits. A NaN result is
+// stored as 0x7fc00000 (p16: 0x7fc0), because processors disagree on the NaN they produce. Denormals are kept; callers' threads
+// must not set FTZ/DAZ. Speed: arrays whose distances are multiples of a large power of two (arrays of 2^k elements laid end to
+// end) meet in the same memory banks and run at half the rate; keep them off by 16 KiB or more.
 struct UpdateSlice {
   float* p = nullptr;
   std::array<float*, kMaxStates> states{};  // the first ones, as many as the optimizer has

@@ -86,10 +86,10 @@ struct Config {
     enum class Type { adamw, lion, sgd } type = Type::adamw;
     double lr = 3e-4;
     // Derived: as is usual for the type; absent where it has none.
-    std::optional<double> beta1, beta2, eps, momentum;
-    std::optional<bool> nesterov;
+    std::optional<double> beta1{}, beta2{}, eps{}, momentum{};
+    std::optional<bool> nesterov{};
     double weight_decay = 0.1;
-    std::vector<std::string> groups;  // texts of parse_group_rule()
+    std::vector<std::string> groups{};  // texts of parse_group_rule()
   } optimizer;
 
   struct Scheduler {

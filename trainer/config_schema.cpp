@@ -197,12 +197,14 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
       "order).");
 
   s.section("optimizer", "How an update is computed.");
-  s.add_choice<Config::Optimizer::Type>("optimizer.type", c.optimizer.type, {{"adamw", Config::Optimizer::Type::adamw},
-                                                                             {"lion", Config::Optimizer::Type::lion},
-                                                                             {"sgd", Config::Optimizer::Type::sgd}},
-                                        "adamw: Loshchilov and Hutter 2019, 8 bytes of state a parameter; lion: Chen et al. 2023, "
-                                        "4 bytes; sgd: stochastic gradient descent, 4 bytes with momentum, else none. Master "
-                                        "weights come on top. Norms and biases are not decayed.")
+  s.add_choice<Config::Optimizer::Type>(
+       "optimizer.type", c.optimizer.type,
+       {{"adamw", Config::Optimizer::Type::adamw},
+        {"lion", Config::Optimizer::Type::lion},
+        {"sgd", Config::Optimizer::Type::sgd}},
+       "adamw: Loshchilov and Hutter 2019, 8 bytes of state a parameter; lion: Chen et al. 2023, "
+       "4 bytes; sgd: stochastic gradient descent, 4 bytes with momentum, else none. Master "
+       "weights come on top. Norms and biases are not decayed.")
       .alias("optimizer.name");
   s.add("optimizer.lr", c.optimizer.lr, "Peak learning rate.")
       .at_least(0)
@@ -238,7 +240,8 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
       .alias("optimizer.params.weight_decay");
   s.add("optimizer.groups", c.optimizer.groups,
         "Parameters with other settings: each text is a pattern of names (`*` any characters, `?` one) and what holds where it "
-        "matches, such as `embed.* lr_scale=0.1 weight_decay=0`. lr_scale multiplies the learning rate. The first pattern that matches a "
+        "matches, such as `embed.* lr_scale=0.1 weight_decay=0`. lr_scale multiplies the learning rate. The first pattern that "
+        "matches a "
         "name counts; one that is the first for none is an error.");
 
   s.section(

@@ -30,8 +30,8 @@
 
 namespace strata {
 
-// Units, parameters and slices of a model over `world` ranks; groups: those that the parameters' numbers mean, no matter where only
-// places are asked for.
+// Units, parameters and slices of a model over `world` ranks; groups: those that the parameters' numbers mean, no matter where
+// only places are asked for.
 StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& groups = ParamGroups());
 
 // Puts device memory in reach of a group's collectives. timeout: how long a rank may be behind the others.

@@ -255,14 +255,14 @@ Status check_groups(const Model& model, const ParamGroups& groups) {
   const std::vector<std::string> unused = groups.unused(names);
   if (unused.empty()) return {};
   return {Code::invalid_config, "optimizer.groups: \"" + unused.front() +
-                                    "\" is the first to match no parameter's name; names are such as " + names.front() + " and " +
-                                    names[names.size() / 2]};
+                                    "\" is the first to match no parameter's name; names are such as " + names.front() +
+                                    " and " + names[names.size() / 2]};
 }
 
 }  // namespace
 
-Result<Plan> make_plan(const Model& model, const EngineOptions& asked, WorldSize world, Rank rank, int threads,
-                       Backend backend, const Budgets& budgets) {
+Result<Plan> make_plan(const Model& model, const EngineOptions& asked, WorldSize world, Rank rank, int threads, Backend backend,
+                       const Budgets& budgets) {
   EngineOptions options = asked;
   STRATA_RETURN_IF_ERROR(check_groups(model, options.optimizer.groups));
   if (backend == Backend::cuda && !options.optimizer.method->updates_on_gpu())

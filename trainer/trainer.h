@@ -29,9 +29,10 @@ namespace strata {
 using GpuDriverMaker = std::function<Result<std::unique_ptr<GpuDriver>>()>;
 
 struct TrainerExtras {
-  std::unique_ptr<Model> model;                     // null: made from config.model
-  std::shared_ptr<const Optimizer> optimizer;       // null: made from config.optimizer, whose lr, weight_decay and groups hold for both
-  std::shared_ptr<const DataSource> train;          // null: opened from config.data
+  std::unique_ptr<Model> model;  // null: made from config.model
+  std::shared_ptr<const Optimizer>
+      optimizer;                            // null: made from config.optimizer, whose lr, weight_decay and groups hold for both
+  std::shared_ptr<const DataSource> train;  // null: opened from config.data
   std::shared_ptr<const DataSource> validation;     // null: from config.data, which may have none
   std::function<void(const StepMetrics&)> on_step;  // on every rank, after every step
   std::function<void(const std::string&)> on_note;  // on rank 0: lines worth telling the user

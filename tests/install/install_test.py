@@ -5,6 +5,7 @@ where nothing but the C library is.
     tests/install/install_test.py --build build/host-release [--cmake cmake] [--compiler g++]
 """
 import argparse
+import json
 import os
 import pathlib
 import re
@@ -82,6 +83,26 @@ def check_gpu_tests(prefix):
     run(prefix / "libexec/strata/run_gpu", "--help")
 
 
+OWN_OPTIMIZER = """
+run: {{name: own}}
+model: {{type: llama, vocab_size: 256, hidden_size: 64, num_layers: 2, num_heads: 2}}
+data: {{train: ["{text}"], format: bytes}}
+training: {{seq_length: 64, micro_batch_size: 4, global_batch_size: 4}}
+optimizer: {{lr: 2.0e-3, groups: ["*norm* lr_scale=0.5"]}}
+offload: {{optimizer: {{device: nvme, record_size: 16384}}}}
+"""
+
+
+def build_example(name, work, options):
+    """Builds examples/NAME against the installed package; the program."""
+    shutil.copytree(ROOT / "examples" / name, work / "examples" / name)
+    build = work / "build" / name
+    run(options.cmake, "-S", work / "examples" / name, "-B", build, f"-DCMAKE_PREFIX_PATH={work}/prefix",
+        f"-DCMAKE_CXX_COMPILER={options.compiler}", "-DCMAKE_BUILD_TYPE=Release")
+    run(options.cmake, "--build", build, "--parallel", "2")
+    return build / name
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=pathlib.Path, required=True)
@@ -102,13 +123,19 @@ def main():
         run(options.cmake, "--install", options.build, "--prefix", work / "first")
         # The package does not know where it lies, and the example does not see the tree.
         (work / "first").rename(work / "prefix")
-        shutil.copytree(ROOT / "examples/custom_model", work / "example")
-        run(options.cmake, "-S", work / "example", "-B", work / "build", f"-DCMAKE_PREFIX_PATH={work}/prefix", f"-DCMAKE_CXX_COMPILER={options.compiler}",
-            "-DCMAKE_BUILD_TYPE=Release")
-        run(options.cmake, "--build", work / "build", "--parallel", "2")
-        output = run(work / "build/custom_model", work / "run", "30", cwd=work)
+        output = run(build_example("custom_model", work, options), work / "run", "30", cwd=work)
         if "validation loss" not in output:
             sys.exit(f"custom_model did not report a validation loss:\n{output}")
+        (work / "own.yaml").write_text(OWN_OPTIMIZER.format(text=ROOT / "README.md"))
+        program = build_example("custom_optimizer", work, options)
+        first = run(program, "own.yaml", "training.steps=20", cwd=work)
+        run(program, "own.yaml", "training.steps=40", cwd=work)
+        manifest = json.loads((work / "runs/own/checkpoints/step_40/manifest.json").read_text())
+        if (manifest["optimizer"], manifest["states"]) != ("rmsprop", ["mean_square"]):
+            sys.exit(f"custom_optimizer did not save its own state:\n{first}")
+        losses = [json.loads(line)["loss"] for line in (work / "runs/own/metrics.jsonl").read_text().splitlines() if "loss" in line]
+        if len(losses) != 40 or not losses[-1] < losses[0] - 0.5:
+            sys.exit(f"custom_optimizer does not learn: {losses}")
         version = run(work / "prefix/bin/strata", "--version", cwd=work)
         print(output.splitlines()[-1], version, sep="\n")
     return 0

@@ -79,17 +79,14 @@ class Optimizer {
       partials.insert(partials.end(), part.begin(), part.end());
     });
     const double norm = global_norm(partials);
-    const UpdateStep step{
-        .number = number, .lr = options_["lr"], .grad_scale = clip_coefficient(norm, options_["max_norm"])};
+    const UpdateStep step{.number = number, .lr = options_["lr"], .grad_scale = clip_coefficient(norm, options_["max_norm"])};
     each_param([&](int u, int p, const ParamSpec& spec) {
       const std::span<float> g = run.grad(u, p);
       auto& [m, v] = state_[{u, p}];
       m.resize(g.size());
       v.resize(g.size());
-      const UpdateSlice slice{.p = run.param(u, p).data(),
-                              .states = {m.data(), v.data()},
-                              .g = g.data(),
-                              .n = static_cast<std::int64_t>(g.size())};
+      const UpdateSlice slice{
+          .p = run.param(u, p).data(), .states = {m.data(), v.data()}, .g = g.data(), .n = static_cast<std::int64_t>(g.size())};
       optimizer_.update(slice, step, spec.decay ? decaying_ : ParamGroup{});
     });
     return norm;

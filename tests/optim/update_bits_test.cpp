@@ -1,7 +1,7 @@
-// Every body of an element-wise update gives the same bits, whatever the length, alignment and cutting. Mutations caught: a * b +
-// c instead of fma in one body, a reciprocal estimate instead of division, NaN not canonicalised, rounding to bf16 by truncation, a
-// tail mask one too long or short, flush to zero, p16 streamed to the wrong line, the sign of zero as 1, Lion's betas swapped,
-// Nesterov's step from the old momentum, a state written where the step has none.
+// Every body of an element-wise update gives the same bits, whatever the length, alignment and cutting. Mutations caught: a * b
+// + c instead of fma in one body, a reciprocal estimate instead of division, NaN not canonicalised, rounding to bf16 by
+// truncation, a tail mask one too long or short, flush to zero, p16 streamed to the wrong line, the sign of zero as 1, Lion's
+// betas swapped, Nesterov's step from the old momentum, a state written where the step has none.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -183,6 +183,24 @@ TEST(TrainingConfig, ResolveIsIdempotentAndDumpParsesBack) {
   EXPECT_EQ(dump(*resolve(*again, WorldSize{2})), yaml);
 }
 
+TEST(TrainingConfig, AnOptimizerHasItsOwnKeysAndNoOthers) {
+  const auto adamw = resolved({}).optimizer, lion = resolved({"optimizer.type=lion"}).optimizer;
+  const auto sgd = resolved({"optimizer.type=SGD", "optimizer.params.momentum=0.9"}).optimizer;
+  EXPECT_EQ(adamw.beta2, 0.95);
+  EXPECT_EQ(adamw.momentum, std::nullopt);
+  EXPECT_EQ(lion.beta2, 0.99);
+  EXPECT_EQ(lion.eps, std::nullopt);
+  EXPECT_EQ(sgd.momentum, 0.9);
+  EXPECT_EQ(sgd.nesterov, false);
+  EXPECT_EQ(sgd.beta1, std::nullopt);
+  EXPECT_THAT(problem({"optimizer.type=sgd", "optimizer.beta1=0.9"}), HasSubstr("optimizer.beta1: sgd has none; remove it"));
+  EXPECT_THAT(problem({"optimizer.type=lion", "optimizer.eps=1e-6"}), HasSubstr("optimizer.eps: lion has none"));
+  EXPECT_THAT(problem({"optimizer.momentum=0.9"}), HasSubstr("optimizer.momentum: adamw has none"));
+  EXPECT_THAT(problem({"optimizer.type=sgd", "optimizer.nesterov=true"}), HasSubstr("set optimizer.momentum"));
+  EXPECT_THAT(problem({"optimizer.groups=[\"a.*\"]"}), HasSubstr("optimizer.groups: \"a.*\": says nothing"));
+  EXPECT_EQ(resolved({"optimizer.groups=[\"a.* lr_scale=2\"]"}).optimizer.groups, std::vector<std::string>{"a.* lr_scale=2"});
+}
+
 TEST(TrainingConfig, NamesOfOtherProgramsAreAccepted) {
   const Result<Config> c = parse_config(
       "train_batch_size: 32\ntrain_micro_batch_size_per_gpu: 4\ngradient_clipping: 0.5\ntrain_iters: 9\nseq_length: "

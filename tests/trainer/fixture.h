@@ -106,10 +106,11 @@ struct RunResult {
 };
 
 // Trains with `world` ranks as threads, each with a GPU of `machine` where one is given. broken_off: after so many steps, with
-// a checkpoint, although the config has more; 0: never.
+// a checkpoint, although the config has more; 0: never. optimizer: instead of the config's.
 inline RunResult run_training(const Config& config, int world, const std::shared_ptr<const DataSource>& data,
                               const std::shared_ptr<const DataSource>& validation = nullptr,
-                              const testing::GpuMachine* machine = nullptr, int broken_off = 0) {
+                              const testing::GpuMachine* machine = nullptr, int broken_off = 0,
+                              const std::shared_ptr<const Optimizer>& optimizer = nullptr) {
   ThreadGroup group(WorldSize{world});
   const testing::GpuCommunicators gpu_communicators;
   std::vector<Status> status(static_cast<std::size_t>(world));
@@ -121,6 +122,7 @@ inline RunResult run_training(const Config& config, int world, const std::shared
     TrainerExtras extras;
     extras.train = data;
     extras.validation = validation;
+    extras.optimizer = optimizer;
     if (machine != nullptr) {
       extras.make_gpu = [machine, rank] { return Result<std::unique_ptr<GpuDriver>>(machine->make_driver_of(rank)); };
       extras.make_gpu_communicator = gpu_communicators.maker();

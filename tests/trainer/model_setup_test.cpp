@@ -14,7 +14,7 @@ TEST(EngineOptions, RatesThatAreNotGivenAreTheEmulatedOnes) {
   c.device.emulate.d2h = 2000;
   c.device.rates.d2h = 3000;
   c.device.rates.compute_unit = 0.25;
-  const EngineOptions options = engine_options(c, Rank{0});
+  const EngineOptions options = engine_options(*resolve(c, WorldSize{1}, {.train = true}), Rank{0});
   EXPECT_EQ(options.optimizer.rates[Resource::cpu_to_gpu], 1000.0);
   EXPECT_EQ(options.optimizer.rates[Resource::gpu_to_cpu], 3000.0);
   EXPECT_EQ(options.optimizer.rates[Resource::compute], 4.0);

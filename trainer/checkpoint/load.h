@@ -26,11 +26,11 @@ class CheckpointReader {
   std::size_t file_count() const { return files_.size(); }
   // Reads file i whole and compares every tensor's checksum. Error corrupt: file, tensor and what differs.
   Status verify_file(std::size_t i) const;
-  // Elements [first, first + out.size()) of a parameter's state. The optimizer's states are zero where the checkpoint has those of
-  // nobody.
+  // Elements [first, first + out.size()) of a parameter's state. The optimizer's states are zero where the checkpoint has those
+  // of nobody.
   Status read(const std::string& param, const std::string& state, std::int64_t first, std::span<float> out) const;
-  // SHA-256 over step, then name, shape, p and the states of every parameter, in manifest order: equal for equal states, however
-  // they were cut. Reads everything.
+  // SHA-256 over step, then name, shape, p and the states of every parameter, in manifest order: equal for equal states,
+  // however they were cut. Reads everything.
   Result<std::string> digest() const;
 
  private:

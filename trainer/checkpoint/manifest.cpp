@@ -64,8 +64,8 @@ Result<Manifest> manifest_from_json(const std::string& text, const std::string& 
     STRATA_ASSIGN_OR_RETURN(const json j, parse_json(text, path));
     if (j.at("format") != kFormat) return Status(Code::corrupt, path + ": not a checkpoint manifest (format)");
     if (j.at("version") != kVersion)
-      return Status(Code::unsupported,
-                    path + ": checkpoint version " + j.at("version").dump() + "; this program reads version " + std::to_string(kVersion));
+      return Status(Code::unsupported, path + ": checkpoint version " + j.at("version").dump() +
+                                           "; this program reads version " + std::to_string(kVersion));
     Manifest m;
     j.at("step").get_to(m.step);
     j.at("samples").get_to(m.samples);

@@ -1,0 +1,209 @@
+// Whole runs with every optimizer, one from outside the library among them: where states live, who updates them and how they
+// are cut changes no bit, a run resumes to the bit, and what is planned is measured. Mutations that must fail: a state of the
+// record written to the wrong array; a group's settings taken from its neighbour; the states of a checkpoint read in another
+// order; a plan that counts two states for every optimizer.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "optim/lion.h"
+#include "optim/sgd.h"
+#include "tests/machines/machines.h"
+#include "tests/trainer/placement.h"
+
+namespace strata {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::Processor;
+
+std::shared_ptr<FormulaSource> data() { return std::make_shared<FormulaSource>(61); }
+
+// An optimizer that the library does not have, for CPUs only.
+class RmsProp final : public Optimizer {
+ public:
+  const char* name() const override { return "rmsprop"; }
+  std::vector<std::string> states() const override { return {"mean_square"}; }
+  void update(const UpdateSlice& s, const UpdateStep& step, const ParamGroup& group) const override {
+    const auto lr = static_cast<float>(step.lr * group.lr_scale), scale = static_cast<float>(step.grad_scale);
+    float* const p = s.new_p != nullptr ? s.new_p : s.p;
+    float* const v = s.new_p != nullptr ? s.new_states[0] : s.states[0];
+    for (std::int64_t i = 0; i < s.n; ++i) {
+      const float g = (s.g16 != nullptr ? to_float(s.g16[i]) : s.g[i]) * scale;
+      v[i] = std::fma(0.01f, g * g, 0.99f * s.states[0][i]);
+      p[i] = std::fma(-lr, g / (std::sqrt(v[i]) + 1e-6f), s.p[i]);
+      if (s.p16 != nullptr) s.p16[i] = to_bf16(p[i]);
+    }
+  }
+};
+
+struct Method {
+  const char* name;
+  std::size_t states;
+  Config::Optimizer config;
+  std::shared_ptr<const Optimizer> own = nullptr;
+};
+
+std::vector<Method> methods() {
+  using Type = Config::Optimizer::Type;
+  std::vector<Method> all = {
+      {"Lion", 1, {.type = Type::lion, .lr = 1e-3}},
+      {"Sgd", 0, {.type = Type::sgd, .lr = 0.3, .weight_decay = 1e-3}},
+      {"Nesterov", 1, {.type = Type::sgd, .lr = 0.1, .momentum = 0.9, .nesterov = true, .weight_decay = 1e-3}},
+      {"RmsProp", 1, {.lr = 3e-3}, std::make_shared<RmsProp>()},
+  };
+  if (testing::kSanitized) all = {all[2]};
+  for (Method& method : all) method.config.groups = {"*attn* lr_scale=0.5", "*mlp* weight_decay=0.02"};
+  return all;
+}
+
+class OptimizersOn : public ::testing::TestWithParam<std::tuple<Processor, Method>> {
+ protected:
+  static const testing::GpuMachine* gpu() { return std::get<0>(GetParam()).gpu; }
+  static const Method& method() { return std::get<1>(GetParam()); }
+  static bool updates_on_gpu() { return method().own == nullptr; }
+  static int ranks() { return gpu() == nullptr ? 2 : 1; }
+  static Config config(const Placement& placement, const std::string& folder, DType compute) {
+    Config c = config_of(placement, folder, compute);
+    c.optimizer = method().config;
+    if (gpu() == nullptr) return c;
+    c.training.steps = 4;  // for the emulator's sake
+    c.training.global_batch_size = 2;
+    c.scheduler.warmup_steps = 1;
+    return c;
+  }
+  static RunResult run(const Config& c, int broken_off = 0) {
+    return run_training(c, ranks(), data(), nullptr, gpu(), broken_off, method().own);
+  }
+};
+
+std::vector<Placement> placements(bool gpu, bool updates_on_gpu) {
+  Placement speculating{2, Tier::cpu, 4096, false}, on_every_rank{0, Tier::nvme, 16384, false};
+  speculating.speculation = on_every_rank.speculation = 1.0;
+  speculating.delayed_share = 0.3;
+  on_every_rank.grads = Tier::cpu;
+  std::vector<Placement> all = {{1, Tier::cpu, 16384, false}, {3, Tier::nvme, 4096, false}, speculating, on_every_rank};
+  if (gpu && !updates_on_gpu) return all;
+  all.push_back({3, Tier::gpu, 4096, false});
+  Placement shared{3, Tier::nvme, 4096, false};
+  shared.gpu_fraction = 0.5;
+  shared.params = Tier::cpu;
+  if (gpu) all.push_back(shared);
+  return all;
+}
+
+TEST_P(OptimizersOn, PlacementChangesNoBitAndThePlanIsTheRun) {
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    RunResult reference;
+    for (const Placement& placement : placements(gpu() != nullptr, updates_on_gpu())) {
+      SCOPED_TRACE(describe(placement) + " " + to_string(compute));
+      const TemporaryFolder folder;
+      const RunResult result = run(config(placement, folder.path(), compute));
+      ASSERT_TRUE(result.status.ok()) << result.status.message();
+      ASSERT_FALSE(result.digest.empty());
+      if (reference.digest.empty()) reference = result;
+      EXPECT_EQ(result.digest, reference.digest);
+      EXPECT_EQ(result.losses, reference.losses);
+      EXPECT_EQ(result.measured_gpu, result.planned_gpu);
+      EXPECT_EQ(result.measured_cpu, result.planned_cpu);
+      const UpdateShape& shape = result.plan->update.schedule.shape;
+      for (std::size_t r = 0; r < shape.records.size(); ++r) {
+        const auto arrays = static_cast<double>(method().states + (has_master(shape, r) ? 1 : 0));
+        EXPECT_EQ(state_bytes(shape, r), 4.0 * arrays * static_cast<double>(shape.records[r].range.count));
+      }
+    }
+    if (gpu() == nullptr) {
+      EXPECT_LT(reference.losses.back(), reference.losses.front() - 0.2) << "the model must learn";
+    }
+  }
+}
+
+TEST_P(OptimizersOn, ARunThatResumesIsTheRunThatDidNotStop) {
+  const Placement placement{3, Tier::nvme, 4096, false};
+  const TemporaryFolder whole, halves;
+  const RunResult straight = run(config(placement, whole.path(), DType::bf16));
+  ASSERT_TRUE(straight.status.ok()) << straight.status.message();
+  ASSERT_TRUE(run(config(placement, halves.path(), DType::bf16), 2).status.ok());
+  const RunResult resumed = run(config(placement, halves.path(), DType::bf16));
+  ASSERT_TRUE(resumed.status.ok()) << resumed.status.message();
+  EXPECT_EQ(resumed.losses.size() + 2, straight.losses.size());
+  EXPECT_EQ(resumed.digest, straight.digest);
+}
+
+INSTANTIATE_TEST_SUITE_P(Processors, OptimizersOn,
+                         ::testing::Combine(::testing::ValuesIn(testing::processors()), ::testing::ValuesIn(methods())),
+                         [](const auto& tested) {
+                           return std::get<0>(tested.param).name + "_" + std::get<1>(tested.param).name;
+                         });
+
+// Parameter `name` as the newest checkpoint of a run has it.
+std::vector<float> parameter(const Config& c, const std::string& name, std::int64_t n) {
+  std::vector<float> values(static_cast<std::size_t>(n));
+  const Result<std::string> found = find_checkpoint(c.run.folder);
+  EXPECT_TRUE(found.ok());
+  const Result<CheckpointReader> reader = CheckpointReader::open(*found);
+  EXPECT_TRUE(reader.ok()) << reader.status().message();
+  EXPECT_TRUE(reader->read(name, kParameterState, 0, values).ok());
+  return values;
+}
+
+TEST(OptimizerGroups, HoldForTheParametersThatTheyName) {
+  const auto trained = [](std::vector<std::string> groups, double weight_decay, const std::string& name) {
+    const TemporaryFolder folder;
+    Config c = small_config(folder.path());
+    c.training.steps = 3;
+    c.optimizer.groups = std::move(groups);
+    c.optimizer.weight_decay = weight_decay;
+    const RunResult run = run_training(c, 1, data());
+    EXPECT_TRUE(run.status.ok()) << run.status.message();
+    return parameter(c, name, 40);
+  };
+  const std::string norm = "layers.1.mlp_norm.weight";
+  EXPECT_NE(trained({}, 0.1, norm), std::vector<float>(40, 1.0f));
+  EXPECT_EQ(trained({norm + " lr_scale=0"}, 0.1, norm), std::vector<float>(40, 1.0f)) << "a rate of nothing freezes";
+  EXPECT_EQ(trained({}, 0.0, norm), trained({}, 0.0, norm));
+  EXPECT_EQ(trained({norm + " weight_decay=0"}, 0.1, norm), trained({}, 0.1, norm)) << "norms do not decay";
+  EXPECT_NE(trained({norm + " weight_decay=5"}, 0.1, norm), trained({}, 0.1, norm)) << "unless they are told to";
+}
+
+TEST(OptimizerGroups, APatternOfNoParameterIsAnError) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.optimizer.groups = {"layer.* lr_scale=2"};
+  const Status status = run_training(c, 1, data()).status;
+  EXPECT_EQ(status.code(), Code::invalid_config);
+  EXPECT_THAT(status.message(), HasSubstr("optimizer.groups: \"layer.*\" is the first to match no parameter's name"));
+}
+
+TEST(OptimizerCheckpoints, StatesOfAnotherOptimizerAreRefused) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.steps = 3;
+  c.optimizer.type = Config::Optimizer::Type::lion;
+  ASSERT_TRUE(run_training(c, 1, data()).status.ok());
+  c.training.steps = 5;
+  c.optimizer.type = Config::Optimizer::Type::adamw;
+  const Status status = run_training(c, 1, data()).status;
+  EXPECT_EQ(status.code(), Code::invalid_config);
+  EXPECT_THAT(status.message(), HasSubstr("holds the states of lion (m), this run's optimizer is adamw (m, v)"));
+}
+
+TEST(OptimizerOffTheGpu, IsRefusedWhereTheGpuWouldUpdate) {
+  const testing::GpuMachine& machine = testing::gpu_machines()[0];
+  const auto problem = [&](std::optional<Tier> home, std::optional<double> gpu_fraction) {
+    const TemporaryFolder folder;
+    Config c = small_config(folder.path());
+    c.scheduler.warmup_steps = 0;
+    c.training.steps = 1;
+    c.offload.optimizer.device = home;
+    c.offload.optimizer.gpu_fraction = gpu_fraction;
+    return run_training(c, 1, data(), nullptr, &machine, 0, std::make_shared<RmsProp>()).status.message();
+  };
+  EXPECT_THAT(problem(Tier::gpu, {}), HasSubstr("offload.optimizer.device: is none, but rmsprop has no update on GPUs"));
+  EXPECT_THAT(problem({}, {}), HasSubstr("offload.optimizer.device: is auto, but rmsprop"));
+  EXPECT_THAT(problem(Tier::cpu, 0.5), HasSubstr("remove gpu_fraction and stride"));
+}
+
+}  // namespace
+}  // namespace strata
