@@ -21,6 +21,7 @@
 #include "runtime/arena.h"
 #include "runtime/cores.h"
 #include "runtime/gpu/cuda.h"
+#include "runtime/gpu/cufile.h"
 #include "runtime/kernels/isa.h"
 #include "trainer/environment.h"
 
@@ -198,6 +199,7 @@ std::vector<Finding> examine_gpus() {
                                 : "the GPU is not used: training runs on the processor")};
   }
   std::vector<Finding> findings;
+  std::string file_library = CuFile::kLibrary;
   for (int i = 0; i < *usable; ++i) {
     const auto driver = make_cuda_driver({.ordinal = i});
     const std::string topic = fmt::format("GPU {}", i);
@@ -205,6 +207,7 @@ std::vector<Finding> examine_gpus() {
       findings.push_back(absent(topic, driver.status().message(), "no rank can use it"));
       continue;
     }
+    file_library = (*driver)->file_library();
     const GpuProperties& p = (*driver)->properties();
     findings.push_back(
         present(topic, fmt::format("{}, compute capability {}.{}, {} multiprocessors, {}", p.name, p.compute_major,
@@ -213,6 +216,11 @@ std::vector<Finding> examine_gpus() {
   const auto nccl = load_nccl();
   findings.push_back(nccl.ok() ? present("NCCL", (*nccl)->version())
                                : absent("NCCL", nccl.status().message(), "one rank with a GPU only"));
+  const auto cufile = CuFile::open(file_library);
+  const std::string none = "nvme.gpu_direct: true is refused; states on NVMe pass through host memory";
+  findings.push_back(!cufile.ok() ? absent("cuFile", cufile.status().message(), none)
+                                  : present("cuFile", (*cufile)->through_host().empty() ? "drives reach GPUs (nvme.gpu_direct)"
+                                                                                        : (*cufile)->through_host()));
   return findings;
 }
 

@@ -1,5 +1,5 @@
-// The one door to block I/O. Bodies: io_uring (uring_engine), pread/pwrite threads (thread_engine), and a fault-injecting
-// wrapper for tests. An engine is used by one thread at a time.
+// The one door to block I/O. Bodies: io_uring (uring_engine), pread/pwrite threads (thread_engine), cuFile for a GPU's memory
+// (cufile_engine), and a fault-injecting wrapper for tests. An engine is used by one thread at a time.
 #pragma once
 
 #include <atomic>
@@ -28,7 +28,7 @@ struct IoFile : std::enable_shared_from_this<IoFile> {
 struct IoRequest {
   enum class Kind { read, write } kind = Kind::read;
   IoFile* file = nullptr;
-  std::byte* data = nullptr;  // aligned as the file demands
+  std::byte* data = nullptr;  // aligned as the file demands; in host memory, or in a GPU's for cuFile
   std::size_t bytes = 0;
   std::uint64_t offset = 0;
 };
@@ -36,7 +36,7 @@ struct IoRequest {
 class IoEngine {
  public:
   virtual ~IoEngine() = default;
-  virtual const char* name() const = 0;  // "io_uring", "threads"
+  virtual const char* name() const = 0;  // "io_uring", "threads", "cuFile"
 
   // What later requests will mostly use: the kernel is told once instead of with every request. Only a matter of speed: other
   // files and memory work too, as does everything where the kernel refuses (a limit of locked memory, `ulimit -l`, counts the

@@ -64,8 +64,9 @@ class RecordFile::Impl {
     remove_all(files_);
   }
 
-  Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
-  Status read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
+  Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer, RecordMemory& memory);
+  Status read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer, RecordMemory& memory);
+  static Status seal(RecordHeader header, const RecordExtent& extent, std::span<std::byte> buffer, RecordMemory& memory);
   IoRequest request(IoRequest::Kind kind, const RecordPiece& piece, std::span<std::byte> buffer) const;
   std::vector<IoRequest> payload_requests(IoRequest::Kind kind, const RecordExtent& extent, std::span<std::byte> buffer) const;
   Status write_slot(IoEngine& engine, const RecordExtent& extent, std::span<std::byte> buffer);
@@ -139,7 +140,19 @@ Status RecordFile::Impl::read_slot(IoEngine& engine, const RecordExtent& extent,
   return engine.run(requests);
 }
 
-Status RecordFile::Impl::write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer) {
+// What lies behind the payload: zeros, and the header.
+Status RecordFile::Impl::seal(RecordHeader header, const RecordExtent& extent, std::span<std::byte> buffer,
+                              RecordMemory& memory) {
+  const std::size_t bytes = header.payload_bytes;
+  STRATA_RETURN_IF_ERROR(memory.zero(buffer.subspan(bytes, extent.padded_payload - bytes)));
+  STRATA_ASSIGN_OR_RETURN(header.payload_checksum, memory.checksum(buffer.first(bytes)));
+  HeaderBlock block;
+  encode(header, block);
+  return memory.store(block, buffer.data() + extent.padded_payload);
+}
+
+Status RecordFile::Impl::write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer,
+                               RecordMemory& memory) {
   const std::size_t r = index(id);
   Last& last = last_[r];
   STRATA_CHECK(!last.written || version == last.version ||
@@ -147,30 +160,31 @@ Status RecordFile::Impl::write(IoEngine& engine, RecordId id, std::uint64_t vers
                "version " + std::to_string(version) + " would overwrite version " + std::to_string(last.version));
   const RecordExtent extent = layout_.extent(r, version);
   STRATA_CHECK(buffer.size() >= extent.bytes(), "the buffer of a record holds its header block too");
-  const std::size_t payload_bytes = layout_.payload_bytes(r);
-  const auto payload = buffer.first(extent.padded_payload);
-  const auto block = buffer.subspan(extent.padded_payload).first<format::kBlockBytes>();
-  std::fill(payload.begin() + static_cast<std::ptrdiff_t>(payload_bytes), payload.end(), std::byte{0});
-  encode({id.v, version, payload_bytes, checksum(payload.first(payload_bytes))}, block);
-  if (const Status status = write_slot(engine, extent, buffer); !status.ok()) return status.with_context(name(id, version));
+  Status status = seal({id.v, version, layout_.payload_bytes(r)}, extent, buffer, memory);
+  if (status.ok()) status = write_slot(engine, extent, buffer);
+  if (!status.ok()) return status.with_context(name(id, version));
   last = {true, version};
   return {};
 }
 
-Status RecordFile::Impl::read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer) {
+Status RecordFile::Impl::read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer,
+                              RecordMemory& memory) {
   const std::size_t r = index(id);
   const RecordExtent extent = layout_.extent(r, version);
   STRATA_CHECK(buffer.size() >= extent.bytes(), "the buffer of a record holds its header block too");
   if (const Status status = read_slot(engine, extent, buffer); !status.ok()) return status.with_context(name(id, version));
   const std::size_t payload_bytes = layout_.payload_bytes(r);
+  HeaderBlock block;
+  if (const Status status = memory.load(buffer.data() + extent.padded_payload, block); !status.ok())
+    return status.with_context(name(id, version));
   std::uint64_t stored = 0;
-  std::string wrong =
-      check_header(buffer.subspan(extent.padded_payload).first<format::kBlockBytes>(), id.v, version, payload_bytes, &stored);
+  std::string wrong = check_header(block, id.v, version, payload_bytes, &stored);
   std::string where = path_of(extent.header) + ": " + name(id, version) + ", at offset " + std::to_string(extent.header.offset);
   if (wrong.empty()) {
-    const std::uint64_t computed = checksum(buffer.first(payload_bytes));
-    if (computed == stored) return {};
-    wrong = "its payload has checksum " + hex(computed) + " and its header says " + hex(stored);
+    const Result<std::uint64_t> computed = memory.checksum(buffer.first(payload_bytes));
+    if (!computed.ok()) return computed.status().with_context(name(id, version));
+    if (*computed == stored) return {};
+    wrong = "its payload has checksum " + hex(*computed) + " and its header says " + hex(stored);
     const RecordPiece& piece = first_piece(extent);
     where = path_of(piece) + ": " + name(id, version) + ", at offset " + std::to_string(piece.offset) + other_places(extent);
   }
@@ -215,11 +229,23 @@ std::size_t RecordFile::buffer_bytes(RecordId id) const {
 }
 
 Status RecordFile::write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer) {
-  return impl_->write(engine, id, version, buffer);
+  HostRecordMemory host;
+  return impl_->write(engine, id, version, buffer, host);
+}
+
+Status RecordFile::write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer,
+                         RecordMemory& memory) {
+  return impl_->write(engine, id, version, buffer, memory);
 }
 
 Status RecordFile::read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer) {
-  return impl_->read(engine, id, version, buffer);
+  HostRecordMemory host;
+  return impl_->read(engine, id, version, buffer, host);
+}
+
+Status RecordFile::read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer,
+                        RecordMemory& memory) {
+  return impl_->read(engine, id, version, buffer, memory);
 }
 
 std::vector<std::string> RecordFile::paths() const {

@@ -15,6 +15,7 @@
 #include "nvme/format.h"
 #include "nvme/io_engine.h"
 #include "nvme/latency.h"
+#include "nvme/record_memory.h"
 #include "nvme/turn_options.h"
 #include "runtime/status.h"
 
@@ -65,11 +66,14 @@ class RecordFile {
   // Writes `buffer`'s payload as `version`, which follows the last one written to this record (versions of one parity share a
   // slot) or is that one again, which leaves the version before it as it is. Blocks until the payload, on all paths, and then
   // the header are written. The buffer's bytes beyond the payload are overwritten. Different records may be used from different
-  // threads, each thread with its own engine.
+  // threads, each thread with its own engine. `memory` is what the buffer lies in, and the engine one for it; absent: the
+  // host's.
   Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
+  Status write(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer, RecordMemory& memory);
   // Reads exactly `version` and checks id, version, size and checksum. Code::corrupt says what differs; the buffer's contents
   // are then undefined.
   Status read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer);
+  Status read(IoEngine& engine, RecordId id, std::uint64_t version, std::span<std::byte> buffer, RecordMemory& memory);
 
   std::vector<std::string> paths() const;
   // For IoEngine::register_files; valid as long as this object.

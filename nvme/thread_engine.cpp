@@ -19,16 +19,22 @@ namespace {
 
 constexpr unsigned kMaxThreads = 64;
 
-std::int64_t transfer_now(const Transfer& transfer) {
-  const auto offset = static_cast<off_t>(transfer.offset);
-  const int fd = transfer.file->fd;
-  const ssize_t result = transfer.kind == IoRequest::Kind::read ? ::pread(fd, transfer.data, transfer.bytes, offset)
-                                                                : ::pwrite(fd, transfer.data, transfer.bytes, offset);
-  return result >= 0 ? result : -errno;
-}
+class SystemCalls final : public BlockMover {
+ public:
+  const char* name() const override { return "threads"; }
+  Moved move(const Transfer& transfer) override {
+    const auto offset = static_cast<off_t>(transfer.offset);
+    const int fd = transfer.file->fd;
+    const ssize_t result = transfer.kind == IoRequest::Kind::read ? ::pread(fd, transfer.data, transfer.bytes, offset)
+                                                                  : ::pwrite(fd, transfer.data, transfer.bytes, offset);
+    return {result >= 0 ? result : -errno, {}};
+  }
+};
 
 // What the engine and its threads share. It outlives the engine where a thread hangs in the kernel.
 struct Pool {
+  explicit Pool(std::shared_ptr<BlockMover> moves) : mover(std::move(moves)) {}
+  const std::shared_ptr<BlockMover> mover;
   std::mutex mutex;
   std::condition_variable work;        // a queue was set, or stop
   std::condition_variable done;        // the queue is finished and nobody uses it
@@ -48,11 +54,15 @@ void transfer_all(Pool& pool, std::unique_lock<std::mutex>& lock) {
     // Closed earlier, its number could be another file's when the call begins.
     const std::shared_ptr<IoFile> held = copy.file->weak_from_this().lock();
     lock.unlock();
-    const std::int64_t result = transfer_now(copy);
+    const BlockMover::Moved moved = pool.mover->move(copy);
     lock.lock();
     if (pool.stop) return;
     ++pool.completions;
-    if (!pool.queue->complete(transfer, result)) continue;
+    if (!moved.refusal.empty()) {
+      pool.queue->refuse(transfer, moved.refusal);
+      continue;
+    }
+    if (!pool.queue->complete(transfer, moved.bytes)) continue;
     lock.unlock();
     TransferQueue::pause();
     lock.lock();
@@ -74,7 +84,8 @@ void serve(const std::shared_ptr<Pool>& pool) {
 
 class ThreadEngine final : public IoEngine {
  public:
-  explicit ThreadEngine(const IoEngineOptions& options) : options_(options) {
+  ThreadEngine(const IoEngineOptions& options, std::shared_ptr<BlockMover> mover)
+      : options_(options), pool_(std::make_shared<Pool>(std::move(mover))) {
     options_.queue_depth = std::min(options_.queue_depth, kMaxThreads);
   }
   ~ThreadEngine() override {
@@ -87,7 +98,7 @@ class ThreadEngine final : public IoEngine {
     for (std::thread& thread : threads_) lost_.ok() ? thread.join() : thread.detach();
   }
 
-  const char* name() const override { return "threads"; }
+  const char* name() const override { return pool_->mover->name(); }
   Status run(std::span<const IoRequest> requests) override;
 
  private:
@@ -95,7 +106,7 @@ class ThreadEngine final : public IoEngine {
   void wait(std::unique_lock<std::mutex>& lock);
 
   IoEngineOptions options_;
-  std::shared_ptr<Pool> pool_ = std::make_shared<Pool>();
+  const std::shared_ptr<Pool> pool_;
   std::vector<std::thread> threads_;
   Status lost_;
 };
@@ -144,6 +155,12 @@ Status ThreadEngine::run(std::span<const IoRequest> requests) {
 
 }  // namespace
 
-std::unique_ptr<IoEngine> make_thread_engine(const IoEngineOptions& options) { return std::make_unique<ThreadEngine>(options); }
+std::unique_ptr<IoEngine> make_thread_engine(const IoEngineOptions& options, std::shared_ptr<BlockMover> mover) {
+  return std::make_unique<ThreadEngine>(options, std::move(mover));
+}
+
+std::unique_ptr<IoEngine> make_thread_engine(const IoEngineOptions& options) {
+  return make_thread_engine(options, std::make_shared<SystemCalls>());
+}
 
 }  // namespace strata

@@ -136,6 +136,13 @@ bool TransferQueue::complete(Transfer* transfer, std::int64_t result) {
   return false;
 }
 
+void TransferQueue::refuse(Transfer* transfer, const std::string& why) {
+  --in_flight_;
+  transfer->in_flight = false;
+  fail(
+      {Code::io_error, describe(transfer->kind, transfer->bytes, transfer->offset) + ": " + transfer->file->path + ": " + why});
+}
+
 void TransferQueue::fail(Status status) {
   if (status_.ok()) status_ = std::move(status);
 }

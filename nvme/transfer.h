@@ -56,6 +56,8 @@ class TransferQueue {
   Transfer* next();
   // result: bytes transferred, or -errno. True: the device is busy and the caller should pause() before it issues more.
   bool complete(Transfer* transfer, std::int64_t result);
+  // The same for a transfer that nothing came of and no errno says why.
+  void refuse(Transfer* transfer, const std::string& why);
   // Ends the queue with `status` unless it failed before. What is in flight must still be completed.
   void fail(Status status);
   // Fails because nothing was heard for `timeout`; the error names the transfer that was issued first.

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "nvme/gpu_record_memory.h"
 #include "runtime/kernels/elementwise.h"
 
 namespace strata {
@@ -44,6 +45,7 @@ void OptimizerStore::make_plan(Rank rank) {
   shape.units = static_cast<int>(layout_.units.size());
   shape.records = cut_optimizer_records(layout_, rank, options_.zero_stage, options_.record_size);
   shape.separate_memory = separate_;
+  shape.gpu_direct = options_.nvme.gpu_direct;
   shape.compute = options_.compute;
   shape.grads = grads_.dtype();
   shape.states = static_cast<int>(options_.method->states().size());
@@ -54,7 +56,7 @@ void OptimizerStore::make_plan(Rank rank) {
   ComputeShape compute = options_.compute_shape;
   compute.units = shape.units;
   plan_ = plan_updates(shape, options_.share, compute, options_.rates);
-  slots_.resize(static_cast<std::size_t>(plan_.schedule.slots.count()) + 2);
+  slots_.resize(static_cast<std::size_t>(plan_.schedule.slots.count()) + 3);
 }
 
 std::size_t OptimizerStore::payload_bytes(std::size_t r) const {
@@ -84,8 +86,10 @@ Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std:
   }
   std::vector<std::span<std::byte>> windows;
   for (const Buffer& w : cpu_windows_) windows.emplace_back(w.data(), w.size());
-  STRATA_ASSIGN_OR_RETURN(file_, NvmeRecords::create(options_.nvme_files, payloads, format::kSlots, options_.nvme,
-                                                     streams_.nvme_read, streams_.nvme_write, windows, notes));
+  const std::optional<GpuDirectMemory> direct = direct_memory();
+  STRATA_ASSIGN_OR_RETURN(file_,
+                          NvmeRecords::create(options_.nvme_files, payloads, format::kSlots, options_.nvme, streams_.nvme_read,
+                                              streams_.nvme_write, windows, notes, direct ? &*direct : nullptr));
   return {};
 }
 
@@ -93,11 +97,15 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
   const WindowCounts& counts = plan_.schedule.windows;
   std::size_t in_file = 0, in_gpu = 0;
   std::int64_t longest = 0;
-  bool live_on_gpu = false, params_on_gpu = false, params_up = false, params_down = false, grads_down = false, grads_up = false;
+  bool some_direct = false, live_on_gpu = false, params_on_gpu = false, params_up = false, params_down = false,
+       grads_down = false, grads_up = false;
   for (std::size_t r = 0; r < records().size(); ++r) {
     const UpdateRoute route = route_of(plan_.schedule.shape, r);
-    if (route.reads_file) in_file = std::max(in_file, NvmeRecords::window_bytes(payload_bytes(r)));
-    if (route.state_travels) in_gpu = std::max(in_gpu, payload_bytes(r));
+    const std::size_t in_window = NvmeRecords::window_bytes(payload_bytes(r));
+    // Also of those that no CPU window serves in a step: fill() and visit() have the host look at them.
+    if (route.reads_file) in_file = std::max(in_file, in_window);
+    if (route.has_gpu_window()) in_gpu = std::max(in_gpu, route.direct ? in_window : payload_bytes(r));
+    some_direct = some_direct || route.direct;
     live_on_gpu = live_on_gpu || placement(r).home == Tier::gpu;
     params_on_gpu = params_on_gpu || (!reaches_params(r) && !params_on_nvme(r));
     params_up = params_up || route.params_up;
@@ -115,6 +123,7 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
   for (int w = 0; w < counts.cpu; ++w) STRATA_RETURN_IF_ERROR(take(cpu, in_file, "window of optimizer records", cpu_windows_));
   for (int w = 0; w < counts.gpu; ++w)
     STRATA_RETURN_IF_ERROR(take(gpu, in_gpu, "window of optimizer records on the GPU", gpu_windows_));
+  if (some_direct) STRATA_RETURN_IF_ERROR(allocate_direct(gpu, cpu, in_file));
   for (int w = 0; w < counts.params; ++w)
     STRATA_RETURN_IF_ERROR(take(cpu, NvmeRecords::window_bytes(n * size_of(options_.compute)),
                                 "window of parameters on their way to NVMe", params_windows_));
@@ -144,6 +153,34 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
         image_, cpu.allocate((1 + states()) * n * sizeof(float), Category::io, "host image of an optimizer record"));
   }
   return {};
+}
+
+Status OptimizerStore::allocate_direct(TierArena& gpu, TierArena& cpu, std::size_t window_bytes) {
+  if (plan_.schedule.windows.cpu == 0) {
+    STRATA_ASSIGN_OR_RETURN(direct_image_, cpu.allocate(window_bytes, Category::io, "host image of a record on NVMe"));
+  }
+  if (streams_.nvme_read.device().planned() != Backend::cuda) return {};
+  for (int way = 0; way < 2; ++way) {
+    STRATA_ASSIGN_OR_RETURN(Buffer scratch,
+                            gpu.allocate(GpuRecordMemory::kDeviceBytes, Category::io, "checksums of records on the GPU"));
+    STRATA_ASSIGN_OR_RETURN(Buffer bounce, cpu.allocate(GpuRecordMemory::kHostBytes, Category::io, "headers of records"));
+    direct_scratch_.push_back(std::move(scratch));
+    direct_bounce_.push_back(std::move(bounce));
+  }
+  return {};
+}
+
+std::optional<GpuDirectMemory> OptimizerStore::direct_memory() const {
+  const auto span_of = [](const Buffer& b) { return std::span<std::byte>(b.data(), b.size()); };
+  bool some = false;
+  for (std::size_t r = 0; r < records().size(); ++r) some = some || route_of(plan_.schedule.shape, r).direct;
+  if (!some) return std::nullopt;
+  GpuDirectMemory memory;
+  for (const Buffer& w : gpu_windows_) memory.windows.push_back(span_of(w));
+  if (direct_scratch_.empty()) return memory;
+  memory.read_scratch = span_of(direct_scratch_[0]), memory.write_scratch = span_of(direct_scratch_[1]);
+  memory.read_bounce = span_of(direct_bounce_[0]), memory.write_bounce = span_of(direct_bounce_[1]);
+  return memory;
 }
 
 bool OptimizerStore::reaches_params(std::size_t r) const {
@@ -219,14 +256,18 @@ std::byte* OptimizerStore::result_memory(const Instruction& i) const {
   return guess_ && i.gpu_window < 0 && shadows_[r] ? shadows_[r].data() : work_memory(i);
 }
 
-void OptimizerStore::enqueue_read(std::size_t r, int window) {
-  const Buffer& w = cpu_windows_[static_cast<std::size_t>(window)];
-  file_->read(file_records_[r], {w.data(), w.size()}, "nvme read", state_bytes(plan_.schedule.shape, r));
+void OptimizerStore::enqueue_read(const Instruction& i) {
+  const auto r = static_cast<std::size_t>(i.record);
+  if (i.cpu_window < 0)
+    return file_->read_direct(file_records_[r], window_of(gpu_windows_, i.gpu_window), "nvme read direct", i.amount);
+  file_->read(file_records_[r], window_of(cpu_windows_, i.cpu_window), "nvme read", i.amount);
 }
 
-void OptimizerStore::enqueue_write(std::size_t r, int window) {
-  const Buffer& w = cpu_windows_[static_cast<std::size_t>(window)];
-  file_->write(file_records_[r], {w.data(), w.size()}, "nvme write", state_bytes(plan_.schedule.shape, r));
+void OptimizerStore::enqueue_write(const Instruction& i) {
+  const auto r = static_cast<std::size_t>(i.record);
+  if (i.cpu_window < 0)
+    return file_->write_direct(file_records_[r], window_of(gpu_windows_, i.gpu_window), "nvme write direct", i.amount);
+  file_->write(file_records_[r], window_of(cpu_windows_, i.cpu_window), "nvme write", i.amount);
 }
 
 void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step) {
@@ -243,7 +284,7 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step
     new_params = params_window(i.params_window).data();
   } else if (options_.compute != DType::f32) {
     new_params = route.params_up || route.params_down ? staged->params.data() : stored_params(r);
-  } else if (route.state_travels && !route.params_down) {
+  } else if (route.has_gpu_window() && !route.params_down) {
     new_params = stored_params(r);
   }
   bf16* const p16 = options_.compute == DType::f32 ? nullptr : reinterpret_cast<bf16*>(new_params);
@@ -306,8 +347,8 @@ void OptimizerStore::execute(const Instruction& i, const UpdateStep& step) {
   const auto r = static_cast<std::size_t>(i.record);
   const auto enqueue = [&] {
     switch (i.action) {
-      case Action::read_state: return enqueue_read(r, i.cpu_window);
-      case Action::write_state: return enqueue_write(r, i.cpu_window);
+      case Action::read_state: return enqueue_read(i);
+      case Action::write_state: return enqueue_write(i);
       case Action::state_up: return copy_async(cpu_memory(i), work_memory(i), payload_bytes(r), streams_.cpu_to_gpu, i.amount);
       case Action::state_down: {
         std::byte* const to = guess_ && shadows_[r] ? shadows_[r].data() : cpu_memory(i);
@@ -435,9 +476,15 @@ OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
   const Slots& slots = plan_.schedule.slots;
   HostView view;
   if (placement(r).home == Tier::nvme) {
-    const int window = static_cast<int>(static_cast<std::size_t>(file_records_[r]) % cpu_windows_.size());
-    view.slot = slots.cpu_window(window);
-    view.state = state_in(r, cpu_windows_[static_cast<std::size_t>(window)].data());
+    if (direct_image_) {
+      view.slot = slots.count() + 2;
+      view.window = {direct_image_.data(), direct_image_.size()};
+    } else {
+      const int window = static_cast<int>(static_cast<std::size_t>(file_records_[r]) % cpu_windows_.size());
+      view.slot = slots.cpu_window(window);
+      view.window = window_of(cpu_windows_, window);
+    }
+    view.state = state_in(r, view.window.data());
   } else if (placement(r).home == Tier::gpu && separate_) {
     auto* values = reinterpret_cast<float*>(image_.data());
     const std::int64_t n = records()[r].range.count;
@@ -461,8 +508,8 @@ void OptimizerStore::load(std::size_t r, const HostView& view) {
   const std::array<int, 1> home = {plan_.schedule.slots.home(static_cast<int>(r))}, here = {view.slot};
   if (home == here) return;
   if (placement(r).home == Tier::nvme) {
-    const int window = view.slot - plan_.schedule.slots.cpu_window(0);
-    return ordered(streams_.nvme_read, home, here, [&] { enqueue_read(r, window); });
+    return ordered(streams_.nvme_read, home, here,
+                   [&] { file_->read(file_records_[r], view.window, "nvme read", state_bytes(plan_.schedule.shape, r)); });
   }
   ordered(streams_.gpu_to_cpu, home, here,
           [&] { copy_state(r, state_in(r, homes_[r].data()), view.state, streams_.gpu_to_cpu); });
@@ -472,8 +519,8 @@ void OptimizerStore::store(std::size_t r, const HostView& view) {
   const std::array<int, 1> home = {plan_.schedule.slots.home(static_cast<int>(r))}, here = {view.slot};
   if (home == here) return;
   if (placement(r).home == Tier::nvme) {
-    const int window = view.slot - plan_.schedule.slots.cpu_window(0);
-    return ordered(streams_.nvme_write, here, home, [&] { enqueue_write(r, window); });
+    return ordered(streams_.nvme_write, here, home,
+                   [&] { file_->write(file_records_[r], view.window, "nvme write", state_bytes(plan_.schedule.shape, r)); });
   }
   ordered(streams_.cpu_to_gpu, here, home,
           [&] { copy_state(r, view.state, state_in(r, homes_[r].data()), streams_.cpu_to_gpu); });

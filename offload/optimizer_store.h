@@ -125,6 +125,8 @@ class OptimizerStore {
   void make_plan(Rank rank);
   Status allocate(TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes);
   Status allocate_windows(TierArena& gpu, TierArena& cpu);
+  Status allocate_direct(TierArena& gpu, TierArena& cpu, std::size_t window_bytes);
+  std::optional<GpuDirectMemory> direct_memory() const;
 
   // What reads and writes of a buffer or a file's record are enqueued.
   struct SlotEvents {
@@ -139,6 +141,7 @@ class OptimizerStore {
   struct HostView {
     RecordState state;
     int slot = 0;
+    std::span<std::byte> window = {};  // of a record on NVMe
   };
   const UpdateSchedule& schedule(bool guessing) const { return guessing || !plan_.waiting ? plan_.schedule : *plan_.waiting; }
   const RecordPlacement& placement(std::size_t r) const { return plan_.schedule.shape.placements[r]; }
@@ -153,14 +156,12 @@ class OptimizerStore {
   std::byte* stored_params(std::size_t r) const;  // of the record's first element
   bool reaches_params(std::size_t r) const;       // whether host code does
   bool params_on_nvme(std::size_t r) const { return params_.home(records()[r].unit) == Tier::nvme; }
-  std::span<std::byte> grads_window(int w) const {
-    const Buffer& window = grads_windows_[static_cast<std::size_t>(w)];
+  static std::span<std::byte> window_of(const std::vector<Buffer>& windows, int w) {
+    const Buffer& window = windows[static_cast<std::size_t>(w)];
     return {window.data(), window.size()};
   }
-  std::span<std::byte> params_window(int w) const {
-    const Buffer& window = params_windows_[static_cast<std::size_t>(w)];
-    return {window.data(), window.size()};
-  }
+  std::span<std::byte> grads_window(int w) const { return window_of(grads_windows_, w); }
+  std::span<std::byte> params_window(int w) const { return window_of(params_windows_, w); }
   const Staging* staging_of(const Instruction& instruction) const;  // null: has none
   StreamRef stream_of(Resource resource) const;
 
@@ -176,8 +177,9 @@ class OptimizerStore {
   std::byte* work_memory(const Instruction& instruction) const;  // where it is updated
   // Where its update leaves it: while the guess is open, the old state stays.
   std::byte* result_memory(const Instruction& instruction) const;
-  void enqueue_read(std::size_t r, int window);
-  void enqueue_write(std::size_t r, int window);
+  // The record's newest state from and to its file: through a window that the schedule gives it, or that of fill() and visit().
+  void enqueue_read(const Instruction& instruction);
+  void enqueue_write(const Instruction& instruction);
   void enqueue_update(const Instruction& instruction, const UpdateStep& step);
   void enqueue_params(const Instruction& instruction);             // up or down
   const std::byte* sums_of(const Instruction& instruction) const;  // gradients of its record, at home or in their window
@@ -216,7 +218,7 @@ class OptimizerStore {
   };
   std::optional<Update> update_;
   std::optional<UpdateStep> guess_;           // of the step that has begun
-  std::vector<SlotEvents> slots_;             // of the schedule, then of image_ and rounded_
+  std::vector<SlotEvents> slots_;             // of the schedule, then of image_, rounded_ and direct_image_
   std::vector<Buffer> homes_;                 // empty for records on NVMe
   std::vector<Buffer> shadows_;               // empty for records that need none
   std::vector<std::uint64_t> kept_versions_;  // of the file's records, when the step began
@@ -228,7 +230,11 @@ class OptimizerStore {
   std::vector<Staging> gpu_staging_;    // in the gpu tier
   Buffer image_;                        // p and the states of one record in host memory, where some live in a GPU's
   Buffer rounded_;                      // 16-bit p of one record on its way up, where there is no staging
-  const bool separate_;                 // whether the gpu tier is another memory
+  // For records that move between their files and the GPU: what fill() and visit() read and write one through, and what
+  // checksums and headers need, for reading and for writing.
+  Buffer direct_image_;
+  std::vector<Buffer> direct_scratch_, direct_bounce_;
+  const bool separate_;  // whether the gpu tier is another memory
   std::unique_ptr<NvmeRecords> file_;
 };
 

@@ -83,7 +83,8 @@ UpdateRoute route_of(const UpdateShape& shape, std::size_t record) {
   route.reads_grads = unit.grads == Tier::nvme;
   if (!shape.separate_memory) return route;
   route.on_gpu = p.on_gpu || p.home == Tier::gpu;
-  route.state_travels = route.on_gpu && p.home != Tier::gpu;
+  route.direct = shape.gpu_direct && route.on_gpu && p.home == Tier::nvme;
+  route.state_travels = route.on_gpu && p.home != Tier::gpu && !route.direct;
   route.grads_down = !route.on_gpu && unit.grads == Tier::gpu;
   route.grads_up = route.on_gpu && unit.grads != Tier::gpu;
   route.params_up = !route.on_gpu && unit.params == Tier::gpu;
@@ -139,8 +140,8 @@ class SortedInts {
 bool uses(const UpdateShape& shape, const UpdateRoute& route, Kind kind) {
   const bool rounds = shape.compute != DType::f32;  // else the parameters that travel are the state's own p
   switch (kind) {
-    case Kind::cpu: return route.reads_file;
-    case Kind::gpu: return route.state_travels;
+    case Kind::cpu: return route.has_cpu_window();
+    case Kind::gpu: return route.has_gpu_window();
     case Kind::staging: return route.grads_down || (route.params_up && rounds);
     case Kind::gpu_staging: return route.grads_up || (route.params_down && rounds);
     case Kind::params: return route.writes_params;
@@ -255,7 +256,7 @@ class ListScheduler {
     if (!uses(schedule_.shape, route, kind)) return false;
     switch (task.action) {
       case Action::read_state:
-      case Action::write_state: return kind == Kind::cpu;
+      case Action::write_state: return kind == (route.direct ? Kind::gpu : Kind::cpu);
       case Action::state_up:
       case Action::state_down: return kind == Kind::cpu || kind == Kind::gpu;
       case Action::grads_down: return kind == Kind::staging;
@@ -377,10 +378,12 @@ class ListScheduler {
     const int sums = slots.grads(shape.records[r].unit);
     const int grads = route.reads_grads ? slots.grads_window(i.grads_window) : sums;  // where they are near
     const int params = slots.params(task.record), home = slots.home(task.record);
-    const int in_cpu = route.reads_file ? slots.cpu_window(i.cpu_window) : home;  // the state while it is in CPU memory
-    const int worked_on = route.state_travels ? slots.gpu_window(i.gpu_window) : in_cpu;
+    // The state where its file is read to, or at home.
+    const int in_cpu = route.has_cpu_window() ? slots.cpu_window(i.cpu_window) : home;
+    const int worked_on = route.has_gpu_window() ? slots.gpu_window(i.gpu_window) : in_cpu;
+    const int in_memory = route.direct ? worked_on : in_cpu;
     switch (task.action) {
-      case Action::read_state: i.reads = {home}, i.writes = {in_cpu}; break;
+      case Action::read_state: i.reads = {home}, i.writes = {in_memory}; break;
       case Action::read_grads: i.reads = {sums}, i.writes = {grads}; break;
       case Action::state_up: i.reads = {in_cpu}, i.writes = {worked_on}; break;
       case Action::grads_down: i.reads = {grads}, i.writes = {slots.staging(i.staging)}; break;
@@ -404,7 +407,7 @@ class ListScheduler {
         break;
       case Action::write_params: i.reads = {new_params}, i.writes = {params}; break;
       case Action::state_down: i.reads = {worked_on}, i.writes = {in_cpu}; break;
-      case Action::write_state: i.reads = {in_cpu}, i.writes = {home}; break;
+      case Action::write_state: i.reads = {in_memory}, i.writes = {home}; break;
     }
     schedule_.instructions.push_back(i);
   }

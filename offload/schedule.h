@@ -16,7 +16,7 @@
 namespace strata {
 
 enum class Action {
-  read_state,    // NVMe file -> CPU window
+  read_state,    // NVMe file -> CPU window, or GPU window
   read_grads,    // gradient sums in an NVMe file -> gradient window
   state_up,      // CPU home or window -> GPU window
   grads_down,    // gradient sums -> staging in CPU memory
@@ -26,14 +26,14 @@ enum class Action {
   params_down,   // staging or the GPU's p -> compute copy in CPU memory, or parameter window
   write_params,  // parameter window -> compute copy in an NVMe file
   state_down,    // GPU window -> CPU home or window
-  write_state,   // CPU window -> NVMe file
+  write_state,   // CPU window, or GPU window -> NVMe file
 };
 const char* to_string(Action action);
 
 // Buffers that records share, one after another. 0 where no record needs one.
 struct WindowCounts {
   int cpu = 0;          // states of a record on its way from and to NVMe
-  int gpu = 0;          // states of a record that the GPU updates away from its home
+  int gpu = 0;          // states of a record that the GPU updates away from its home, also on its way from and to NVMe
   int staging = 0;      // CPU memory: gradients that come down to the CPU's update, parameters that go up from it
   int gpu_staging = 0;  // gradients that go up to the GPU's update, parameters that come down from it
   int params = 0;       // CPU memory: parameters on their way to NVMe
@@ -82,6 +82,8 @@ struct UpdateShape {
   // Of each record: updated as soon as its gradients are there, before the norm is known, in such a way that what it was can
   // still be had (speculation; offload/optimizer_store.h). Empty: none.
   std::vector<char> speculates = {};
+  // What lives on NVMe and is updated by the GPU moves between the file and a GPU window, past CPU memory (cuFile).
+  bool gpu_direct = false;
   bool separate_memory = false;  // CPU and GPU memory are two: gradients and parameters are copied between them
   DType compute = DType::f32;    // of the parameters that are computed with
   DType grads = DType::f32;      // of the gradient sums that the update reads
@@ -107,11 +109,14 @@ std::size_t prompt_records(std::size_t records, double delayed);
 struct UpdateRoute {
   bool on_gpu = false;  // updated there
   bool reads_file = false;
+  bool direct = false;                          // between the file and the GPU
   bool state_travels = false;                   // up and down: the GPU updates what is not at home there
   bool grads_down = false, grads_up = false;    // to where they are needed
   bool params_up = false, params_down = false;  // to where they live
   bool writes_params = false;                   // to NVMe, where they live
   bool reads_grads = false;                     // from NVMe, likewise; up from there where grads_up
+  bool has_cpu_window() const { return reads_file && !direct; }
+  bool has_gpu_window() const { return state_travels || direct; }
 };
 UpdateRoute route_of(const UpdateShape& shape, std::size_t record);
 

@@ -200,6 +200,8 @@ class Resolver {
     require(!c_.device.emulate.any() || !c_.device.probe,
             "device.emulate: is another machine than the one that probing measures; remove device.emulate, or do not probe "
             "(device.hardware)");
+    require(!c_.nvme.gpu_direct || c_.device.backend != Config::Device::Choice::host || c_.device.emulate.any(),
+            "nvme.gpu_direct: is on, but device.backend is host, so nothing is on a GPU; set false, or device.backend: cuda");
     if (c_.device.emulate.any()) c_.device.backend = Config::Device::Choice::host;
     require(c_.offload.optimizer.stride == 0 || !c_.offload.optimizer.gpu_fraction,
             "offload.optimizer: stride and gpu_fraction both say who updates; remove one");

@@ -146,6 +146,7 @@ struct Config {
     std::uint64_t block_size = std::uint64_t{1} << 20;  // bytes per request
     double timeout = 60.0;                              // seconds without an answer, then a drive counts as hanging
     AutoOnOff exclusive = AutoOnOff::automatic;         // ranks take turns; automatic: for large records on drives that rotate
+    bool gpu_direct = false;  // states that the GPU updates pass between drives and its memory, not through the host's
   } nvme;
 
   struct Device {

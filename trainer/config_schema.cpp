@@ -404,6 +404,10 @@ void describe_tiers(ConfigSchema& s, Config& c) {
       "nvme.exclusive", c.nvme.exclusive, kAutoOnOff,
       "on: of the ranks of a host, one at a time reads a folder, a whole record, and one writes it. auto: "
       "so for large records where the kernel says that the drive rotates. `strata bench nvme --ranks` compares the two.");
+  s.add("nvme.gpu_direct", c.nvme.gpu_direct,
+        "On cuda, states on NVMe that the GPU updates (offload.optimizer.gpu_fraction) pass between the drives and its memory "
+        "without going through the host's, by cuFile (GPUDirect Storage). What is missing for it is an error at the start. It "
+        "changes no bit.");
 }
 
 void describe_speeds(ConfigSchema& s, const std::string& section, Config::Device::Speeds& c, const std::string& unset) {

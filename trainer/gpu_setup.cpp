@@ -24,6 +24,9 @@ Result<Backend> choose_backend(const Config& config) {
   STRATA_ASSIGN_OR_RETURN(const Backend backend, chosen_backend(config));
   if (backend == Backend::host && config.device.attention == Config::Device::Attention::cudnn)
     return Status(Code::invalid_config, "device.attention: is cudnn, but the host computes; set auto, or device.backend: cuda");
+  if (backend == Backend::host && config.nvme.gpu_direct && !config.device.emulate.any())
+    return Status(Code::invalid_config,
+                  "nvme.gpu_direct: is on, but the host computes, so nothing is on a GPU; set false, or device.backend: cuda");
   return backend;
 }
 

@@ -93,6 +93,7 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.nvme.turns.when = c.nvme.exclusive == AutoOnOff::on    ? TurnOptions::When::always
                             : c.nvme.exclusive == AutoOnOff::off ? TurnOptions::When::never
                                                                  : TurnOptions::When::automatic;
+  options.nvme.gpu_direct = c.nvme.gpu_direct;
   options.gpu_communicator_timeout = std::chrono::milliseconds(std::llround(c.parallel.timeout * 1e3));
   options.nvme.io.timeout = std::chrono::milliseconds(std::llround(c.nvme.timeout * 1e3));
   return options;

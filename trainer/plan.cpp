@@ -80,7 +80,7 @@ std::string home_of(const Plan& plan) {
 }
 
 struct PlacementCounts {
-  std::int64_t gpu = 0, cpu = 0, nvme = 0, on_gpu = 0;
+  std::int64_t gpu = 0, cpu = 0, nvme = 0, on_gpu = 0, direct = 0;
 };
 PlacementCounts count(const UpdatePlan& update) {
   PlacementCounts counts;
@@ -88,6 +88,8 @@ PlacementCounts count(const UpdatePlan& update) {
     ++(p.home == Tier::gpu ? counts.gpu : p.home == Tier::cpu ? counts.cpu : counts.nvme);
     counts.on_gpu += p.on_gpu && p.home != Tier::gpu;
   }
+  for (std::size_t r = 0; r < update.schedule.shape.records.size(); ++r)
+    counts.direct += route_of(update.schedule.shape, r).direct;
   return counts;
 }
 
@@ -114,6 +116,8 @@ std::string format_update(const UpdatePlan& update) {
   text += fmt::format("update: {} records at home in gpu, {} in cpu, {} on nvme", counts.gpu, counts.cpu, counts.nvme);
   if (update.schedule.shape.separate_memory)
     text += fmt::format("; the GPU updates {} of those away from it ({:.0f} %)", counts.on_gpu, 100.0 * update.gpu_fraction);
+  if (update.schedule.shape.gpu_direct)
+    text += fmt::format("; {} of them pass between drives and GPU directly, without windows in cpu", counts.direct);
   if (update.speculating > 0)
     text += fmt::format("; {} begin before the norm is known ({} for second copies)", update.speculating,
                         format_bytes(shadow_bytes(update)));
@@ -219,6 +223,7 @@ nlohmann::json update_to_json(const UpdatePlan& update) {
                         {"params", update.schedule.windows.params},
                         {"grads", update.schedule.windows.grads}}},
                       {"instructions", update.schedule.instructions.size()}};
+  if (update.schedule.shape.gpu_direct) j["between_nvme_and_gpu"] = counts.direct;
   if (!update.forecast) return j;
   j["forecast"] = {{"step_seconds", update.forecast->step_seconds}, {"bound", to_string(update.forecast->bound())}};
   if (update.waiting_forecast) j["forecast"]["step_seconds_without_speculation"] = update.waiting_forecast->step_seconds;

@@ -103,6 +103,10 @@ class GpuDriver {
   virtual void free_pinned(std::byte* data, std::size_t bytes) = 0;
   virtual Result<std::unique_ptr<GpuQueue>> make_queue(const char* name) = 0;
   virtual Result<std::shared_ptr<GpuCounter>> make_counter() = 0;
+  // Makes the device the calling thread's, for a vendor's library that is called there.
+  virtual Status use_on_this_thread() = 0;
+  // The library that moves bytes between files and this device's memory (cufile.h).
+  virtual std::string file_library() const = 0;
   // What the device's sensors say now: a call of some milliseconds. Error unsupported: why nothing can be read.
   virtual Result<GpuReadings> readings() = 0;
   // C = A B (+ bias) or C += A B on the queue, with its epilogue, by the vendor's library (kernels/gemm.h has the meaning of

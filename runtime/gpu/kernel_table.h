@@ -6,6 +6,7 @@
 // the queue (GpuQueue::fail). Bits depend on shapes alone, never on time or on the number of multiprocessors.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "runtime/dtype.h"
@@ -59,6 +60,9 @@ struct GpuKernels {
   // sums[o] = column sums of dy_RO (or += with accumulate): what linear_backward_weight needs beside its product.
   void (*column_sums)(const void* dy_RO, DType dtype, std::int64_t R, std::int64_t O, bool accumulate, float* sums_O,
                       GpuQueue&);
+  // *hash (device memory) = XXH3-64, seed 0, of `n` bytes, more than 240; `data` is 8-byte aligned. The queue's scratch, of at
+  // least 128 bytes, holds a sixteenth of what is worked on at once.
+  void (*xxh3_64)(const std::byte* data, std::int64_t n, std::uint64_t* hash, GpuQueue&);
 };
 
 }  // namespace strata

@@ -18,7 +18,10 @@ constexpr std::size_t kAlignment = 4096;
 EmulatedDriver::EmulatedDriver(const GpuKernels& kernels) : EmulatedDriver(kernels, Options()) {}
 
 EmulatedDriver::EmulatedDriver(const GpuKernels& kernels, Options options)
-    : kernels_(kernels), readings_(options.readings), refuses_epilogues_(options.refuses_epilogues) {
+    : kernels_(kernels),
+      readings_(options.readings),
+      refuses_epilogues_(options.refuses_epilogues),
+      file_library_(options.file_library.empty() ? STRATA_FAKE_CUFILE_LIBRARY : options.file_library) {
   device_.properties = {.name = "emulated",
                         .ordinal = 0,
                         .compute_major = 9,

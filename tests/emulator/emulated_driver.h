@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
 
 #include "runtime/gpu/library_attention.h"
 #include "tests/emulator/emulated_queue.h"
@@ -18,6 +19,7 @@ class EmulatedDriver : public GpuDriver {
     GpuReadings readings = {.power_watts = 250.0, .temperature_celsius = 51};
     bool refuses_epilogues = false;  // as a library that has no fused products (gpu/gemm_epilogue.h)
     bool library_attention = false;  // emulated_attention.h
+    std::string file_library = {};   // empty: the one of fake_cufile.cpp
   };
   // kernels: outlives the driver.
   explicit EmulatedDriver(const GpuKernels& kernels);
@@ -33,6 +35,8 @@ class EmulatedDriver : public GpuDriver {
   void free_pinned(std::byte* data, std::size_t bytes) override;
   Result<std::unique_ptr<GpuQueue>> make_queue(const char* name) override;
   Result<std::shared_ptr<GpuCounter>> make_counter() override;
+  Status use_on_this_thread() override { return {}; }
+  std::string file_library() const override { return file_library_; }
   Result<GpuReadings> readings() override { return readings_; }
   // By the host's library, on the queue's thread: the host's bits.
   void gemm(const kernels::Gemm& gemm, GpuQueue& queue) override;
@@ -47,6 +51,7 @@ class EmulatedDriver : public GpuDriver {
   const GpuKernels& kernels_;
   const GpuReadings readings_;
   const bool refuses_epilogues_;
+  const std::string file_library_;
   EmulatedDevice device_;
   std::unique_ptr<GpuAttention> attention_;
 };

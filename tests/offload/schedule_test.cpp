@@ -104,6 +104,48 @@ TEST(UpdateSchedule, WhatLivesWhereItIsUpdatedDoesNotTravel) {
                                                   {read_state, state_up, grads_up, update, state_down, write_state}}));
 }
 
+TEST(UpdateSchedule, BetweenFileAndGpuDirectlyThereIsNoCopyAndNoCpuWindow) {
+  UpdateShape shape = shape_of(1, 6, kMixed);
+  const UpdateSchedule before = make_update_schedule(shape, full_windows(shape), kRates);
+  shape.gpu_direct = true;
+  const UpdateSchedule schedule = make_update_schedule(shape, full_windows(shape), kRates);
+  using enum Action;
+  EXPECT_EQ(actions_of(schedule, 4), (std::vector<Action>{read_state, update, write_state}));
+  for (const int other : {0, 1, 2, 3, 5}) {
+    const std::vector<Action> now = actions_of(schedule, other), then = actions_of(before, other);
+    EXPECT_EQ(std::multiset(now.begin(), now.end()), std::multiset(then.begin(), then.end())) << "record " << other;
+  }
+  const int home = schedule.slots.home(4);
+  for (const Instruction& i : schedule.instructions) {
+    if (i.record != 4) continue;
+    EXPECT_EQ(i.cpu_window, -1);
+    ASSERT_GE(i.gpu_window, 0);
+    const int window = schedule.slots.gpu_window(i.gpu_window);
+    const auto has = [](const Few& slots, int s) { return std::find(slots.begin(), slots.end(), s) != slots.end(); };
+    if (i.action == read_state) {
+      EXPECT_TRUE(has(i.reads, home) && has(i.writes, window));
+    }
+    if (i.action == update) {
+      EXPECT_TRUE(has(i.writes, window));
+    }
+    if (i.action == write_state) {
+      EXPECT_TRUE(has(i.reads, window) && has(i.writes, home));
+    }
+  }
+  EXPECT_EQ(full_windows(shape).cpu, 1) << "for the record that the CPU updates";
+  EXPECT_EQ(full_windows(shape).gpu, 2);
+  UpdateShape all = shape_of(2, 5, {{Tier::nvme, true}});
+  all.gpu_direct = true;
+  EXPECT_EQ(full_windows(all).cpu, 0);
+  EXPECT_EQ(full_windows(all).gpu, 3);
+  const StepForecast forecast = forecast_step(make_update_schedule(all, full_windows(all), kRates), {.units = 2}, kRates);
+  const auto busy = [&](Resource resource) { return forecast.busy[static_cast<std::size_t>(resource)]; };
+  EXPECT_EQ(busy(Resource::cpu_to_gpu), 0.0);
+  EXPECT_EQ(busy(Resource::gpu_to_cpu), 0.0);
+  EXPECT_NEAR(busy(Resource::nvme_read), 10 * kRecord * 12.0 / 6e9, 1e-9);
+  EXPECT_NEAR(busy(Resource::nvme_write), 10 * kRecord * 12.0 / 4e9, 1e-9);
+}
+
 TEST(UpdateSchedule, WithOneMemoryOnlyFilesAreMoved) {
   UpdateShape shape = shape_of(1, 6, kMixed);
   shape.separate_memory = false;
@@ -116,9 +158,12 @@ TEST(UpdateSchedule, WithOneMemoryOnlyFilesAreMoved) {
 // From the first instruction that names a window to the last one of the same record, no other record names it.
 TEST(UpdateSchedule, AWindowHasOneOwnerAtATime) {
   for (const int windows : {1, 2, 3}) {
-    for (const auto& [compute, elsewhere] :
-         {std::pair(DType::f32, false), {DType::bf16, false}, {DType::f32, true}, {DType::bf16, true}}) {
+    for (const auto& [compute, elsewhere, direct] : {std::tuple(DType::f32, false, false),
+                                                     {DType::bf16, false, true},
+                                                     {DType::f32, true, true},
+                                                     {DType::bf16, true, false}}) {
       UpdateShape shape = shape_of(4, 9, kMixed, compute);
+      shape.gpu_direct = direct;
       if (elsewhere)
         shape.unit_placements = {
             {Tier::cpu, Tier::gpu}, {Tier::gpu, Tier::cpu}, {Tier::cpu, Tier::cpu}, {Tier::gpu, Tier::gpu}};

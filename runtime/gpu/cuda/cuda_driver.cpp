@@ -11,6 +11,7 @@
 #include "runtime/gpu/cuda/cuda_queue.h"
 #include "runtime/gpu/cuda/cuda_status.h"
 #include "runtime/gpu/cuda/cudnn_attention.h"
+#include "runtime/gpu/cufile.h"
 #include "runtime/gpu/kernel_table.h"
 #include "runtime/gpu/nvml.h"
 
@@ -68,6 +69,10 @@ class CudaDriver final : public GpuDriver {
     return CudaQueue::make(name, properties_, events_);
   }
   Result<std::shared_ptr<GpuCounter>> make_counter() override { return CudaCounter::make(properties_.ordinal); }
+  Status use_on_this_thread() override {
+    return cuda_status(cudaSetDevice(properties_.ordinal), "cudaSetDevice", properties_.ordinal);
+  }
+  std::string file_library() const override { return CuFile::kLibrary; }
   Result<GpuReadings> readings() override {
     const std::lock_guard lock(sensors_mutex_);
     if (!sensors_) sensors_ = open_sensors();

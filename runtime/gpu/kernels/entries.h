@@ -31,5 +31,6 @@ void cast(const kernels::CastArgs& args, GpuQueue& queue);
 void sum_squares_blocks(const kernels::SumSquaresArgs& args, GpuQueue& queue);
 void column_sums(const void* dy_RO, DType dtype, std::int64_t R, std::int64_t O, bool accumulate, float* sums_O,
                  GpuQueue& queue);
+void xxh3_64(const std::byte* data, std::int64_t n, std::uint64_t* hash, GpuQueue& queue);
 
 }  // namespace strata::STRATA_GPU

@@ -22,7 +22,8 @@ const GpuKernels& kernel_table() {
                                         .add = add,
                                         .cast = cast,
                                         .sum_squares_blocks = sum_squares_blocks,
-                                        .column_sums = column_sums};
+                                        .column_sums = column_sums,
+                                        .xxh3_64 = xxh3_64};
   return kTable;
 }
 
