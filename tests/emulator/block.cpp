@@ -4,6 +4,8 @@
 #include <exception>
 #include <utility>
 
+#include "tests/emulator/launched_kernels.h"
+
 namespace strata::gpu_emulated {
 
 constinit thread_local Block* running_block = nullptr;
@@ -14,9 +16,11 @@ constexpr std::uint32_t kAllLanes = 0xffffffffu;
 
 }  // namespace
 
-Block::Block(const GuardedMemory& memory) : memory_(memory), fibres_(live) {}
+Block::Block(const GuardedMemory& memory, const GuardedMemory* host_memory)
+    : memory_(memory), host_memory_(host_memory), fibres_(live) {}
 
 Status Block::run(const Launch& launch) {
+  note_launch(launch.kernel);
   launch_ = &launch;
   grid_ = launch.grid;
   thread_count_ = launch.threads;

@@ -29,8 +29,8 @@ struct Exchange {
 
 class Block {
  public:
-  // Of the calling thread alone. memory: names allocations in messages.
-  explicit Block(const GuardedMemory& memory);
+  // Of the calling thread alone. memory, and host_memory where there is one: what kernels touch, with names for messages.
+  explicit Block(const GuardedMemory& memory, const GuardedMemory* host_memory = nullptr);
 
   // All blocks of the launch, in order; the first finding.
   Status run(const Launch& launch);
@@ -63,6 +63,13 @@ class Block {
   }
   std::byte* write_shared(std::size_t offset, std::size_t bytes, std::source_location where);
   std::size_t shared_bytes() const { return shared_bytes_; }
+
+  // 16 bytes of global memory that are touched at once: an access that ends behind an allocation ends the launch. Only where
+  // no guard would notice: in the last bytes before one.
+  void check_pack(const void* address, std::source_location where) {
+    if (reinterpret_cast<std::uintptr_t>(address) % 4096 == 4096 - 16) [[unlikely]]
+      check_end(address, where);
+  }
 
   // 16 bytes (zeros when !valid) that arrive when the current thread waits for their group.
   void copy_later(std::size_t offset, const void* from, bool valid, std::source_location where);
@@ -114,6 +121,8 @@ class Block {
   std::string whereabouts(int warp) const;
   void note_divergence();
   void note_global_fault();
+  void check_end(const void* address, std::source_location where);
+  std::string describe(const void* address) const;
   [[noreturn]] void leave_launch();
   const std::byte* read_shared(int thread, std::size_t offset, std::size_t bytes, std::source_location where);
   Moment moment(int thread) const;
@@ -122,6 +131,7 @@ class Block {
   std::string where_am_i(int thread) const;
 
   const GuardedMemory& memory_;
+  const GuardedMemory* const host_memory_;
   FibrePool fibres_;
   const Launch* launch_ = nullptr;
   Grid place_, grid_;

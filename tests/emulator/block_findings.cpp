@@ -32,9 +32,23 @@ std::uintptr_t Block::emptied_stack() {
 }
 
 void Block::note_global_fault() {
-  finding_ =
-      where_am_i(thread_) + (is_stack_guard(fault_address) ? "its local variables do not fit the fibre's stack"
-                                                           : "touched global memory at " + memory_.describe(fault_address));
+  finding_ = where_am_i(thread_) + (is_stack_guard(fault_address) ? "its local variables do not fit the fibre's stack"
+                                                                  : "touched global memory at " + describe(fault_address));
+}
+
+std::string Block::describe(const void* address) const {
+  const std::string found = memory_.describe(address);
+  const bool is_far = found.find("far from") != std::string::npos;
+  return is_far && host_memory_ != nullptr ? host_memory_->describe(address) : found;
+}
+
+void Block::check_end(const void* address, std::source_location where) {
+  constexpr std::size_t kPack = 16;
+  for (const GuardedMemory* const memory : {&memory_, host_memory_})
+    if (memory != nullptr && memory->overhangs(address, kPack))
+      fail("touches 16 bytes of global memory that end behind an allocation: the last is at " +
+               memory->describe(static_cast<const std::byte*>(address) + kPack - 1),
+           where);
 }
 
 // No exception: it could not pass the instruction that failed.

@@ -29,6 +29,7 @@ EmulatedDriver::EmulatedDriver(const GpuKernels& kernels, Options options)
                         .multiprocessors = options.multiprocessors,
                         .memory_bytes = options.memory_bytes,
                         .shared_bytes_per_block = std::size_t{227} * 1024};
+  device_.host_memory = options.host_memory;
   if (options.library_attention) attention_ = make_emulated_attention(device_.counts);
 }
 

@@ -17,9 +17,10 @@ class EmulatedDriver : public GpuDriver {
     int multiprocessors = 4;
     std::size_t memory_bytes = std::size_t{4} << 30;  // address space until it is touched
     GpuReadings readings = {.power_watts = 250.0, .temperature_celsius = 51};
-    bool refuses_epilogues = false;  // as a library that has no fused products (gpu/gemm_epilogue.h)
-    bool library_attention = false;  // emulated_attention.h
-    std::string file_library = {};   // empty: the one of fake_cufile.cpp
+    bool refuses_epilogues = false;              // as a library that has no fused products (gpu/gemm_epilogue.h)
+    bool library_attention = false;              // emulated_attention.h
+    const GuardedMemory* host_memory = nullptr;  // of the caller, known to the checks as the device's is; outlives the driver
+    std::string file_library = {};               // empty: the one of fake_cufile.cpp
   };
   // kernels: outlives the driver.
   explicit EmulatedDriver(const GpuKernels& kernels);

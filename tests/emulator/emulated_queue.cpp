@@ -64,7 +64,7 @@ Status EmulatedMark::wait() const {
 // What only the worker's thread uses.
 class EmulatedQueue::Kernels {
  public:
-  explicit Kernels(const GuardedMemory& memory) : block_(memory) {}
+  explicit Kernels(const EmulatedDevice& device) : block_(device.device_memory, device.host_memory) {}
   Status run(const Launch& launch) { return block_.run(launch); }
 
  private:
@@ -93,7 +93,7 @@ void EmulatedQueue::push(Operation operation) {
 }
 
 void EmulatedQueue::work() {
-  const auto kernels = std::make_unique<Kernels>(device_.device_memory);
+  const auto kernels = std::make_unique<Kernels>(device_);
   kernels_ = kernels.get();
   std::unique_lock lock(mutex_);
   while (true) {

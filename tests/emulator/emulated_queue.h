@@ -48,6 +48,7 @@ class Counts {
 struct EmulatedDevice {
   GpuProperties properties;
   GuardedMemory device_memory, pinned_memory;
+  const GuardedMemory* host_memory = nullptr;  // of tests; may be null
   Counts counts;
 };
 

@@ -29,6 +29,44 @@ TEST_F(EmulatorTest, AStoreBeforeDeviceMemoryIsFound) {
   driver_.free_device(reinterpret_cast<std::byte*>(to));
 }
 
+STRATA_KERNEL read_packs(const float* from, float* to) {
+  store_pack(to + 4 * thread_index(), load_pack(from + 4 * thread_index()));
+}
+TEST_F(EmulatorTest, APackThatEndsBehindAnAllocationIsFoundAlsoBeforeTheGuard) {
+  float* to = guarded<float>(128);
+  const auto of = [&](std::size_t floats) {
+    return reinterpret_cast<const float*>(driver_.memory().allocate(4 * floats, 16).value());
+  };
+  run(read_packs, 32, 0, of(128), to);
+  expect_ok();
+  run(read_packs, 32, 0, of(127), to);
+  expect_finding(
+      {"kernel read_packs, block (0, 0, 0), thread 31: touches 16 bytes of global memory that end behind an allocation",
+       "3 bytes behind the end of the 508 bytes"});
+}
+TEST_F(EmulatorTest, APackThatIsStoredBehindAnAllocationIsFound) {
+  run(read_packs, 32, 0, static_cast<const float*>(guarded<float>(128)),
+      reinterpret_cast<float*>(driver_.memory().allocate(4 * 126, 16).value()));
+  expect_finding({"thread 31: touches 16 bytes of global memory that end behind an allocation", "the 504 bytes"});
+}
+
+TEST_F(EmulatorTest, MemoryOfTheCallerIsGuardedAndNamedLikeTheDevices) {
+  GuardedMemory arrays;
+  EmulatedDriver::Options options;
+  options.host_memory = &arrays;
+  EmulatedDriver driver(no_kernels_, options);
+  const auto queue = driver.make_queue("test").value();
+  launch(*queue, fill, {}, 32, 0, reinterpret_cast<float*>(arrays.allocate(4 * 31, 4).value()), std::int64_t{0},
+         std::int64_t{32});
+  const Status status = queue->mark()->wait();
+  EXPECT_NE(status.message().find("thread 31: touched global memory"), std::string::npos) << status.message();
+  EXPECT_NE(status.message().find("0 bytes behind the end of the 124 bytes"), std::string::npos) << status.message();
+  const auto second = driver.make_queue("test").value();
+  launch(*second, read_packs, {}, 32, 0, reinterpret_cast<const float*>(arrays.allocate(4 * 127, 16).value()),
+         reinterpret_cast<float*>(arrays.allocate(4 * 128, 16).value()));
+  EXPECT_NE(second->mark()->wait().message().find("3 bytes behind the end of the 508 bytes"), std::string::npos);
+}
+
 STRATA_KERNEL read_one(const float* from, float* to, std::int64_t i) { to[thread_index()] = from[i]; }
 
 TEST_F(EmulatorTest, AWildLoadIsFoundAndTheQueuesThreadLives) {
@@ -84,10 +122,14 @@ TEST(GuardedMemory, EndsAtItsAlignmentAndKnowsItsNeighbourhood) {
   EXPECT_EQ(memory.bytes(), 20u);
   EXPECT_TRUE(memory.contains(odd + 3, 7));
   EXPECT_FALSE(memory.contains(odd + 3, 8));
+  EXPECT_TRUE(memory.overhangs(odd + 3, 8) && memory.overhangs(odd, 11));
+  EXPECT_FALSE(memory.overhangs(odd + 3, 7) || memory.overhangs(odd + 10, 1));
+  EXPECT_TRUE(memory.is_intact(odd) && memory.is_intact(aligned));
   EXPECT_NE(memory.describe(odd - 4).find("4 bytes before the 10 bytes"), std::string::npos);
   EXPECT_NE(memory.describe(aligned + 12).find("2 bytes behind the end of the 10 bytes"), std::string::npos);
   EXPECT_TRUE(memory.free(odd));
   aligned[10] = std::byte{1};
+  EXPECT_FALSE(memory.is_intact(aligned));
   EXPECT_FALSE(memory.free(aligned)) << "a store into the slack is noticed";
   EXPECT_EQ(memory.count(), 0u);
 }

@@ -52,6 +52,7 @@ struct alignas(16) Pack {
 inline void check_16_bytes(const void* address, std::source_location where) {
   if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) [[unlikely]]
     running_block->fail("accesses 16 bytes of global memory at an address that is not a multiple of 16", where);
+  running_block->check_pack(address, where);
 }
 template <class T>
 Pack<T> load_pack(const T* from, std::source_location where = std::source_location::current()) {

@@ -65,12 +65,23 @@ bool GuardedMemory::free(std::byte* data) {
     allocations_.erase(found);
     bytes_ -= allocation.bytes;
   }
-  const auto is_slack = [](std::byte byte) { return byte == kSlack; };
-  const bool intact =
-      allocation.bytes > kFilled || (std::all_of(allocation.pages, data, is_slack) &&
-                                     std::all_of(data + allocation.bytes, allocation.pages + allocation.page_bytes, is_slack));
+  const bool intact = is_intact(data, allocation);
   unmap(allocation);
   return intact;
+}
+
+bool GuardedMemory::is_intact(const std::byte* data, const Allocation& allocation) {
+  const auto is_slack = [](std::byte byte) { return byte == kSlack; };
+  return allocation.bytes > kFilled ||
+         (std::all_of<const std::byte*>(allocation.pages, data, is_slack) &&
+          std::all_of<const std::byte*>(data + allocation.bytes, allocation.pages + allocation.page_bytes, is_slack));
+}
+
+bool GuardedMemory::is_intact(const std::byte* data) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = allocations_.find(reinterpret_cast<std::uintptr_t>(data));
+  STRATA_CHECK(found != allocations_.end(), "what is looked at was allocated here");
+  return is_intact(data, found->second);
 }
 
 std::size_t GuardedMemory::count() const {
@@ -90,6 +101,16 @@ bool GuardedMemory::contains(const void* data, std::size_t bytes) const {
   if (after == allocations_.begin()) return false;
   --after;
   return first + bytes <= after->first + after->second.bytes;
+}
+
+bool GuardedMemory::overhangs(const void* data, std::size_t bytes) const {
+  const auto first = reinterpret_cast<std::uintptr_t>(data);
+  const std::lock_guard lock(mutex_);
+  auto after = allocations_.upper_bound(first);
+  if (after == allocations_.begin()) return false;
+  --after;
+  const std::uintptr_t end = after->first + after->second.bytes;
+  return first < end && first + bytes > end;
 }
 
 std::string GuardedMemory::describe(const void* address) const {

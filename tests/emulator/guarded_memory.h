@@ -26,11 +26,14 @@ class GuardedMemory {
   Result<std::byte*> allocate(std::size_t bytes, std::size_t alignment);
   // false: something was written into the slack between the allocation and its guards.
   bool free(std::byte* data);
+  bool is_intact(const std::byte* data) const;  // what free() would say
 
   std::size_t count() const;
   std::size_t bytes() const;
   // Whether all of the range lies in one allocation.
   bool contains(const void* data, std::size_t bytes) const;
+  // Whether the range begins in an allocation and ends behind it.
+  bool overhangs(const void* data, std::size_t bytes) const;
   // "0x7f..0, 4 bytes behind the end of the 256 bytes at 0x7f..": an address and its nearest allocation.
   std::string describe(const void* address) const;
 
@@ -41,6 +44,7 @@ class GuardedMemory {
     std::size_t page_bytes = 0;
   };
   static void unmap(const Allocation& allocation);
+  static bool is_intact(const std::byte* data, const Allocation& allocation);
 
   mutable std::mutex mutex_;
   std::map<std::uintptr_t, Allocation> allocations_;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 
@@ -33,12 +34,7 @@ class NeedsGpu final : public ::testing::Environment {
 // Page-locked memory of a GPU, in one piece.
 class PinnedSlab final : public std::pmr::memory_resource {
  public:
-  PinnedSlab()
-      : driver_(gpu_machines()[0].make_driver()),
-        base_(driver_->allocate_pinned(kBytes).value()),
-        slab_(base_, kBytes, std::pmr::null_memory_resource()),
-        pool_(&slab_) {}
-  ~PinnedSlab() override { driver_->free_pinned(base_, kBytes); }
+  PinnedSlab() : slab_(pinned_.base, kBytes, std::pmr::null_memory_resource()), pool_(&slab_) {}
 
  private:
   static constexpr std::size_t kBytes = std::size_t{1} << 30;
@@ -48,11 +44,27 @@ class PinnedSlab final : public std::pmr::memory_resource {
   }
   bool do_is_equal(const memory_resource& other) const noexcept override { return this == &other; }
 
-  std::unique_ptr<GpuDriver> driver_;
-  std::byte* base_;
+  struct Pinned {
+    std::unique_ptr<GpuDriver> driver = gpu_machines()[0].make_driver();
+    std::byte* base = driver->allocate_pinned(kBytes).value();
+    Pinned() = default;
+    ~Pinned() { driver->free_pinned(base, kBytes); }
+    Pinned(const Pinned&) = delete;
+    Pinned& operator=(const Pinned&) = delete;
+  };
+  Pinned pinned_;  // freed behind the pool, whose books it holds
   std::pmr::monotonic_buffer_resource slab_;
   std::pmr::unsynchronized_pool_resource pool_;
 };
+
+gpu_emulated::GuardedMemory& guarded_arrays() {
+  static auto* const memory = new gpu_emulated::GuardedMemory();  // for ever: static arrays are freed late
+  return *memory;
+}
+
+// Behind an array on a GPU.
+constexpr std::size_t kGuard = 64;
+constexpr std::byte kGuardByte{0xa5};
 
 constexpr std::size_t kScratchBytes = std::size_t{64} << 20;
 
@@ -65,9 +77,12 @@ int real_gpus() {
 
 const std::vector<GpuMachine>& gpu_machines() {
   static const std::vector<GpuMachine> machines = {
-      wants_cuda()
-          ? GpuMachine{"cuda", real_gpus(), [](int ordinal) { return make_gpu_driver(Config(), ordinal).value(); }}
-          : GpuMachine{"emulated", 64, [](int) -> std::unique_ptr<GpuDriver> { return gpu_emulated::make_emulated_driver(); }}};
+      wants_cuda() ? GpuMachine{"cuda", real_gpus(), [](int ordinal) { return make_gpu_driver(Config(), ordinal).value(); }}
+                   : GpuMachine{"emulated", 64, [](int) -> std::unique_ptr<GpuDriver> {
+                                  gpu_emulated::EmulatedDriver::Options options;
+                                  options.host_memory = &guarded_arrays();
+                                  return gpu_emulated::make_emulated_driver(options);
+                                }}};
   return machines;
 }
 
@@ -91,6 +106,29 @@ std::pmr::memory_resource& shared_memory() {
   if (!wants_cuda() || !cuda_device_count().ok()) return *std::pmr::new_delete_resource();
   static PinnedSlab slab;
   return slab;
+}
+
+ArrayMemory::ArrayMemory(std::size_t bytes, std::size_t element, Placement placement) : bytes_(bytes) {
+  if (wants_cuda()) {
+    data_ = static_cast<std::byte*>(shared_memory().allocate(bytes + kGuard, 16));
+    std::fill_n(data_ + bytes, kGuard, kGuardByte);
+  } else {
+    data_ = guarded_arrays().allocate(bytes, placement == Placement::tight ? element : 16).value();
+  }
+  std::fill_n(data_, bytes, std::byte{0});
+}
+
+ArrayMemory::~ArrayMemory() {
+  if (data_ == nullptr) return;
+  if (wants_cuda())
+    shared_memory().deallocate(data_, bytes_ + kGuard, 16);
+  else
+    EXPECT_TRUE(guarded_arrays().free(data_)) << "something was written beside an array of " << bytes_ << " bytes";
+}
+
+bool ArrayMemory::is_intact() const {
+  if (!wants_cuda()) return guarded_arrays().is_intact(data_);
+  return std::all_of(data_ + bytes_, data_ + bytes_ + kGuard, [](std::byte byte) { return byte == kGuardByte; });
 }
 
 GpuCommunicators::GpuCommunicators() : nccl_(wants_cuda() ? nullptr : std::make_shared<gpu_emulated::EmulatedNccl>()) {}

@@ -7,6 +7,7 @@
 #include <memory>
 #include <memory_resource>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "parallel/nccl_api.h"
@@ -44,6 +45,31 @@ inline constexpr bool kSanitized = false;
 bool tests_the_host();
 // Memory that the host and the GPUs of gpu_machines() reach at one address.
 std::pmr::memory_resource& shared_memory();
+
+// The memory of one array of a test, reached as shared_memory() is. On the emulator and the host what lies behind it cannot be
+// touched: a kernel that does has a finding, host code dies. On a GPU a store behind it is noticed.
+class ArrayMemory {
+ public:
+  // aligned: the array begins at a multiple of 16 bytes, as in every tier, so that it ends at a guard or up to 15 bytes before
+  // it; packs of 16 bytes (load_pack) are held to its very end, and so are stores. tight: it ends at the guard, and begins
+  // where elements may.
+  enum class Placement { aligned, tight };
+  ArrayMemory(std::size_t bytes, std::size_t element, Placement placement);  // zeros
+  ~ArrayMemory();
+  ArrayMemory(ArrayMemory&& other) noexcept : bytes_(other.bytes_), data_(std::exchange(other.data_, nullptr)) {}
+  ArrayMemory& operator=(ArrayMemory&& other) noexcept {
+    std::swap(bytes_, other.bytes_);
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  std::byte* data() const { return data_; }
+  std::size_t size() const { return bytes_; }
+  bool is_intact() const;  // nothing was written behind it
+
+ private:
+  std::size_t bytes_;
+  std::byte* data_;
+};
 
 // Connects ranks that are threads of this process and have a GPU of gpu_machines() each.
 class GpuCommunicators {

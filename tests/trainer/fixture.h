@@ -105,12 +105,13 @@ struct RunResult {
   std::size_t largest_gpu = 0, largest_cpu = 0;                                      // planned for the rank that needs the most
 };
 
-// Trains with `world` ranks as threads, each with a GPU of `machine` where one is given. broken_off: after so many steps, with
-// a checkpoint, although the config has more; 0: never. optimizer: instead of the config's.
-inline RunResult run_training(const Config& config, int world, const std::shared_ptr<const DataSource>& data,
+// Trains with `world` ranks as threads, each with a GPU of `machine`, or on the host where none is given. broken_off: after so
+// many steps, with a checkpoint, although the config has more; 0: never. optimizer: instead of the config's.
+inline RunResult run_training(Config config, int world, const std::shared_ptr<const DataSource>& data,
                               const std::shared_ptr<const DataSource>& validation = nullptr,
                               const testing::GpuMachine* machine = nullptr, int broken_off = 0,
                               const std::shared_ptr<const Optimizer>& optimizer = nullptr) {
+  if (machine == nullptr) config.device.backend = Config::Device::Choice::host;  // also where there is a GPU
   ThreadGroup group(WorldSize{world});
   const testing::GpuCommunicators gpu_communicators;
   std::vector<Status> status(static_cast<std::size_t>(world));

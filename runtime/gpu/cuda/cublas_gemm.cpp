@@ -9,6 +9,7 @@
 #include <mutex>
 #include <tuple>
 
+#include "runtime/gpu/cuda/cuda_status.h"
 #include "runtime/gpu/gemm_epilogue.h"
 #include "runtime/shared_library.h"
 
@@ -112,6 +113,7 @@ class CublasGemm::Impl {
   ~Impl() {
     ways_.clear();
     if (handle_ == nullptr) return;
+    if (const Status status = use_gpu(ordinal_); !status.ok()) std::fprintf(stderr, "%s\n", status.message().c_str());
     if (const Status status = checked(f_.destroy(handle_), "cublasLtDestroy"); !status.ok())
       std::fprintf(stderr, "%s\n", status.message().c_str());
   }
@@ -121,6 +123,7 @@ class CublasGemm::Impl {
   Status start() { return checked(f_.create(&handle_), "cublasLtCreate"); }
 
   Status enqueue(const kernels::Gemm& gemm, GpuQueue& queue) {
+    STRATA_RETURN_IF_ERROR(use_gpu(ordinal_));  // the handle's: the library looks at the thread's device
     const std::lock_guard lock(mutex_);
     STRATA_ASSIGN_OR_RETURN(const auto* const way, way_of(gemm, queue.scratch().size()));
     if (way->fused) return multiply(gemm, way->prepared, queue);
@@ -241,10 +244,11 @@ CublasGemm::CublasGemm(CublasGemm&&) noexcept = default;
 CublasGemm& CublasGemm::operator=(CublasGemm&&) noexcept = default;
 CublasGemm::~CublasGemm() = default;
 
-Result<CublasGemm> CublasGemm::create(int ordinal, bool tf32) {
-  STRATA_ASSIGN_OR_RETURN(SharedLibrary library, SharedLibrary::open(kLibrary, "cuBLAS of the CUDA toolkit"));
-  STRATA_ASSIGN_OR_RETURN(const Functions functions, Functions::find(library));
-  auto impl = std::make_unique<Impl>(std::move(library), functions, ordinal, tf32);
+Result<CublasGemm> CublasGemm::create(int ordinal, bool tf32, const std::string& library) {
+  const std::string file = library.empty() ? kLibrary : library;
+  STRATA_ASSIGN_OR_RETURN(SharedLibrary opened, SharedLibrary::open(file, "cuBLAS of the CUDA toolkit"));
+  STRATA_ASSIGN_OR_RETURN(const Functions functions, Functions::find(opened));
+  auto impl = std::make_unique<Impl>(std::move(opened), functions, ordinal, tf32);
   STRATA_RETURN_IF_ERROR(impl->start());
   return CublasGemm(std::move(impl));
 }

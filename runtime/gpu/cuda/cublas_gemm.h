@@ -8,6 +8,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "runtime/gpu/driver.h"
 
@@ -15,8 +16,9 @@ namespace strata {
 
 class CublasGemm {
  public:
-  // Error unsupported: no libcublasLt.
-  static Result<CublasGemm> create(int ordinal, bool tf32);
+  // library: a file for the dynamic linker; "": that of the CUDA which this was built with. Error unsupported: there is none,
+  // or an old one.
+  static Result<CublasGemm> create(int ordinal, bool tf32, const std::string& library = "");
   CublasGemm(CublasGemm&&) noexcept;
   CublasGemm& operator=(CublasGemm&&) noexcept;
   ~CublasGemm();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <mutex>
 #include <optional>
 
@@ -24,6 +25,7 @@ const GpuKernels& kernel_table();  // gpu/kernels/table.cu
 namespace {
 
 constexpr int kOldestMajor = 8;  // bf16 tensor cores and asynchronous copies
+constexpr std::size_t kAlignment = 4096;
 
 class CudaDriver final : public GpuDriver {
  public:
@@ -36,14 +38,28 @@ class CudaDriver final : public GpuDriver {
   const GpuProperties& properties() const override { return properties_; }
   const GpuKernels& kernels() const override { return gpu_cuda::kernel_table(); }
 
+  // cudaMalloc promises 256 bytes; large allocations begin at a page anyhow. What does not gets a page more to begin in.
   Result<std::byte*> allocate_device(std::size_t bytes) override {
-    void* data = nullptr;
-    STRATA_RETURN_IF_CUDA_ERROR(cudaSetDevice(properties_.ordinal), properties_.ordinal);
-    if (const Status status = cuda_status(cudaMalloc(&data, bytes), "cudaMalloc", properties_.ordinal); !status.ok())
-      return status.with_context(std::to_string(bytes) + " bytes");
-    return static_cast<std::byte*>(data);
+    STRATA_RETURN_IF_ERROR(use_gpu(properties_.ordinal));
+    STRATA_ASSIGN_OR_RETURN(std::byte* const data, malloc_device(bytes));
+    if (aligned(data) == data) return data;
+    log(cudaFree(data), "cudaFree");
+    STRATA_ASSIGN_OR_RETURN(std::byte* const larger, malloc_device(bytes + kAlignment));
+    const std::lock_guard lock(moved_mutex_);
+    moved_[aligned(larger)] = larger;
+    return aligned(larger);
   }
-  void free_device(std::byte* data) override { log(cudaFree(data), "cudaFree"); }
+  void free_device(std::byte* data) override {
+    {
+      const std::lock_guard lock(moved_mutex_);
+      if (const auto found = moved_.find(data); found != moved_.end()) {
+        data = found->second;
+        moved_.erase(found);
+      }
+    }
+    log(use_gpu(properties_.ordinal));
+    log(cudaFree(data), "cudaFree");
+  }
 
   // Mapped by us, in huge pages where the system has them: fewer entries in the GPU's and the processor's tables. Registering
   // makes every page resident.
@@ -52,7 +68,7 @@ class CudaDriver final : public GpuDriver {
     if (data == MAP_FAILED)
       return Status(Code::out_of_budget, "cannot map " + std::to_string(bytes) + " bytes; lower memory.cpu");
     madvise(data, bytes, MADV_HUGEPAGE);
-    Status status = cuda_status(cudaSetDevice(properties_.ordinal), "cudaSetDevice", properties_.ordinal);
+    Status status = use_gpu(properties_.ordinal);
     if (status.ok())
       status = cuda_status(cudaHostRegister(data, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped), "cudaHostRegister",
                            properties_.ordinal);
@@ -61,6 +77,7 @@ class CudaDriver final : public GpuDriver {
     return status.with_context("locking " + std::to_string(bytes) + " bytes of host memory (see also `ulimit -l`)");
   }
   void free_pinned(std::byte* data, std::size_t bytes) override {
+    log(use_gpu(properties_.ordinal));
     log(cudaHostUnregister(data), "cudaHostUnregister");
     munmap(data, bytes);
   }
@@ -83,9 +100,19 @@ class CudaDriver final : public GpuDriver {
   GpuAttention* attention() override { return attention_.get(); }
 
  private:
-  void log(cudaError_t error, const char* call) const {
-    if (const Status status = cuda_status(error, call, properties_.ordinal); !status.ok())
-      std::fprintf(stderr, "%s\n", status.message().c_str());
+  static void log(const Status& status) {
+    if (!status.ok()) std::fprintf(stderr, "%s\n", status.message().c_str());
+  }
+  void log(cudaError_t error, const char* call) const { log(cuda_status(error, call, properties_.ordinal)); }
+
+  static std::byte* aligned(std::byte* data) {
+    return reinterpret_cast<std::byte*>((reinterpret_cast<std::uintptr_t>(data) + kAlignment - 1) / kAlignment * kAlignment);
+  }
+  Result<std::byte*> malloc_device(std::size_t bytes) const {
+    void* data = nullptr;
+    const Status status = cuda_status(cudaMalloc(&data, bytes), "cudaMalloc", properties_.ordinal);
+    if (!status.ok()) return status.with_context(std::to_string(bytes) + " bytes");
+    return static_cast<std::byte*>(data);
   }
 
   Result<Nvml> open_sensors() const {
@@ -98,6 +125,8 @@ class CudaDriver final : public GpuDriver {
   const CudaEvents events_;
   CublasGemm gemm_;
   std::unique_ptr<GpuAttention> attention_;
+  std::mutex moved_mutex_;
+  std::map<std::byte*, std::byte*> moved_;  // what was handed out, and what cudaMalloc gave, where they differ
   std::mutex sensors_mutex_;
   std::optional<Result<Nvml>> sensors_;  // empty until somebody asks
 };
@@ -140,7 +169,7 @@ Result<std::unique_ptr<GpuDriver>> make_cuda_driver(const CudaOptions& options) 
     return Status(Code::unsupported, "GPU " + std::to_string(options.ordinal) + " (" + properties.name +
                                          ") has compute capability " + std::to_string(found.major) + "." +
                                          std::to_string(found.minor) + "; 8.0 is the oldest that works");
-  STRATA_RETURN_IF_CUDA_ERROR(cudaSetDevice(options.ordinal), options.ordinal);
+  STRATA_RETURN_IF_ERROR(use_gpu(options.ordinal));
   STRATA_ASSIGN_OR_RETURN(CublasGemm gemm, CublasGemm::create(options.ordinal, options.tf32));
   std::unique_ptr<GpuAttention> attention;
   if (options.cudnn_attention) {

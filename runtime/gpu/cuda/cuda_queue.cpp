@@ -35,6 +35,7 @@ Result<StreamWaitValue> find_stream_wait_value(int ordinal) {
 }  // namespace
 
 CudaEventPool::~CudaEventPool() {
+  if (!free_.empty()) log_error(use_gpu(ordinal_));
   for (const cudaEvent_t event : free_) log_error(cuda_status(cudaEventDestroy(event), "cudaEventDestroy", ordinal_));
 }
 
@@ -59,6 +60,7 @@ void CudaEventPool::give(cudaEvent_t event) {
 }
 
 Result<std::shared_ptr<GpuCounter>> CudaCounter::make(int ordinal) {
+  STRATA_RETURN_IF_ERROR(use_gpu(ordinal));
   void* word = nullptr;
   STRATA_RETURN_IF_CUDA_ERROR(cudaHostAlloc(&word, sizeof(std::uint32_t), cudaHostAllocPortable | cudaHostAllocMapped),
                               ordinal);
@@ -66,7 +68,10 @@ Result<std::shared_ptr<GpuCounter>> CudaCounter::make(int ordinal) {
   return std::shared_ptr<GpuCounter>(new CudaCounter(word, ordinal));
 }
 
-CudaCounter::~CudaCounter() { log_error(cuda_status(cudaFreeHost(word_), "cudaFreeHost", ordinal_)); }
+CudaCounter::~CudaCounter() {
+  log_error(use_gpu(ordinal_));
+  log_error(cuda_status(cudaFreeHost(word_), "cudaFreeHost", ordinal_));
+}
 
 void CudaCounter::set(std::uint32_t value) { std::atomic_ref<std::uint32_t>(*word_).store(value, std::memory_order_release); }
 
@@ -82,7 +87,9 @@ struct CudaQueue::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() {
-    if (fault != nullptr) log_error(cuda_status(cudaFreeHost(fault), "cudaFreeHost", ordinal));
+    if (fault == nullptr) return;
+    log_error(use_gpu(ordinal));
+    log_error(cuda_status(cudaFreeHost(fault), "cudaFreeHost", ordinal));
   }
   void keep(const Status& status) {
     const std::lock_guard lock(mutex);
@@ -108,7 +115,15 @@ class RecordedEvent {
   RecordedEvent(const RecordedEvent&) = delete;
   RecordedEvent& operator=(const RecordedEvent&) = delete;
   cudaEvent_t get() const { return event_; }
-  bool is_complete() const { return event_ == nullptr || cudaEventQuery(event_) != cudaErrorNotReady; }
+  // Its device becomes the calling thread's.
+  bool use_gpu() const { return cudaSetDevice(pool_->ordinal()) == cudaSuccess; }
+  bool is_complete() const {
+    if (event_ == nullptr) return true;
+    const cudaError_t found = use_gpu() ? cudaEventQuery(event_) : cudaErrorUnknown;
+    // An error is for wait() to tell. Nothing is left for the next launch to find, "not ready" least of all.
+    if (found != cudaSuccess) (void)cudaGetLastError();
+    return found != cudaErrorNotReady;
+  }
 
  private:
   cudaEvent_t event_;
@@ -123,15 +138,17 @@ class CudaMark final : public GpuMark {
   bool is_complete() const override { return event_.is_complete(); }
   Status wait() const override {
     if (event() != nullptr) {
-      if (const Status status = cuda_status(cudaEventSynchronize(event()), "cudaEventSynchronize", state_->ordinal);
-          !status.ok())
-        state_->keep(status.with_context("stream " + state_->name));
+      keep(use_gpu(state_->ordinal));
+      keep(cuda_status(cudaEventSynchronize(event()), "cudaEventSynchronize", state_->ordinal));
     }
     return state_->status();
   }
   cudaEvent_t event() const { return event_.get(); }
 
  private:
+  void keep(const Status& status) const {
+    if (!status.ok()) state_->keep(status.with_context("stream " + state_->name));
+  }
   const RecordedEvent event_;
   std::shared_ptr<CudaQueue::State> state_;
 };
@@ -144,7 +161,8 @@ class CudaTimestamp final : public GpuTimestamp {
   double seconds_since(const GpuTimestamp& earlier) const override {
     const cudaEvent_t from = static_cast<const CudaTimestamp&>(earlier).event_.get();
     float milliseconds = 0.0f;
-    if (from == nullptr || event_.get() == nullptr || cudaEventElapsedTime(&milliseconds, from, event_.get()) != cudaSuccess) {
+    if (from == nullptr || event_.get() == nullptr || !event_.use_gpu() ||
+        cudaEventElapsedTime(&milliseconds, from, event_.get()) != cudaSuccess) {
       (void)cudaGetLastError();  // the marks of the queue tell what happened
       return 0.0;
     }
@@ -162,7 +180,7 @@ Result<std::unique_ptr<GpuQueue>> CudaQueue::make(const std::string& name, const
   auto state = std::make_shared<State>();
   state->ordinal = properties.ordinal;
   state->name = name;
-  STRATA_RETURN_IF_CUDA_ERROR(cudaSetDevice(properties.ordinal), properties.ordinal);
+  STRATA_RETURN_IF_ERROR(use_gpu(properties.ordinal));
   void* fault = nullptr;
   STRATA_RETURN_IF_CUDA_ERROR(cudaHostAlloc(&fault, sizeof(GpuFault), cudaHostAllocPortable | cudaHostAllocMapped),
                               properties.ordinal);
@@ -175,6 +193,7 @@ Result<std::unique_ptr<GpuQueue>> CudaQueue::make(const std::string& name, const
 
 CudaQueue::~CudaQueue() {
   if (stream_ == nullptr) return;
+  log_error(use_gpu(state_->ordinal));
   log_error(cuda_status(cudaStreamSynchronize(stream_), "cudaStreamSynchronize", state_->ordinal));
   log_error(cuda_status(cudaStreamDestroy(stream_), "cudaStreamDestroy", state_->ordinal));
 }
@@ -203,11 +222,14 @@ cudaEvent_t CudaQueue::record_event(CudaEventPool& pool) {
   use_device();
   const Result<cudaEvent_t> event = pool.take();
   if (!event.ok()) {
-    state_->keep(event.status());
+    state_->keep(event.status().with_context("stream " + state_->name));
     return nullptr;
   }
-  keep(cudaEventRecord(*event, stream_), "cudaEventRecord");
-  return *event;
+  const cudaError_t error = cudaEventRecord(*event, stream_);
+  if (error == cudaSuccess) return *event;
+  keep(error, "cudaEventRecord");
+  pool.give(*event);  // it may still stand for what it was recorded for before
+  return nullptr;
 }
 
 std::shared_ptr<GpuMark> CudaQueue::mark() {
@@ -234,8 +256,9 @@ void CudaQueue::wait(const GpuCounter& counter, std::uint32_t value) {
   const CUresult result =
       state_->stream_wait_value.call(stream_, reinterpret_cast<CUdeviceptr>(word.address()), value, CU_STREAM_WAIT_VALUE_GEQ);
   if (result == CUDA_SUCCESS) return;
-  const std::string refused = result == CUDA_ERROR_NOT_SUPPORTED ? "the device does not support it"
-                                                                 : "CUresult " + std::to_string(static_cast<int>(result));
+  const std::string refused = result == CUDA_ERROR_NOT_SUPPORTED ? "the device does not support it; set device.backend: host"
+                                                                 : "CUresult " + std::to_string(static_cast<int>(result)) +
+                                                                       "; " + cuda_advice(cudaErrorUnknown);
   state_->keep(
       Status(result == CUDA_ERROR_NOT_SUPPORTED ? Code::unsupported : Code::internal,
              "stream " + state_->name + ": cuStreamWaitValue32 on GPU " + std::to_string(state_->ordinal) + ": " + refused));

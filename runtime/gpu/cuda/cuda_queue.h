@@ -24,6 +24,7 @@ class CudaEventPool {
   CudaEventPool& operator=(const CudaEventPool&) = delete;
   Result<cudaEvent_t> take();
   void give(cudaEvent_t event);
+  int ordinal() const { return ordinal_; }
 
  private:
   const int ordinal_;

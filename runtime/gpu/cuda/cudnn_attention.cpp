@@ -101,6 +101,7 @@ class CudnnAttention final : public GpuAttention {
   template <class Args, class Tensors>
   void enqueue(Direction direction, const Args& a, GpuQueue& queue, const Tensors& tensors) {
     const auto run = [&]() -> Status {
+      STRATA_RETURN_IF_ERROR(use_gpu(queue.properties().ordinal));  // the handle's
       STRATA_ASSIGN_OR_RETURN(const CudnnAttentionPlans::Prepared* const prepared,
                               plans_.get(direction, shape_of(a), queue.scratch().size()));
       const CudnnAttentionPart& part = prepared->part;
@@ -147,7 +148,7 @@ class CudnnAttention final : public GpuAttention {
 
 Result<std::unique_ptr<GpuAttention>> make_cudnn_attention(int ordinal) {
   STRATA_ASSIGN_OR_RETURN(std::shared_ptr<const CudnnApi> api, CudnnApi::load());
-  STRATA_RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal), ordinal);  // the handle is for the thread's device
+  STRATA_RETURN_IF_ERROR(use_gpu(ordinal));  // the handle is for the thread's device
   cudnnHandle_t handle = nullptr;
   STRATA_RETURN_IF_ERROR(api->checked(api->create(&handle), "cudnnCreate"));
   Result<CudnnDescriptor> properties = cudnn_properties(api, handle);

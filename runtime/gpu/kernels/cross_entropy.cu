@@ -1,4 +1,5 @@
-// Softmax cross-entropy: a block per row, one pass over the logits for the denominator, a second one for the gradient.
+// Softmax cross-entropy: a block per row, one pass over the logits for the denominator, a second one for the gradient. Which
+// thread adds what depends on where in 16 bytes a row begins, and so do the bits: in a tier a function of the shape.
 #include "runtime/gpu/kernels/entries.h"
 #include "runtime/gpu/kernels/units.h"
 #include "runtime/kernels/cross_entropy.h"
