@@ -76,6 +76,7 @@ Config config_of(const Row& row, const std::string& folder, bool on_gpu) {
     c.nvme.path = {folder + "/drive0", folder + "/drive1"};
     c.nvme.weights = {1, 2};
   }
+  c.nvme.gpu_direct = row.record_size == 16384;
   // On the host the gpu tier is a memory of its own too; at these rates the plan divides the update.
   if (!on_gpu) c.device.emulate.h2d = c.device.emulate.d2h = std::uint64_t{1} << 40;
   c.device.rates.h2d = c.device.rates.d2h = std::uint64_t{12} << 30;

@@ -86,9 +86,7 @@ class CudaDriver final : public GpuDriver {
     return CudaQueue::make(name, properties_, events_);
   }
   Result<std::shared_ptr<GpuCounter>> make_counter() override { return CudaCounter::make(properties_.ordinal); }
-  Status use_on_this_thread() override {
-    return cuda_status(cudaSetDevice(properties_.ordinal), "cudaSetDevice", properties_.ordinal);
-  }
+  Status use_on_this_thread() override { return use_gpu(properties_.ordinal); }
   std::string file_library() const override { return CuFile::kLibrary; }
   Result<GpuReadings> readings() override {
     const std::lock_guard lock(sensors_mutex_);
