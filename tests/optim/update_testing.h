@@ -121,17 +121,19 @@ inline ::testing::AssertionResult same(State& a, State& b, std::size_t n) {
   return ::testing::AssertionSuccess();
 }
 
-// Every optimizer that computes element by element, for a group that decays.
+// Every optimizer that computes element by element; under a sanitizer one with two states and one with the most cases.
 struct Method {
   const char* name;
   std::shared_ptr<const Optimizer> optimizer;
 };
 inline std::vector<Method> methods() {
-  return {{"AdamW", std::make_shared<AdamW>()},
-          {"Lion", std::make_shared<Lion>()},
-          {"Sgd", std::make_shared<Sgd>()},
-          {"Momentum", std::make_shared<Sgd>(SgdConfig{.momentum = 0.9})},
-          {"Nesterov", std::make_shared<Sgd>(SgdConfig{.momentum = 0.9, .nesterov = true})}};
+  std::vector<Method> all = {{"AdamW", std::make_shared<AdamW>()},
+                             {"Nesterov", std::make_shared<Sgd>(SgdConfig{.momentum = 0.9, .nesterov = true})}};
+  if (testing::kSanitized) return all;
+  all.push_back({"Lion", std::make_shared<Lion>()});
+  all.push_back({"Sgd", std::make_shared<Sgd>()});
+  all.push_back({"Momentum", std::make_shared<Sgd>(SgdConfig{.momentum = 0.9})});
+  return all;
 }
 inline constexpr UpdateStep kStep{.number = 7, .lr = 3e-4, .grad_scale = 0.37};
 inline constexpr ParamGroup kDecays{.weight_decay = 0.1};
