@@ -115,7 +115,8 @@ inline ::testing::AssertionResult same(State& a, State& b, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) {
     if (bits(a.p.data()[i]) != bits(b.p.data()[i])) return ::testing::AssertionFailure() << "p[" << i << "]";
     if (bits(a.first.data()[i]) != bits(b.first.data()[i])) return ::testing::AssertionFailure() << "first state[" << i << "]";
-    if (bits(a.second.data()[i]) != bits(b.second.data()[i])) return ::testing::AssertionFailure() << "second state[" << i << "]";
+    if (bits(a.second.data()[i]) != bits(b.second.data()[i]))
+      return ::testing::AssertionFailure() << "second state[" << i << "]";
     if (a.p16.data()[i].bits != b.p16.data()[i].bits) return ::testing::AssertionFailure() << "p16[" << i << "]";
   }
   return ::testing::AssertionSuccess();
