@@ -85,7 +85,7 @@ def check_gpu_tests(prefix):
 
 OWN_OPTIMIZER = """
 run: {{name: own}}
-model: {{type: llama, vocab_size: 256, hidden_size: 64, num_layers: 2, num_heads: 2}}
+model: {{type: llama, vocab_size: 257, hidden_size: 64, num_layers: 2, num_heads: 2}}
 data: {{train: ["{text}"], format: bytes}}
 training: {{seq_length: 64, micro_batch_size: 4, global_batch_size: 4}}
 optimizer: {{lr: 2.0e-3, groups: ["*norm* lr_scale=0.5"]}}
