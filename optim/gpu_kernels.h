@@ -3,6 +3,9 @@
 #pragma once
 
 #include "optim/adamw.h"
+#include "optim/adamw_transformers.h"
+#include "optim/apollo.h"
+#include "optim/galore.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
 
@@ -10,13 +13,20 @@ namespace strata {
 
 class GpuQueue;
 
-// Each enqueues an update on device memory and returns: the bits of UpdateKernels. The slice's arrays live until it is done.
+// Each enqueues an update on device memory and returns: the bits of UpdateKernels and LowRankKernels. The slice's arrays live
+// until it is done.
 struct OptimGpuKernels {
   void (*adamw)(const UpdateSlice& slice, const AdamWScalars& scalars, GpuQueue& queue);
+  void (*adamw_transformers)(const UpdateSlice& slice, const TransformersAdamWScalars& scalars, GpuQueue& queue);
   void (*lion)(const UpdateSlice& slice, const LionScalars& scalars, GpuQueue& queue);
   void (*sgd)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
   void (*momentum)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
   void (*nesterov)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
+  // gpu/low_rank.cu
+  void (*apollo_project)(const LowRankBlock& block, const LowRankScalars& scalars, const RowResults& results, GpuQueue& queue);
+  void (*apollo_apply)(const LowRankBlock& block, const float* s, const WeightRows& weights, const ApplyScalars& scalars,
+                       GpuQueue& queue);
+  void (*galore)(const LowRankBlock& block, const WeightRows& weights, const GaloreScalars& scalars, GpuQueue& queue);
 };
 
 namespace gpu_cuda {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "optim/adamw.h"
+#include "optim/adamw_transformers.h"
+#include "optim/late_decay_rules.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
 
@@ -9,10 +11,12 @@ namespace strata {
 
 struct UpdateKernels {
   void (*adamw)(const UpdateSlice& slice, const AdamWScalars& scalars);
+  void (*adamw_transformers)(const UpdateSlice& slice, const TransformersAdamWScalars& scalars);
   void (*lion)(const UpdateSlice& slice, const LionScalars& scalars);
   void (*sgd)(const UpdateSlice& slice, const SgdScalars& scalars);
   void (*momentum)(const UpdateSlice& slice, const SgdScalars& scalars);
   void (*nesterov)(const UpdateSlice& slice, const SgdScalars& scalars);
+  void (*scaled_gradient)(const UpdateSlice& slice, const ScaledGradientScalars& scalars);
 };
 // Of the instruction set in use (runtime/kernels/isa.h).
 const UpdateKernels& update_kernels();

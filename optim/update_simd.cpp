@@ -1,9 +1,10 @@
-// The bodies of the element-wise updates, one per instruction set. Everything used here is local to the translation unit or a template
-// over its Ops, so that no function compiled for AVX-512 can be linked into code for an older processor.
+// The bodies of the element-wise updates, one per instruction set. Everything used here is local to the translation unit or a
+// template over its Ops, so that no function compiled for AVX-512 can be linked into code for an older processor.
 #include <array>
 #include <cstddef>
 #include <cstdint>
 
+#include "optim/late_decay_rules.h"
 #include "optim/update_kernels.h"
 #include "optim/update_rules.h"
 
@@ -29,6 +30,7 @@ struct Ops {
   static constexpr std::int64_t kWidth = 16;
   static V set1(float x) { return _mm512_set1_ps(x); }
   static V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+  static V add(V a, V b) { return _mm512_add_ps(a, b); }
   static V sub(V a, V b) { return _mm512_sub_ps(a, b); }
   static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
   static V div(V a, V b) { return _mm512_div_ps(a, b); }
@@ -68,6 +70,7 @@ struct Ops {
   static constexpr std::int64_t kWidth = 8;
   static V set1(float x) { return _mm256_set1_ps(x); }
   static V mul(V a, V b) { return _mm256_mul_ps(a, b); }
+  static V add(V a, V b) { return _mm256_add_ps(a, b); }
   static V sub(V a, V b) { return _mm256_sub_ps(a, b); }
   static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
   static V div(V a, V b) { return _mm256_div_ps(a, b); }
@@ -120,6 +123,7 @@ struct Ops {
   static constexpr std::int64_t kWidth = 1;
   static V set1(float x) { return x; }
   static V mul(V a, V b) { return a * b; }
+  static V add(V a, V b) { return a + b; }
   static V sub(V a, V b) { return a - b; }
   static V fma(V a, V b, V c) { return __builtin_fmaf(a, b, c); }  // exact where it is a library call too
   static V div(V a, V b) { return a / b; }
@@ -216,10 +220,12 @@ void update(const UpdateSlice& s, const typename Rule::Scalars& scalars) {
 
 const UpdateKernels& update_kernels() {
   static constexpr UpdateKernels kKernels = {.adamw = update<AdamWRule<Ops>>,
+                                             .adamw_transformers = update<TransformersAdamWRule<Ops>>,
                                              .lion = update<LionRule<Ops>>,
                                              .sgd = update<SgdRule<Ops>>,
                                              .momentum = update<MomentumRule<Ops>>,
-                                             .nesterov = update<NesterovRule<Ops>>};
+                                             .nesterov = update<NesterovRule<Ops>>,
+                                             .scaled_gradient = update<ScaledGradientRule<Ops>>};
   return kKernels;
 }
 

@@ -1,28 +1,13 @@
 // The element-wise updates on a GPU: the formulas of update_rules.h over operations that are rounded once and never contracted.
+#include "optim/gpu/low_rank.h"
+#include "optim/gpu/update_ops.h"
 #include "optim/gpu_kernels.h"
+#include "optim/late_decay_rules.h"
 #include "optim/update_rules.h"
 #include "runtime/gpu/kernels/units.h"
 
 namespace strata::STRATA_GPU {
 namespace {
-
-struct Ops {
-  using V = float;
-  STRATA_HOST_DEVICE static V set1(float x) { return x; }
-  STRATA_DEVICE static V mul(V a, V b) { return mul_rn(a, b); }
-  STRATA_DEVICE static V sub(V a, V b) { return sub_rn(a, b); }
-  STRATA_DEVICE static V fma(V a, V b, V c) { return fma_rn(a, b, c); }
-  STRATA_DEVICE static V div(V a, V b) { return div_rn(a, b); }
-  STRATA_DEVICE static V sqrt(V a) { return sqrt_rn(a); }
-  STRATA_DEVICE static V sign(V a) {
-    const auto bits = float_to_bits(a), magnitude = bits & 0x7fffffffu;
-    return magnitude == 0u || magnitude > 0x7f800000u ? a : bits_to_float((bits & 0x80000000u) | 0x3f800000u);
-  }
-  // By integers: no compiler flag can assume that there is no NaN.
-  STRATA_DEVICE static V canonical(V a) {
-    return (float_to_bits(a) & 0x7fffffffu) > 0x7f800000u ? bits_to_float(0x7fc00000u) : a;
-  }
-};
 
 template <class Rule, class G>
 STRATA_KERNEL update_kernel(UpdateSlice s, const G* gradient, Units units, Rule rule) {
@@ -66,10 +51,14 @@ void update(const UpdateSlice& s, const typename Rule::Scalars& scalars, GpuQueu
 
 const OptimGpuKernels& optim_kernel_table() {
   static constexpr OptimGpuKernels kTable = {.adamw = update<AdamWRule<Ops>>,
+                                             .adamw_transformers = update<TransformersAdamWRule<Ops>>,
                                              .lion = update<LionRule<Ops>>,
                                              .sgd = update<SgdRule<Ops>>,
                                              .momentum = update<MomentumRule<Ops>>,
-                                             .nesterov = update<NesterovRule<Ops>>};
+                                             .nesterov = update<NesterovRule<Ops>>,
+                                             .apollo_project = apollo_project,
+                                             .apollo_apply = apollo_apply,
+                                             .galore = galore};
   return kTable;
 }
 

@@ -104,6 +104,8 @@ STRATA_DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
 STRATA_DEVICE float sqrt_rn(float a) { return __fsqrt_rn(a); }
 STRATA_DEVICE double add_rn(double a, double b) { return __dadd_rn(a, b); }
 STRATA_DEVICE double mul_rn(double a, double b) { return __dmul_rn(a, b); }
+STRATA_DEVICE double div_rn(double a, double b) { return __ddiv_rn(a, b); }
+STRATA_DEVICE double sqrt_rn(double a) { return __dsqrt_rn(a); }
 // Functions whose last bits may differ from the host's.
 STRATA_DEVICE float exp_approx(float x) { return __expf(x); }
 STRATA_DEVICE float exp2_approx(float x) { return exp2f(x); }

@@ -87,6 +87,8 @@ inline float div_rn(float a, float b) { return a / b; }
 inline float sqrt_rn(float a) { return std::sqrt(a); }
 inline double add_rn(double a, double b) { return a + b; }
 inline double mul_rn(double a, double b) { return a * b; }
+inline double div_rn(double a, double b) { return a / b; }
+inline double sqrt_rn(double a) { return std::sqrt(a); }
 inline float exp_approx(float x) { return std::exp(x); }
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float exp2_flushed(float x) {

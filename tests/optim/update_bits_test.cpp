@@ -40,6 +40,15 @@ Element adamw_element(const AdamWScalars& c) {
   };
 }
 
+Element transformers_adamw_element(const TransformersAdamWScalars& c) {
+  return [c](float& p, float& m, float& v, float gradient) {
+    const float g = gradient * c.grad_scale;
+    m = std::fma(c.one_minus_beta1, g - m, m);
+    v = std::fma(c.one_minus_beta2 * g, g, c.beta2 * v);
+    p = std::fma(-c.step_size, m / (std::sqrt(v) + c.eps), p) * c.decay_factor;
+  };
+}
+
 Element lion_element(const LionScalars& c) {
   return [c](float& p, float& m, float&, float gradient) {
     const float g = gradient * c.grad_scale;
@@ -64,6 +73,7 @@ Element sgd_element(const SgdScalars& c, bool has_momentum, bool nesterov) {
 
 Element element_of(const std::string& method, const UpdateStep& step, const ParamGroup& group) {
   if (method == "AdamW") return adamw_element(adamw_scalars({}, step, group));
+  if (method == "TransformersAdamW") return transformers_adamw_element(transformers_adamw_scalars({}, step, group));
   if (method == "Lion") return lion_element(lion_scalars({}, step, group));
   const SgdConfig config{.momentum = method == "Sgd" ? 0.0 : 0.9};
   return sgd_element(sgd_scalars(config, step, group), method != "Sgd", method == "Nesterov");

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "optim/adamw.h"
+#include "optim/adamw_transformers.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
 #include "tests/machines/machines.h"
@@ -131,6 +132,7 @@ inline std::vector<Method> methods() {
   std::vector<Method> all = {{"AdamW", std::make_shared<AdamW>()},
                              {"Nesterov", std::make_shared<Sgd>(SgdConfig{.momentum = 0.9, .nesterov = true})}};
   if (testing::kSanitized) return all;
+  all.push_back({"TransformersAdamW", std::make_shared<TransformersAdamW>()});
   all.push_back({"Lion", std::make_shared<Lion>()});
   all.push_back({"Sgd", std::make_shared<Sgd>()});
   all.push_back({"Momentum", std::make_shared<Sgd>(SgdConfig{.momentum = 0.9})});

@@ -29,9 +29,10 @@ WRAPPED = {
     r"cudnn": ["runtime"],
     r"nccl\.h$": ["parallel"],
     r"openssl/": ["trainer"],
+    r"Eigen/": ["optim"],
 }
 # headers that never appear in a header of ours: they would reach every file that includes it
-ONLY_IN_SOURCES = [r"yaml-cpp/", r"hwloc", r"liburing", r"(oneapi/)?dnnl", r"nlohmann/json\.hpp$", r"openssl/"]
+ONLY_IN_SOURCES = [r"yaml-cpp/", r"hwloc", r"liburing", r"(oneapi/)?dnnl", r"nlohmann/json\.hpp$", r"openssl/", r"Eigen/"]
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.MULTILINE)
 
 

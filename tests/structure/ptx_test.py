@@ -25,14 +25,30 @@ MOVES = {"ld", "st", "mov", "selp", "shfl"}  # they change no bit
 
 # What one element takes, by a part of the kernel's mangled name; and what a kernel does once beside its elements.
 ADAMW = {"mul.rn.f32": 4, "sub.rn.f32": 1, "fma.rn.f32": 4, "div.rn.f32": 1, "sqrt.rn.f32": 1}
+MOMENTS = {"mul.rn.f32": 2, "sub.rn.f32": 1, "add.rn.f32": 1, "fma.rn.f32": 2, "div.rn.f32": 1, "sqrt.rn.f32": 1}
+SQUARE = {"cvt.f64.f32": 1, "mul.rn.f64": 1, "add.rn.f64": 1}
+SQUARES = {"add.rn.f64": 4, "setp.nan.f64": 1}  # of a row, from its 16 lanes
 FROM_F16 = {"cvt.rn.f32.u16": 1, "mul.f32": 1}  # a denormal: an integer below 2^10 times 2^-24, exact
 KERNELS = {
     "optim/gpu/updates.cu": {
-        "AdamWRule": (ADAMW, {}),
+        "9AdamWRule": (ADAMW, {}),
+        "TransformersAdamWRule": ({"mul.rn.f32": 4, "sub.rn.f32": 1, "add.rn.f32": 1, "fma.rn.f32": 3, "div.rn.f32": 1, "sqrt.rn.f32": 1}, {}),
         "LionRule": ({"mul.rn.f32": 4, "fma.rn.f32": 3}, {}),
         "SgdRule": ({"mul.rn.f32": 1, "fma.rn.f32": 2}, {}),
         "MomentumRule": ({"mul.rn.f32": 1, "fma.rn.f32": 3}, {}),
         "NesterovRule": ({"mul.rn.f32": 1, "fma.rn.f32": 4}, {}),
+    },
+    "optim/gpu/low_rank.cu": {
+        # A thread has 16 sums, and adds 16 products to each between two barriers.
+        "14project_kernel": ({"mul.rn.f32": 1}, {"fma.rn.f32": 256}),
+        "19project_back_kernel": ({"mul.rn.f32": 1, "fma.rn.f32": 1}, {"fma.rn.f32": 256}),
+        "14moments_kernel": (MOMENTS, {}),
+        "18row_factors_kernel": (
+            MOMENTS | {opcode: 2 * n for opcode, n in SQUARE.items()},
+            {"add.rn.f64": 9, "setp.nan.f64": 2, "sqrt.rn.f64": 2, "div.rn.f64": 1, "cvt.rn.f32.f64": 1},
+        ),
+        "18row_squares_kernel": (SQUARE | {"mul.rn.f32": 1}, SQUARES),
+        "17scale_rows_kernel": ({"mul.rn.f32": 2, "fma.rn.f32": 1}, {"cvt.f64.f32": 1, "mul.rn.f64": 1, "cvt.rn.f32.f64": 1}),
     },
     "runtime/gpu/kernels/elementwise.cu": {
         "add_kernelIf": ({"add.rn.f32": 1}, {}),
@@ -94,7 +110,10 @@ def compile_ptx(nvcc, source, *flags):
 
 
 def with_plain_operators(source):
-    """updates.cu as it would look to somebody who has not read device.h."""
+    """updates.cu, with its operations in it, as it would look to somebody who has not read device.h."""
+    include = '#include "optim/gpu/update_ops.h"'
+    assert include in source
+    source = source.replace(include, (ROOT / "optim/gpu/update_ops.h").read_text().replace("#pragma once", ""))
     for name, operator in (("mul", "*"), ("sub", "-"), ("div", "/")):
         source = source.replace(f"{name}_rn(a, b)", f"a {operator} b")
     return source.replace("fma_rn(a, b, c)", "a * b + c")

@@ -1,0 +1,29 @@
+// The bodies of the passes over blocks of rows (low_rank.h, apollo.h, galore.h), one table for each instruction set.
+#pragma once
+
+#include "optim/apollo.h"
+#include "optim/galore.h"
+#include "optim/low_rank.h"
+
+namespace strata {
+
+struct LowRankKernels {
+  void (*apollo_project)(const LowRankBlock& block, const LowRankScalars& scalars, const RowResults& results, float* workspace);
+  void (*galore)(const LowRankBlock& block, const WeightRows& weights, const GaloreScalars& scalars, float* workspace);
+  void (*add_gram)(const float* g, std::int64_t rows, std::int64_t columns, double* gram);
+  std::int64_t (*workspace)(std::int64_t rank);
+};
+// Of the instruction set in use (runtime/kernels/isa.h).
+const LowRankKernels& low_rank_kernels();
+
+namespace isa_generic {
+const LowRankKernels& low_rank_kernels();
+}
+namespace isa_avx2 {
+const LowRankKernels& low_rank_kernels();
+}
+namespace isa_avx512 {
+const LowRankKernels& low_rank_kernels();
+}
+
+}  // namespace strata

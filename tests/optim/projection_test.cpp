@@ -1,0 +1,52 @@
+// Projections drawn on the host. Mutations caught: a projection's number or the parameter's name that does not count, a
+// deviation of 1.
+#include "optim/projection.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "runtime/status.h"
+
+namespace strata {
+namespace {
+
+TEST(PhiloxProjectionsTest, AreFunctionsOfSeedNameAndNumber) {
+  const ProjectedMatrix matrix{.name = "layers.0.mlp.up_proj.weight", .columns = 64, .rank = 16};
+  const auto fill = [](std::uint64_t seed, const ProjectedMatrix& of, std::int64_t number) {
+    std::vector<float> projection(static_cast<std::size_t>(of.columns * of.rank));
+    PhiloxProjections(seed).fill(of, number, projection);
+    return projection;
+  };
+  const std::vector<float> first = fill(1, matrix, 0);
+  EXPECT_EQ(first, fill(1, matrix, 0));
+  EXPECT_NE(first, fill(2, matrix, 0));
+  EXPECT_NE(first, fill(1, matrix, 1));
+  ProjectedMatrix other = matrix;
+  other.name += "2";
+  EXPECT_NE(first, fill(1, other, 0));
+  // The number before the name: "1" of "1x" is not "11" of "x".
+  EXPECT_NE(fill(1, {.name = "1x", .columns = 4, .rank = 4}, 1), fill(1, {.name = "x", .columns = 4, .rank = 4}, 11));
+  double sum = 0.0, squared = 0.0;
+  for (const float x : first) sum += x, squared += static_cast<double>(x) * static_cast<double>(x);
+  EXPECT_NEAR(sum / static_cast<double>(first.size()), 0.0, 4.0 * 0.25 / 32.0);
+  EXPECT_NEAR(squared / 64.0, 1.0, 0.2);  // |P x| is |x| on average
+}
+
+// Golden: what a checkpoint stands for must not change with the program.
+TEST(PhiloxProjectionsTest, DoNotChange) {
+  std::vector<float> projection(8);
+  PhiloxProjections(1234).fill({.name = "w", .columns = 4, .rank = 2}, 3, projection);
+  const std::vector<float> want = {0.388453186f, -0.626097441f, -0.302489698f, -0.634229362f,
+                                   0.609971523f, -0.320142031f, 0.970273077f,  0.587699533f};
+  for (std::size_t i = 0; i < want.size(); ++i) EXPECT_FLOAT_EQ(projection[i], want[i]) << i;
+}
+
+TEST(ProjectionSourceTest, RefusesAnotherSize) {
+  std::vector<float> projection(7);
+  EXPECT_THROW(PhiloxProjections(1).fill({.columns = 4, .rank = 2}, 0, projection), ContractViolation);
+  EXPECT_THROW(TorchProjections().fill({.columns = 4, .rank = 2}, 0, projection), ContractViolation);
+}
+
+}  // namespace
+}  // namespace strata
