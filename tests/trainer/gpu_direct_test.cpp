@@ -233,10 +233,15 @@ TEST(GpuDirectOnTheHost, IsAnErrorOfTheConfiguration) {
     const bool automatic = choice == Config::Device::Choice::automatic;
     if (automatic && cuda_device_count().ok()) continue;
     c.device.backend = choice;
-    const RunResult result = run_training(c, 1, std::make_shared<FormulaSource>(61));
-    EXPECT_EQ(exit_code(result.status), 2);
-    EXPECT_THAT(result.status.message(), HasSubstr(automatic ? "nvme.gpu_direct: is on, but the host computes"
-                                                             : "nvme.gpu_direct: is on, but device.backend is host"));
+    ThreadGroup alone(WorldSize{1});
+    const std::unique_ptr<Communicator> comm = alone.communicator(Rank{0});
+    const std::unique_ptr<Environment> environment = Environment::from_communicator(*comm, 1);
+    TrainerExtras extras;
+    extras.train = std::make_shared<FormulaSource>(61);
+    const Status status = Trainer::create(c, *environment, std::move(extras)).status();
+    EXPECT_EQ(exit_code(status), 2);
+    EXPECT_THAT(status.message(), HasSubstr(automatic ? "nvme.gpu_direct: is on, but the host computes"
+                                                      : "nvme.gpu_direct: is on, but device.backend is host"));
   }
 }
 
