@@ -5,6 +5,7 @@
 #include "optim/adamw.h"
 #include "optim/adamw_transformers.h"
 #include "optim/apollo.h"
+#include "optim/frugal.h"
 #include "optim/galore.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
@@ -13,8 +14,18 @@ namespace strata {
 
 class GpuQueue;
 
-// Each enqueues an update on device memory and returns: the bits of UpdateKernels and LowRankKernels. The slice's arrays live
-// until it is done.
+// FRUGAL's, as FrugalKernels.
+struct FrugalGpuKernels {
+  void (*adamw)(const FrugalSlice& slice, const AdamWScalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
+                GpuQueue& queue);
+  void (*lion)(const FrugalSlice& slice, const LionScalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
+               GpuQueue& queue);
+  void (*momentum)(const FrugalSlice& slice, const FrugalMomentumScalars& scalars, const StateFreeScalars& rest,
+                   bool states_are_zero, GpuQueue& queue);
+};
+
+// Each enqueues an update on device memory and returns: the bits of UpdateKernels, LowRankKernels and FrugalKernels. The
+// slice's arrays live until it is done.
 struct OptimGpuKernels {
   void (*adamw)(const UpdateSlice& slice, const AdamWScalars& scalars, GpuQueue& queue);
   void (*adamw_transformers)(const UpdateSlice& slice, const TransformersAdamWScalars& scalars, GpuQueue& queue);
@@ -27,6 +38,7 @@ struct OptimGpuKernels {
   void (*apollo_apply)(const LowRankBlock& block, const float* s, const WeightRows& weights, const ApplyScalars& scalars,
                        GpuQueue& queue);
   void (*galore)(const LowRankBlock& block, const WeightRows& weights, const GaloreScalars& scalars, GpuQueue& queue);
+  FrugalGpuKernels frugal;  // gpu/frugal.cu
 };
 
 namespace gpu_cuda {

@@ -1,4 +1,5 @@
 // The element-wise updates on a GPU: the formulas of update_rules.h over operations that are rounded once and never contracted.
+#include "optim/gpu/frugal.h"
 #include "optim/gpu/low_rank.h"
 #include "optim/gpu/update_ops.h"
 #include "optim/gpu_kernels.h"
@@ -58,7 +59,8 @@ const OptimGpuKernels& optim_kernel_table() {
                                              .nesterov = update<NesterovRule<Ops>>,
                                              .apollo_project = apollo_project,
                                              .apollo_apply = apollo_apply,
-                                             .galore = galore};
+                                             .galore = galore,
+                                             .frugal = kFrugalKernels};
   return kTable;
 }
 

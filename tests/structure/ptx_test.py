@@ -28,12 +28,20 @@ ADAMW = {"mul.rn.f32": 4, "sub.rn.f32": 1, "fma.rn.f32": 4, "div.rn.f32": 1, "sq
 MOMENTS = {"mul.rn.f32": 2, "sub.rn.f32": 1, "add.rn.f32": 1, "fma.rn.f32": 2, "div.rn.f32": 1, "sqrt.rn.f32": 1}
 SQUARE = {"cvt.f64.f32": 1, "mul.rn.f64": 1, "add.rn.f64": 1}
 SQUARES = {"add.rn.f64": 4, "setp.nan.f64": 1}  # of a row, from its 16 lanes
+LION = {"mul.rn.f32": 4, "fma.rn.f32": 3}
 FROM_F16 = {"cvt.rn.f32.u16": 1, "mul.f32": 1}  # a denormal: an integer below 2^10 times 2^-24, exact
+
+
+def frugal(element):
+    """What it takes with states and, beside it, without: a copy for each of the three rules, of which one does not look at the gradient."""
+    return {opcode: 3 * n + {"mul.rn.f32": 5, "fma.rn.f32": 3}.get(opcode, 0) for opcode, n in element.items()}
+
+
 KERNELS = {
     "optim/gpu/updates.cu": {
         "9AdamWRule": (ADAMW, {}),
         "TransformersAdamWRule": ({"mul.rn.f32": 4, "sub.rn.f32": 1, "add.rn.f32": 1, "fma.rn.f32": 3, "div.rn.f32": 1, "sqrt.rn.f32": 1}, {}),
-        "LionRule": ({"mul.rn.f32": 4, "fma.rn.f32": 3}, {}),
+        "LionRule": (LION, {}),
         "SgdRule": ({"mul.rn.f32": 1, "fma.rn.f32": 2}, {}),
         "MomentumRule": ({"mul.rn.f32": 1, "fma.rn.f32": 3}, {}),
         "NesterovRule": ({"mul.rn.f32": 1, "fma.rn.f32": 4}, {}),
@@ -49,6 +57,11 @@ KERNELS = {
         ),
         "18row_squares_kernel": (SQUARE | {"mul.rn.f32": 1}, SQUARES),
         "17scale_rows_kernel": ({"mul.rn.f32": 2, "fma.rn.f32": 1}, {"cvt.f64.f32": 1, "mul.rn.f64": 1, "cvt.rn.f32.f64": 1}),
+    },
+    "optim/gpu/frugal.cu": {
+        "AdamWRule": (frugal(ADAMW), {}),
+        "LionRule": (frugal(LION), {}),
+        "FrugalMomentumRule": (frugal({"mul.rn.f32": 2, "fma.rn.f32": 2}), {}),
     },
     "runtime/gpu/kernels/elementwise.cu": {
         "add_kernelIf": ({"add.rn.f32": 1}, {}),

@@ -1,0 +1,18 @@
+// Of frugal.cu, for the table in updates.cu.
+#pragma once
+
+#include "optim/gpu_kernels.h"
+#include "runtime/gpu/device.h"
+
+namespace strata::STRATA_GPU {
+
+void frugal_adamw(const FrugalSlice& slice, const AdamWScalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
+                  GpuQueue& queue);
+void frugal_lion(const FrugalSlice& slice, const LionScalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
+                 GpuQueue& queue);
+void frugal_momentum(const FrugalSlice& slice, const FrugalMomentumScalars& scalars, const StateFreeScalars& rest,
+                     bool states_are_zero, GpuQueue& queue);
+
+inline constexpr FrugalGpuKernels kFrugalKernels = {.adamw = frugal_adamw, .lion = frugal_lion, .momentum = frugal_momentum};
+
+}  // namespace strata::STRATA_GPU
