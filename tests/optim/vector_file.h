@@ -37,7 +37,7 @@ class File {
     std::size_t at = 4;
     const auto take = [&](void* to, std::size_t n) {
       STRATA_CHECK(at + n <= bytes.size(), name + " is truncated");
-      std::memcpy(to, bytes.data() + at, n);
+      if (n > 0) std::memcpy(to, bytes.data() + at, n);
       at += n;
     };
     const auto integer = [&] {
