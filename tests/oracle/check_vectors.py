@@ -19,7 +19,7 @@ import vector_file
 from methods import (
     NF4, adamw_a, adamw_b, apollo, badam_blocks, blocks_absmax, cpu_quantize, dequantize, dynamic_map, frugal,
     frugal_blocks, frugal_count, frugal_refresh, frugal_rule, galore, goes_right, lion, mt19937, new_state, next_seed,
-    norm, permute, quantize, randn_difference, sgd, side_of, state_free, torch_randn, up,
+    norm, permute, quantize, randn_difference, sgd, side_of, state_free, torch_randn,
 )
 
 # --- Comparing ---
