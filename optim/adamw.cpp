@@ -2,34 +2,22 @@
 
 #include <cmath>
 
+#include "optim/bias_correction.h"
 #include "optim/gpu_kernels.h"
 #include "optim/update_kernels.h"
 #include "runtime/gpu/driver.h"
 
 namespace strata {
-namespace {
-
-// x^n, n >= 0, by repeated squaring.
-double power(double x, std::int64_t n) {
-  double result = 1.0;
-  for (; n > 0; n >>= 1, x *= x) {
-    if (n & 1) result *= x;
-  }
-  return result;
-}
-
-}  // namespace
 
 AdamWScalars adamw_scalars(const AdamWConfig& config, const UpdateStep& step, const ParamGroup& group) {
-  STRATA_CHECK(step.number >= 1, "AdamW counts steps from 1");
   const auto rounded = [](double x) { return static_cast<float>(x); };
   const double lr = step.lr * group.lr_scale;
   return {.beta1 = rounded(config.beta1),
           .one_minus_beta1 = rounded(1.0 - config.beta1),
           .beta2 = rounded(config.beta2),
           .one_minus_beta2 = rounded(1.0 - config.beta2),
-          .step_size = rounded(lr / (1.0 - power(config.beta1, step.number))),
-          .inv_sqrt_bias2 = rounded(1.0 / std::sqrt(1.0 - power(config.beta2, step.number))),
+          .step_size = rounded(lr / bias_correction(config.beta1, step.number)),
+          .inv_sqrt_bias2 = rounded(1.0 / std::sqrt(bias_correction(config.beta2, step.number))),
           .eps = rounded(config.eps),
           .decay_factor = rounded(1.0 - lr * group.weight_decay),
           .grad_scale = rounded(step.grad_scale)};

@@ -30,8 +30,6 @@ AdamWScalars adamw_scalars(const AdamWConfig& config, const UpdateStep& step, co
 class AdamW final : public Optimizer {
  public:
   explicit AdamW(const AdamWConfig& config = {}) : config_(config) {}
-  const AdamWConfig& config() const { return config_; }
-
   const char* name() const override { return "adamw"; }
   std::vector<std::string> states() const override { return {"m", "v"}; }
   void update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const override;

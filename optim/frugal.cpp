@@ -10,9 +10,6 @@
 namespace strata {
 namespace {
 
-// As in optimizer.cpp.
-constexpr std::int64_t kBlock = std::int64_t{1} << 16;
-
 float rounded(double x) { return static_cast<float>(x); }
 
 StatefulKind kind_of(FrugalChoice choice) {
@@ -127,9 +124,9 @@ void Frugal::update(const FrugalSlice& slice, const UpdateStep& step, const Para
 
 void Frugal::update(const FrugalSlice& slice, const UpdateStep& step, const ParamGroup& group, ThreadPool& pool) const {
   const std::int64_t n = slice.range.n;
-  pool.parallel_for((n + kBlock - 1) / kBlock, [&](std::int64_t block) {
-    const std::int64_t begin = block * kBlock;
-    update(part(slice, begin, std::min(kBlock, n - begin)), step, group);
+  pool.parallel_for((n + kUpdateBlock - 1) / kUpdateBlock, [&](std::int64_t block) {
+    const std::int64_t begin = block * kUpdateBlock;
+    update(part(slice, begin, std::min(kUpdateBlock, n - begin)), step, group);
   });
 }
 

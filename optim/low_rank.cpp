@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "optim/bias_correction.h"
 #include "optim/low_rank_kernels.h"
 #include "runtime/kernels/isa.h"
 #include "runtime/status.h"
@@ -15,15 +16,6 @@ LowRankScalars low_rank_scalars(const LowRankConfig& config, double grad_scale) 
           .one_minus_beta2 = rounded(1.0 - config.beta2),
           .eps = rounded(config.eps),
           .grad_scale = rounded(grad_scale)};
-}
-
-double bias_correction(double beta, std::int64_t step) {
-  STRATA_CHECK(step >= 1, "steps count from 1");
-  double power = 1.0;
-  for (double x = beta; step > 0; step >>= 1, x *= x) {
-    if (step & 1) power *= x;
-  }
-  return 1.0 - power;
 }
 
 double uncorrected_step_size(double lr, double beta1, double beta2, std::int64_t step) {

@@ -56,8 +56,6 @@ struct LowRankScalars {
 };
 LowRankScalars low_rank_scalars(const LowRankConfig& config, double grad_scale);
 
-// 1 - beta^step, step >= 1: the power by repeated squaring, so that it is the same on every machine.
-double bias_correction(double beta, std::int64_t step);
 // lr * lr_scale * sqrt(1 - beta2^step) / (1 - beta1^step): the step size of the methods that add eps to the uncorrected root.
 double uncorrected_step_size(double lr, double beta1, double beta2, std::int64_t step);
 // 1 - lr * weight_decay, rounded once: multiplies the new weights.

@@ -3,12 +3,6 @@
 #include <algorithm>
 
 namespace strata {
-namespace {
-
-// Elements of one task: its arrays (1.1 MiB for AdamW) are large against the cost of handing it out, small against a record.
-constexpr std::int64_t kBlock = std::int64_t{1} << 16;
-
-}  // namespace
 
 UpdateSlice part(const UpdateSlice& slice, std::int64_t begin, std::int64_t n) {
   UpdateSlice part = slice;
@@ -32,10 +26,10 @@ void Optimizer::enqueue_on_gpu(const UpdateSlice&, const UpdateStep&, const Para
 
 void update(const Optimizer& optimizer, const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group,
             ThreadPool& pool) {
-  const std::int64_t blocks = (slice.n + kBlock - 1) / kBlock;
+  const std::int64_t blocks = (slice.n + kUpdateBlock - 1) / kUpdateBlock;
   pool.parallel_for(blocks, [&](std::int64_t block) {
-    const std::int64_t begin = block * kBlock;
-    optimizer.update(part(slice, begin, std::min(kBlock, slice.n - begin)), step, group);
+    const std::int64_t begin = block * kUpdateBlock;
+    optimizer.update(part(slice, begin, std::min(kUpdateBlock, slice.n - begin)), step, group);
   });
 }
 

@@ -30,6 +30,10 @@ struct UpdateSlice {
   std::array<float*, kMaxStates> new_states{};
 };
 
+// Elements of a thread's task: its arrays (1.1 MiB for AdamW) are large against the cost of handing it out, small against a
+// record.
+inline constexpr std::int64_t kUpdateBlock = std::int64_t{1} << 16;
+
 // Elements [begin, begin + n) of the slice.
 UpdateSlice part(const UpdateSlice& slice, std::int64_t begin, std::int64_t n);
 
