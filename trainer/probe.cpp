@@ -197,11 +197,14 @@ class Probe::Impl {
   }
 
   std::int64_t parameters_in(std::size_t bytes) const {
-    const std::size_t each = 4 * sizeof(float) + (options_.compute == DType::bf16 ? sizeof(bf16) : 0);
+    const std::size_t arrays = 2 + options_.optimizer.method->states().size();  // parameters, gradients
+    const std::size_t each = arrays * sizeof(float) + (options_.compute == DType::bf16 ? sizeof(bf16) : 0);
     return static_cast<std::int64_t>(bytes / each / 1024 * 1024);
   }
 
   void choose_gpu_update(Room& room) {
+    if (!options_.optimizer.method->updates_on_gpu())
+      return leave_out("gpu_update", std::string(options_.optimizer.method->name()) + " has no update on GPUs");
     ProbeSizes part;
     part.gpu_update = std::max<std::int64_t>(parameters_in(std::min(kGpuUpdateBytes, room.of_gpu() / 2)), 1024);
     if (fits(room, part, "gpu_update")) chosen_.gpu_update = part.gpu_update;

@@ -19,7 +19,7 @@ ProbeLoads::ProbeLoads(Workbench& bench, const Model& model, const EngineOptions
   const SampleUpdateOptions update{
       .states = method_->states().size(), .p16 = options.compute == DType::bf16, .g16 = options.grads_dtype == DType::bf16};
   if (sizes.cpu_update > 0) cpu_update_ = sample_update(on_cpu_, sizes.cpu_update, update);
-  if (sizes.gpu_update > 0 && method_->updates_on_gpu()) gpu_update_ = sample_update(on_gpu_, sizes.gpu_update, update);
+  if (sizes.gpu_update > 0) gpu_update_ = sample_update(on_gpu_, sizes.gpu_update, update);
   if (sizes.copies) make_copies();
   if (sizes.payload_bytes > 0) make_windows(options, sizes);
   if (sizes.compute && bench.dry()) forward_->enqueue();  // counts what it allocates beside all this
