@@ -27,9 +27,15 @@ set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(STRATA_HAS_CUDA TRUE)
 message(STATUS "CUDA toolkit ${CUDAToolkit_VERSION}, architectures ${STRATA_CUDA_ARCHITECTURES}")
 
+# Machine code is nearly a third of its size then; the driver unpacks what it loads.
+set(STRATA_CUDA_COMPRESS "")
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+  set(STRATA_CUDA_COMPRESS --compress-mode=size)
+endif()
+
 # No contraction, no flush to zero: the arithmetic is the host's (promise 1 of DESIGN).
 function(strata_cuda_sources target)
   target_sources(${target} PRIVATE ${ARGN})
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr --fmad=false --ftz=false --prec-div=true
-    --prec-sqrt=true $<$<BOOL:${STRATA_WERROR}>:--Werror=all-warnings>>)
+    --prec-sqrt=true ${STRATA_CUDA_COMPRESS} $<$<BOOL:${STRATA_WERROR}>:--Werror=all-warnings>>)
 endfunction()

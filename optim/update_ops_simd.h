@@ -25,10 +25,10 @@ namespace strata::STRATA_ISA {
 namespace {
 
 // Elements done at once in the main loop: their bf16 copies fill one cache line.
-constexpr std::int64_t kChunk = 32;
-constexpr std::uintptr_t kLine = 64;
+inline constexpr std::int64_t kChunk = 32;
+inline constexpr std::uintptr_t kLine = 64;
 // How far ahead lines are asked for: the processor's own prefetching follows the arrays less closely, and stops at each page.
-constexpr std::int64_t kAhead = 256;
+inline constexpr std::int64_t kAhead = 256;
 
 #if defined(STRATA_ISA_avx512)
 struct Ops {
