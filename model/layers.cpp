@@ -14,7 +14,7 @@ Tensor pop(Saved& saved) {
 
 Linear::Linear(std::vector<ParamSpec>& params, const std::string& name, const Options& options)
     : out_(options.out), weight_(params.size()), bias_(options.bias) {
-  params.push_back({name + ".weight", Shape{options.out, options.in}, options.init, true});
+  params.push_back({name + ".weight", Shape{options.out, options.in}, options.init, true, true});
   if (bias_) params.push_back({name + ".bias", Shape{options.out}, Init::constant(0.0f), false});
 }
 

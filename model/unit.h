@@ -26,6 +26,9 @@ struct ParamSpec {
   Shape shape;
   Init init;
   bool decay = true;  // weight decay applies (false for norms and biases)
+  // Weight of a linear layer inside a block: what optimizers project, and keep states of a part of, unless they are told
+  // otherwise (optimizer.groups).
+  bool projected = false;
 };
 
 // A parameter owned by another, earlier unit (a tied head).

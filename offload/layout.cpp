@@ -16,30 +16,20 @@ std::int64_t StateLayout::owned(Rank rank) const {
   return n;
 }
 
+ParamShape shape_of(const ParamExtent& param) {
+  if (param.columns == 0) return {param.name, 1, param.numel};
+  return {param.name, param.numel / param.columns, param.columns};
+}
+
 UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, WorldSize world) {
   UnitLayout unit;
   unit.name = std::move(name);
   for (const ParamDecl& p : params) {
-    unit.params.push_back({p.name, unit.numel, p.numel, p.group});
+    unit.params.push_back({p.name, unit.numel, p.numel, p.group, p.columns});
     unit.numel += (p.numel + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
   }
   unit.slices = partition_blocks(unit.numel, world, kLayoutBlock);
   return unit;
-}
-
-std::vector<GroupRun> group_runs(const UnitLayout& unit, Slice range) {
-  std::vector<GroupRun> runs;
-  for (std::size_t i = 0; i < unit.params.size(); ++i) {
-    const std::int64_t begin = std::max(range.first, unit.params[i].offset);
-    const std::int64_t next = i + 1 < unit.params.size() ? unit.params[i + 1].offset : unit.numel;
-    const std::int64_t end = std::min(range.end(), next);
-    if (begin >= end) continue;
-    if (!runs.empty() && runs.back().group == unit.params[i].group)
-      runs.back().range.count += end - begin;
-    else
-      runs.push_back({{begin, end - begin}, unit.params[i].group});
-  }
-  return runs;
 }
 
 std::vector<ParamPiece> params_in(const UnitLayout& unit, Slice range) {

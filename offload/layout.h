@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "optim/optimizer.h"
 #include "parallel/communicator.h"
 #include "parallel/partition.h"
 
@@ -20,8 +21,10 @@ struct ParamExtent {
   std::string name;
   std::int64_t offset = 0;  // elements, inside the unit's flat range
   std::int64_t numel = 0;
-  int group = 0;  // of hyper-parameters (ParamGroups)
+  int group = 0;             // of hyper-parameters (ParamGroups)
+  std::int64_t columns = 0;  // of a matrix; 0: is a vector
 };
+ParamShape shape_of(const ParamExtent& param);
 
 struct UnitLayout {
   std::string name;
@@ -35,6 +38,7 @@ struct ParamDecl {
   std::string name;
   std::int64_t numel = 0;
   int group = 0;
+  std::int64_t columns = 0;
 };
 
 struct StateLayout {
@@ -45,14 +49,6 @@ struct StateLayout {
 };
 
 UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, WorldSize world);
-
-// A stretch of one record with one set of hyper-parameters.
-struct GroupRun {
-  Slice range;  // in the unit's flat range
-  int group = 0;
-};
-// Cuts `range` of the unit where the group changes. Padding joins the run before it.
-std::vector<GroupRun> group_runs(const UnitLayout& unit, Slice range);
 
 // A stretch of one parameter inside a range of its unit.
 struct ParamPiece {

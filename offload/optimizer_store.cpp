@@ -11,7 +11,7 @@ namespace strata {
 
 void zero(const OptimizerRecord& record, const RecordState& state) {
   std::fill_n(state.p, record.range.count, 0.0f);
-  for (std::size_t k = 0; k < state.count; ++k) std::fill_n(state.states[k], record.range.count, 0.0f);
+  for (std::size_t k = 0; k < state.count; ++k) std::fill_n(state.states[k], record.states, 0.0f);
 }
 
 OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOptions& options, ParamStore& params,
@@ -21,6 +21,7 @@ OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOp
       params_(params),
       grads_(grads),
       streams_(streams),
+      choices_(layout_, *options_.method, options_.groups),
       separate_(streams.cpu_update.device().has_separate_memory()) {}
 
 OptimizerStore::~OptimizerStore() {
@@ -43,7 +44,10 @@ Result<std::unique_ptr<OptimizerStore>> OptimizerStore::create(const StateLayout
 void OptimizerStore::make_plan(Rank rank) {
   UpdateShape shape;
   shape.units = static_cast<int>(layout_.units.size());
-  shape.records = cut_optimizer_records(layout_, rank, options_.zero_stage, options_.record_size);
+  shape.records =
+      cut_optimizer_records(layout_, rank, options_.zero_stage, options_.record_size, *options_.method, options_.groups);
+  for (const OptimizerRecord& record : shape.records)
+    pieces_.push_back(state_pieces(layout_, record, *options_.method, options_.groups));
   shape.separate_memory = separate_;
   shape.gpu_direct = options_.nvme.gpu_direct;
   shape.compute = options_.compute;
@@ -61,9 +65,14 @@ void OptimizerStore::make_plan(Rank rank) {
 
 std::size_t OptimizerStore::payload_bytes(std::size_t r) const {
   const OptimizerRecord& record = records()[r];
-  const auto arrays = static_cast<std::int64_t>(states()) + (has_master(plan_.schedule.shape, r) ? 1 : 0);
-  if (arrays == 0) return 0;
-  return static_cast<std::size_t>((arrays - 1) * stride(record) + record.range.count) * sizeof(float);
+  std::int64_t values = 0, next = 0;
+  const auto add = [&](std::int64_t n) {
+    if (n > 0) values = next + n;
+    next += stride(n);
+  };
+  if (has_master(plan_.schedule.shape, r)) add(record.range.count);
+  for (std::size_t k = 0; k < states(); ++k) add(record.states);
+  return static_cast<std::size_t>(values) * sizeof(float);
 }
 
 Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes) {
@@ -84,6 +93,10 @@ Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std:
     if (!needs_shadow(plan_.schedule.shape, r)) continue;
     STRATA_ASSIGN_OR_RETURN(shadows_[r], cpu.allocate(payload_bytes(r), Category::optimizer, ("second " + what).c_str()));
   }
+  std::vector<char> on_gpu;
+  for (std::size_t r = 0; r < records().size(); ++r) on_gpu.push_back(route_of(plan_.schedule.shape, r).on_gpu ? 1 : 0);
+  STRATA_RETURN_IF_ERROR(choices_.allocate(records(), on_gpu, streams_.gpu_update, gpu, cpu));
+  choices_.hold(-1, 0);
   std::vector<std::span<std::byte>> windows;
   for (const Buffer& w : cpu_windows_) windows.emplace_back(w.data(), w.size());
   const std::optional<GpuDirectMemory> direct = direct_memory();
@@ -96,7 +109,7 @@ Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std:
 Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
   const WindowCounts& counts = plan_.schedule.windows;
   std::size_t in_file = 0, in_gpu = 0;
-  std::int64_t longest = 0;
+  std::int64_t longest = 0, longest_image = 0;
   bool some_direct = false, live_on_gpu = false, params_on_gpu = false, params_up = false, params_down = false,
        grads_down = false, grads_up = false;
   for (std::size_t r = 0; r < records().size(); ++r) {
@@ -113,6 +126,8 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
     grads_down = grads_down || route.grads_down;
     grads_up = grads_up || route.grads_up;
     longest = std::max(longest, records()[r].range.count);
+    longest_image =
+        std::max(longest_image, records()[r].range.count + static_cast<std::int64_t>(states()) * records()[r].states);
   }
   const auto n = static_cast<std::size_t>(longest);
   const auto take = [](TierArena& from, std::size_t bytes, const char* what, std::vector<Buffer>& to) -> Status {
@@ -149,8 +164,8 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
     STRATA_ASSIGN_OR_RETURN(rounded_, cpu.allocate(n * sizeof(bf16), Category::io, "rounded parameters of a record"));
   }
   if (separate_ && live_on_gpu) {
-    STRATA_ASSIGN_OR_RETURN(
-        image_, cpu.allocate((1 + states()) * n * sizeof(float), Category::io, "host image of an optimizer record"));
+    STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate(static_cast<std::size_t>(longest_image) * sizeof(float), Category::io,
+                                                 "host image of an optimizer record"));
   }
   return {};
 }
@@ -205,11 +220,11 @@ RecordState OptimizerStore::state_in(std::size_t r, std::byte* memory) const {
   RecordState state{.count = states()};
   if (has_master(plan_.schedule.shape, r)) {
     state.p = values;
-    values += stride(record);
+    values += stride(record.range.count);
   } else {
     state.p = reinterpret_cast<float*>(stored_params(r));
   }
-  for (std::size_t k = 0; k < state.count; ++k, values += stride(record)) state.states[k] = values;
+  for (std::size_t k = 0; k < state.count; ++k, values += stride(record.states)) state.states[k] = values;
   return state;
 }
 
@@ -270,6 +285,38 @@ void OptimizerStore::enqueue_write(const Instruction& i) {
   file_->write(file_records_[r], window_of(cpu_windows_, i.cpu_window), "nvme write", i.amount);
 }
 
+// Neighbours whose elements all have states are updated as one, with the padding behind them; padding behind others has none.
+std::vector<OptimizerStore::Run> OptimizerStore::runs_of(std::size_t r) const {
+  const OptimizerRecord& record = records()[r];
+  const UnitLayout& unit = layout_.units[static_cast<std::size_t>(record.unit)];
+  std::vector<Run> runs;
+  for (std::size_t i = 0; i < pieces_[r].size(); ++i) {
+    const auto& [piece, states_at] = pieces_[r][i];
+    const std::int64_t next = i + 1 < pieces_[r].size() ? pieces_[r][i + 1].of.offset : record.range.count;
+    const int group = unit.params[piece.param].group;
+    const StatefulChoices::Choice choice = choices_.of(record.unit, piece.param);
+    if (!choice.is_everything) {
+      runs.push_back({.first = piece.offset,
+                      .count = piece.count,
+                      .states_at = states_at,
+                      .group = group,
+                      .set = choice.set,
+                      .first_of_set = piece.first,
+                      .gpu_words = choice.gpu_words,
+                      .states_are_zero = choice.states_are_zero});
+      if (const std::int64_t padding = next - piece.offset - piece.count; padding > 0)
+        runs.push_back({.first = next - padding, .count = padding, .group = group, .set = StatefulSet::none(1, padding)});
+      continue;
+    }
+    if (Run* last = runs.empty() ? nullptr : &runs.back();
+        last != nullptr && !last->set && last->group == group && states_at - last->states_at == piece.offset - last->first)
+      last->count = next - last->first;
+    else
+      runs.push_back({.first = piece.offset, .count = next - piece.offset, .states_at = states_at, .group = group});
+  }
+  return runs;
+}
+
 void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step) {
   const auto r = static_cast<std::size_t>(i.record);
   const OptimizerRecord& record = records()[r];
@@ -290,29 +337,34 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step
   bf16* const p16 = options_.compute == DType::f32 ? nullptr : reinterpret_cast<bf16*>(new_params);
   const RecordState result = state_in(r, result_memory(i));
   const bool elsewhere = result_memory(i) != work_memory(i);
+  const StreamRef stream = stream_of(i.resource);
   std::vector<std::pair<UpdateSlice, ParamGroup>> slices;
-  for (const GroupRun& run : group_runs(layout_.units[static_cast<std::size_t>(record.unit)], record.range)) {
-    const std::int64_t at = run.range.first - record.range.first;
-    UpdateSlice slice{.p = state.p + at,
-                      .g = rounded ? nullptr : reinterpret_cast<const float*>(grads) + at,
-                      .g16 = rounded ? reinterpret_cast<const bf16*>(grads) + at : nullptr,
-                      .p16 = p16 == nullptr ? nullptr : p16 + at,
-                      .n = run.range.count,
-                      .new_p = elsewhere ? result.p + at : nullptr};
+  std::vector<StatefulSet> sets;  // that the slices refer to
+  for (const Run& run : runs_of(r)) {
+    UpdateSlice slice{.p = state.p + run.first,
+                      .g = rounded ? nullptr : reinterpret_cast<const float*>(grads) + run.first,
+                      .g16 = rounded ? reinterpret_cast<const bf16*>(grads) + run.first : nullptr,
+                      .p16 = p16 == nullptr ? nullptr : p16 + run.first,
+                      .n = run.count,
+                      .new_p = elsewhere ? result.p + run.first : nullptr,
+                      .states_are_zero = run.states_are_zero};
     for (std::size_t k = 0; k < state.count; ++k) {
-      slice.states[k] = state.states[k] + at;
-      if (elsewhere) slice.new_states[k] = result.states[k] + at;
+      slice.states[k] = state.states[k] + run.states_at;
+      if (elsewhere) slice.new_states[k] = result.states[k] + run.states_at;
+    }
+    if (run.set) {
+      slice = stateful_slice(*run.set, slice, run.first_of_set, stream.on_gpu() ? run.gpu_words : nullptr);
+      sets.push_back(*run.set);
     }
     slices.emplace_back(slice, options_.groups[run.group]);
   }
-  const StreamRef stream = stream_of(i.resource);
   const Optimizer& method = *options_.method;
   if (stream.on_gpu()) {
     const GpuOperation operation(stream, method.name());
     for (const auto& [slice, group] : slices)
       method.enqueue_on_gpu(slice, step, group, stream.device().gpu(), operation.queue());
   } else {
-    const auto work = [slices = std::move(slices), step, &method, &pool = stream.device().pool()] {
+    const auto work = [slices = std::move(slices), sets = std::move(sets), step, &method, &pool = stream.device().pool()] {
       for (const auto& [slice, group] : slices) update(method, slice, step, group, pool);
       return Status();
     };
@@ -370,6 +422,7 @@ void OptimizerStore::begin_step(const std::optional<UpdateStep>& guess) {
   finish_update();
   kept_versions_ = file_->versions();
   guess_ = plan_.waiting ? guess : std::nullopt;
+  if (guess_) choices_.choose(guess_->number);
   next_early_ = 0;
   completed_.assign(static_cast<std::size_t>(plan_.schedule.shape.units), 0);
   begun_ = true;
@@ -405,6 +458,7 @@ bool OptimizerStore::begin_update(const UpdateStep& step, const Event& after) {
   slots_[static_cast<std::size_t>(plan_.schedule.slots.norm())] = {after, {}};
   const bool guessed = guess_.has_value(), kept = guessed && *guess_ == step;
   if (guessed && !kept) forget();
+  choices_.choose(step.number);
   const UpdateSchedule& schedule = this->schedule(kept);
   update_ = {.schedule = &schedule,
              .through = instructions_through_units(schedule),
@@ -426,6 +480,7 @@ void OptimizerStore::finish_update() {
   for (; update_->next < update_->schedule->instructions.size(); ++update_->next)
     execute(update_->schedule->instructions[update_->next], update_->step);
   update_.reset();
+  choices_.were_updated();
   if (guess_) commit();
   hold_gradients();
 }
@@ -490,7 +545,8 @@ OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
     const std::int64_t n = records()[r].range.count;
     view.slot = slots.count();
     view.state = {.p = values, .count = states()};
-    for (std::size_t k = 0; k < states(); ++k) view.state.states[k] = values + static_cast<std::int64_t>(k + 1) * n;
+    for (std::size_t k = 0; k < states(); ++k)
+      view.state.states[k] = values + n + static_cast<std::int64_t>(k) * records()[r].states;
   } else {
     view.slot = slots.home(static_cast<int>(r));
     view.state = state_in(r, homes_[r].data());
@@ -499,9 +555,10 @@ OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
 }
 
 void OptimizerStore::copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const {
-  const std::size_t bytes = static_cast<std::size_t>(records()[r].range.count) * sizeof(float);
-  copy_async(from.p, to.p, bytes, stream);
-  for (std::size_t k = 0; k < from.count; ++k) copy_async(from.states[k], to.states[k], bytes, stream);
+  const auto bytes = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(float); };
+  copy_async(from.p, to.p, bytes(records()[r].range.count), stream);
+  for (std::size_t k = 0; k < from.count && records()[r].states > 0; ++k)
+    copy_async(from.states[k], to.states[k], bytes(records()[r].states), stream);
 }
 
 void OptimizerStore::load(std::size_t r, const HostView& view) {
@@ -599,6 +656,28 @@ Status OptimizerStore::visit(const std::function<Status(const OptimizerRecord&, 
     });
   }
   return streams_.host.synchronize();
+}
+
+std::vector<HeldPiece> OptimizerStore::held(const OptimizerRecord& record, Slice within) const {
+  const UnitLayout& unit = layout_.units[static_cast<std::size_t>(record.unit)];
+  std::vector<HeldPiece> all;
+  for (const auto& [piece, states_at] : pieces_[static_cast<std::size_t>(&record - records().data())]) {
+    const std::int64_t param_at = unit.params[piece.param].offset;
+    const std::int64_t first = std::max(piece.first, within.first - param_at);
+    const std::int64_t end = std::min(piece.first + piece.count, within.end() - param_at);
+    if (first >= end) continue;
+    const StatefulChoices::Choice choice = choices_.of(record.unit, piece.param);
+    const auto before = [&](std::int64_t element) { return states_before(choice.set.map(), element); };
+    all.push_back({.param = piece.param,
+                   .first = first,
+                   .offset = piece.offset + first - piece.first,
+                   .count = end - first,
+                   .first_state = before(first),
+                   .state_offset = states_at + before(first) - before(piece.first),
+                   .state_count = before(end) - before(first),
+                   .states_are_zero = choice.states_are_zero});
+  }
+  return all;
 }
 
 }  // namespace strata

@@ -22,6 +22,7 @@
 #include "offload/nvme_records.h"
 #include "offload/param_store.h"
 #include "offload/records.h"
+#include "offload/stateful_choices.h"
 #include "offload/update_plan.h"
 #include "optim/adamw.h"
 #include "optim/param_groups.h"
@@ -43,7 +44,7 @@ struct OptimizerStoreOptions {
   NvmeOptions nvme = {};
 };
 
-// f32, range.count elements each.
+// f32: range.count elements, and OptimizerRecord::states values of each state.
 struct RecordState {
   float* p = nullptr;
   std::array<float*, kMaxStates> states{};  // in the order of Optimizer::states(); the first `count` are there
@@ -52,6 +53,18 @@ struct RecordState {
 
 // Sets all of a record's values to 0. Padding between parameters must be.
 void zero(const OptimizerRecord& record, const RecordState& state);
+
+// What a record holds of a parameter: elements, and the states of those that have some.
+struct HeldPiece {
+  std::size_t param = 0;          // of the unit
+  std::int64_t first = 0;         // element, in the parameter
+  std::int64_t offset = 0;        // the same element's place in the record
+  std::int64_t count = 0;         // elements
+  std::int64_t first_state = 0;   // place among the states of all the parameter's elements that have some
+  std::int64_t state_offset = 0;  // the same one's place in each of the record's state arrays
+  std::int64_t state_count = 0;
+  bool states_are_zero = false;  // whatever is stored
+};
 
 struct UpdateStreams {
   StreamRef cpu_update;
@@ -110,6 +123,13 @@ class OptimizerStore {
   // Blocking. Calls `visit` with every record's state, up to date; it must not change it.
   Status visit(const std::function<Status(const OptimizerRecord&, RecordState)>& visit);
 
+  // What a record of records() holds of `within`, a range of its unit, by place; with the states that are there now.
+  std::vector<HeldPiece> held(const OptimizerRecord& record, Slice within) const;
+  // Which of the optimizer's choices the states are of (Optimizer::choice); -1: of none, they are zero.
+  std::int64_t held_choice() const { return choices_.held(); }
+  // What fill() gives next are states of this choice, after as many updates.
+  void hold_choice(std::int64_t choice, std::int64_t updates_done) { choices_.hold(choice, updates_done); }
+
   const std::vector<OptimizerRecord>& records() const { return plan_.schedule.shape.records; }
   const UpdatePlan& plan() const { return plan_; }
   // When record r's parameters are new, as enqueued so far.
@@ -147,9 +167,7 @@ class OptimizerStore {
   const RecordPlacement& placement(std::size_t r) const { return plan_.schedule.shape.placements[r]; }
   // Elements from one array of a record to the next: large arrays whose addresses differ by a power of two would share cache
   // sets and halve the speed of the update.
-  static std::int64_t stride(const OptimizerRecord& record) {
-    return record.range.count + (record.range.count >= (std::int64_t{1} << 18) ? 8192 : 0);
-  }
+  static std::int64_t stride(std::int64_t n) { return n + (n >= (std::int64_t{1} << 18) ? 8192 : 0); }
   std::size_t states() const { return static_cast<std::size_t>(plan_.schedule.shape.states); }
   std::size_t payload_bytes(std::size_t r) const;
   RecordState state_in(std::size_t r, std::byte* memory) const;
@@ -180,6 +198,17 @@ class OptimizerStore {
   // The record's newest state from and to its file: through a window that the schedule gives it, or that of fill() and visit().
   void enqueue_read(const Instruction& instruction);
   void enqueue_write(const Instruction& instruction);
+  // Elements of a record that are updated at once.
+  struct Run {
+    std::int64_t first = 0, count = 0;
+    std::int64_t states_at = 0;
+    int group = 0;
+    std::optional<StatefulSet> set = {};  // of the matrix that it is a part of; absent: all elements have states
+    std::int64_t first_of_set = 0;
+    const StatefulWord* gpu_words = nullptr;
+    bool states_are_zero = false;
+  };
+  std::vector<Run> runs_of(std::size_t r) const;
   void enqueue_update(const Instruction& instruction, const UpdateStep& step);
   void enqueue_params(const Instruction& instruction);             // up or down
   const std::byte* sums_of(const Instruction& instruction) const;  // gradients of its record, at home or in their window
@@ -234,6 +263,8 @@ class OptimizerStore {
   // checksums and headers need, for reading and for writing.
   Buffer direct_image_;
   std::vector<Buffer> direct_scratch_, direct_bounce_;
+  std::vector<std::vector<StatePiece>> pieces_;  // of each record
+  StatefulChoices choices_;
   const bool separate_;  // whether the gpu tier is another memory
   std::unique_ptr<NvmeRecords> file_;
 };

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "offload/layout.h"
+#include "optim/param_groups.h"
 #include "runtime/arena.h"
 
 namespace strata {
@@ -12,6 +13,8 @@ namespace strata {
 struct OptimizerRecord {
   int unit = 0;
   Slice range;  // in the unit's flat range
+  std::int64_t states =
+      0;  // values in the array of each of the optimizer's states; of elements that all have some: range.count
 };
 
 // Where a record's state lives, and whether the GPU updates it. A record at home on the GPU is updated there.
@@ -29,7 +32,22 @@ struct UnitPlacement {
 };
 
 // Cuts what `rank` updates, in unit order. record_size: parameters, rounded up to whole layout blocks. Pure.
+// Every element has states.
 std::vector<OptimizerRecord> cut_optimizer_records(const StateLayout& layout, Rank rank, int zero_stage,
                                                    std::int64_t record_size);
+// The same, with room for the states that `method` keeps.
+std::vector<OptimizerRecord> cut_optimizer_records(const StateLayout& layout, Rank rank, int zero_stage,
+                                                   std::int64_t record_size, const Optimizer& method,
+                                                   const ParamGroups& groups);
+
+// A parameter's part of a record.
+struct StatePiece {
+  ParamPiece of;
+  std::int64_t states_at = 0;  // where those of its elements begin, in each of the record's state arrays
+};
+// By place. What has states throughout has them where its elements are, counted from the first of them, padding included, so
+// that neighbours of that kind can be updated as one.
+std::vector<StatePiece> state_pieces(const StateLayout& layout, const OptimizerRecord& record, const Optimizer& method,
+                                     const ParamGroups& groups);
 
 }  // namespace strata

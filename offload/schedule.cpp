@@ -54,8 +54,9 @@ bool has_master(const UpdateShape& shape, std::size_t record) {
 }
 
 double state_bytes(const UpdateShape& shape, std::size_t record) {
-  const int arrays = shape.states + (has_master(shape, record) ? 1 : 0);
-  return static_cast<double>(shape.records[record].range.count) * arrays * static_cast<double>(sizeof(float));
+  const OptimizerRecord& r = shape.records[record];
+  const std::int64_t values = shape.states * r.states + (has_master(shape, record) ? r.range.count : 0);
+  return static_cast<double>(values) * static_cast<double>(sizeof(float));
 }
 
 std::size_t prompt_records(std::size_t records, double delayed) {

@@ -87,7 +87,7 @@ struct UpdateShape {
   bool separate_memory = false;  // CPU and GPU memory are two: gradients and parameters are copied between them
   DType compute = DType::f32;    // of the parameters that are computed with
   DType grads = DType::f32;      // of the gradient sums that the update reads
-  int states = 2;                // f32 values that the optimizer keeps for each parameter
+  int states = 2;                // of the optimizer: arrays of f32 that a record has of OptimizerRecord::states values each
 };
 
 // Of the record's unit.

@@ -1,6 +1,6 @@
 #include "optim/frugal.h"
 
-#include <algorithm>
+#include <fmt/format.h>
 
 #include "optim/frugal_kernels.h"
 #include "optim/gpu_kernels.h"
@@ -20,11 +20,13 @@ StatefulKind kind_of(FrugalChoice choice) {
 
 // Calls one member of a table, whose last arguments are `more`.
 template <class Table, class... More>
-void call(const Table& table, const FrugalConfig& config, const FrugalSlice& slice, const UpdateStep& step,
-          const ParamGroup& group, More&... more) {
-  const FrugalPeriod period = frugal_period(config, step.number);
+void call(const Table& table, const FrugalConfig& config, UpdateSlice slice, const UpdateStep& step, const ParamGroup& group,
+          More&... more) {
+  FrugalPeriod period{.local_step = step.number, .states_are_zero = step.number == 1};
+  if (group.projected) period = frugal_period(config, step.number);
+  slice.states_are_zero = slice.states_are_zero || period.states_are_zero;
   const double lr = step.lr * group.lr_scale;
-  const double projected = lr * config.proj_params_lr_scale;
+  const double projected = group.projected ? lr * config.proj_params_lr_scale : lr;
   const UpdateStep local{.number = period.local_step, .lr = projected, .grad_scale = step.grad_scale};
   const float decay_factor = rounded(1.0 - lr * group.weight_decay);
   const StateFreeScalars rest{.rule = config.state_free,
@@ -34,17 +36,17 @@ void call(const Table& table, const FrugalConfig& config, const FrugalSlice& sli
   if (const auto* adamw = std::get_if<AdamWConfig>(&config.stateful)) {
     AdamWScalars scalars = adamw_scalars(*adamw, local, {});
     scalars.decay_factor = decay_factor;
-    table.adamw(slice, scalars, rest, period.states_are_zero, more...);
+    table.adamw(slice, scalars, rest, more...);
   } else if (const auto* lion = std::get_if<LionConfig>(&config.stateful)) {
     LionScalars scalars = lion_scalars(*lion, local, {});
     scalars.decay_factor = decay_factor;
-    table.lion(slice, scalars, rest, period.states_are_zero, more...);
+    table.lion(slice, scalars, rest, more...);
   } else {
     const FrugalMomentumScalars scalars{.lr = rounded(projected),
                                         .momentum = rounded(std::get<FrugalMomentumConfig>(config.stateful).momentum),
                                         .decay_factor = decay_factor,
                                         .grad_scale = rounded(step.grad_scale)};
-    table.momentum(slice, scalars, rest, period.states_are_zero, more...);
+    table.momentum(slice, scalars, rest, more...);
   }
 }
 
@@ -84,30 +86,7 @@ StatefulSet frugal_set(const FrugalConfig& config, std::int64_t rows, std::int64
                            key);
 }
 
-FrugalSlice frugal_slice(const StatefulSet& set, const UpdateSlice& range, std::int64_t first, const StatefulWord* words) {
-  STRATA_CHECK(first >= 0 && range.n >= 0 && first + range.n <= set.rows() * set.columns(), "a range is of its matrix");
-  return {.range = range,
-          .map = words == nullptr ? set.map() : set.map(words),
-          .first = first,
-          .states_before_first = states_before(set.map(), first)};
-}
-
-FrugalSlice part(const FrugalSlice& slice, std::int64_t begin, std::int64_t n) {
-  FrugalSlice part = slice;
-  part.first = slice.first + begin;
-  part.states_before_first = states_before(slice.map, part.first);
-  // The states move by other steps than the rest.
-  UpdateSlice rest = slice.range;
-  rest.states = rest.new_states = {};
-  part.range = strata::part(rest, begin, n);
-  const std::int64_t states = part.states_before_first - slice.states_before_first;
-  const auto moved = [states](float* array) { return array == nullptr ? nullptr : array + states; };
-  std::transform(slice.range.states.begin(), slice.range.states.end(), part.range.states.begin(), moved);
-  std::transform(slice.range.new_states.begin(), slice.range.new_states.end(), part.range.new_states.begin(), moved);
-  return part;
-}
-
-Frugal::Frugal(const FrugalConfig& config) : config_(config) {
+Frugal::Frugal(const FrugalConfig& config, std::uint64_t seed) : config_(config), seed_(seed) {
   STRATA_CHECK(config.density >= 0.0 && config.density <= 1.0, "FRUGAL's density is a part");
   STRATA_CHECK(config.update_gap >= 1, "FRUGAL's update_gap is a number of steps");
 }
@@ -118,19 +97,49 @@ std::vector<std::string> Frugal::states() const {
   return {"momentum"};
 }
 
-void Frugal::update(const FrugalSlice& slice, const UpdateStep& step, const ParamGroup& group) const {
+namespace {
+
+bool chooses(const FrugalConfig& config, const ParamGroup& group) {
+  return group.projected && config.choice != FrugalChoice::tensors;
+}
+
+const char* to_string(FrugalChoice choice) {
+  switch (choice) {
+    case FrugalChoice::columns: return "columns";
+    case FrugalChoice::rows: return "rows";
+    case FrugalChoice::entries: return "entries";
+    case FrugalChoice::tensors: return "tensors";
+  }
+  return "?";
+}
+
+}  // namespace
+
+StatefulSet Frugal::stateful(const ParamShape& param, const ParamGroup& group, std::int64_t choice) const {
+  if (!chooses(config_, group)) return Optimizer::stateful(param, group, choice);
+  return frugal_set(config_, param.rows, param.columns, {seed_, param.name, choice});
+}
+
+std::int64_t Frugal::most_states(const ParamShape& param, const ParamGroup& group, std::int64_t first, std::int64_t n) const {
+  if (!chooses(config_, group)) return n;
+  return StatefulSet::most_drawn(kind_of(config_.choice), param.rows, param.columns,
+                                 frugal_count(config_.choice, param.rows, param.columns, config_.density), first, n);
+}
+
+std::int64_t Frugal::stateful_words(const ParamShape& param, const ParamGroup& group) const {
+  return chooses(config_, group) ? StatefulSet::word_count(kind_of(config_.choice), param.rows, param.columns) : 0;
+}
+
+std::string Frugal::choice_rule() const {
+  return fmt::format("{} density {} every {} steps, seed {}", to_string(config_.choice), config_.density, config_.update_gap,
+                     seed_);
+}
+
+void Frugal::update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const {
   call(frugal_kernels(), config_, slice, step, group);
 }
 
-void Frugal::update(const FrugalSlice& slice, const UpdateStep& step, const ParamGroup& group, ThreadPool& pool) const {
-  const std::int64_t n = slice.range.n;
-  pool.parallel_for((n + kUpdateBlock - 1) / kUpdateBlock, [&](std::int64_t block) {
-    const std::int64_t begin = block * kUpdateBlock;
-    update(part(slice, begin, std::min(kUpdateBlock, n - begin)), step, group);
-  });
-}
-
-void Frugal::enqueue_on_gpu(const FrugalSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
+void Frugal::enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
                             GpuQueue& queue) const {
   call(driver.table<OptimGpuKernels>().frugal, config_, slice, step, group, queue);
 }

@@ -3,8 +3,8 @@
 // with states; the others by a rule without. Which part: columns, rows or entries of every matrix (their Coord classes), or
 // whole tensors (their Block classes). What is projected on singular vectors (their Galore classes) is not here.
 //
-// Arithmetic without state: what is chosen is a function of seed, names and step (StatefulSet, active_blocks()); states are the
-// caller's, laid out as stateful_set.h says. Differences from the authors' code: momentum begins at zero, not as a copy of the
+// What is chosen is a function of seed, names and step (StatefulSet, active_blocks()); states are the caller's, laid out as
+// stateful_set.h says. Differences from the authors' code: momentum begins at zero, not as a copy of the
 // gradient or of the weights; where states are kept over a refresh, they pass from the old choice to the new one in ascending
 // order, not in that of two random lists.
 #pragma once
@@ -16,15 +16,9 @@
 
 #include "optim/adamw.h"
 #include "optim/lion.h"
-#include "optim/stateful_set.h"
-#include "optim/update_slice.h"
-#include "runtime/status.h"
-#include "runtime/thread_pool.h"
+#include "optim/optimizer.h"
 
 namespace strata {
-
-class GpuQueue;
-class GpuDriver;
 
 enum class FrugalChoice : std::uint8_t { columns, rows, entries, tensors };
 // The step of elements without states, from their gradient: none, the gradient, its sign (of 0: 0).
@@ -53,28 +47,13 @@ struct FrugalPeriod {
   std::int64_t refresh = 0;     // number of the choice that holds, from 0
   std::int64_t local_step = 1;  // of the states, for bias corrections, from 1
   bool begins = true;           // the choice is new
-  bool states_are_zero = true;  // whatever is stored, which may be anything
+  bool states_are_zero = true;
   bool operator==(const FrugalPeriod&) const = default;
 };
 FrugalPeriod frugal_period(const FrugalConfig& config, std::int64_t step);
 
 // The choice of refresh `key.refresh` for a matrix, whose name is in the key; not of tensors.
 StatefulSet frugal_set(const FrugalConfig& config, std::int64_t rows, std::int64_t columns, const StatefulKey& key);
-
-// A range of a matrix. range.states and new_states: from the range's first element with states on, without gaps (null or
-// anything where it has none). UpdateSlice says the rest.
-struct FrugalSlice {
-  UpdateSlice range;
-  StatefulMap map;
-  std::int64_t first = 0;  // of the range, flat, row-major
-  std::int64_t states_before_first = 0;
-};
-// first + range.n <= elements of the set. words: a copy of the set's for the processor that updates; null: its own, for the
-// host.
-FrugalSlice frugal_slice(const StatefulSet& set, const UpdateSlice& range, std::int64_t first,
-                         const StatefulWord* words = nullptr);
-// Elements [begin, begin + n) of the range, with their states. The map's words are in host memory.
-FrugalSlice part(const FrugalSlice& slice, std::int64_t begin, std::int64_t n);
 
 // One step's scalars, as AdamWScalars.
 struct StateFreeScalars {
@@ -87,32 +66,37 @@ struct FrugalMomentumScalars {
   float lr, momentum, decay_factor, grad_scale;
 };
 
-// Immutable: one object serves every thread.
-class Frugal {
+// Of parameters whose group is projected; the others have the optimizer with states alone, at the learning rate and the step
+// number of all steps. What of a parameter has states is the slice's map; density in [0, 1], update_gap at least 1.
+// Per element, each operation rounded once: with states those of AdamW (adamw.h), Lion (lion.h) at the learning rate lr *
+// proj_params_lr_scale, or
+//   g' = g * grad_scale;  p' = p * decay_factor;  b = fma(momentum, b, g');  p = fma(-lr, b, p')
+// and without states
+//   g' = g * grad_scale;  p' = p * decay_factor;  p = fma(-(lr * proj_params_lr_scale * inactive_lr_scale), f(g'), p')
+// decay_factor is 1 - lr * weight_decay for all. Any cutting, alignment and processor gives the same bits.
+class Frugal final : public Optimizer {
  public:
-  // density in [0, 1], update_gap at least 1.
-  explicit Frugal(const FrugalConfig& config);
+  // seed: of the choices.
+  explicit Frugal(const FrugalConfig& config, std::uint64_t seed = 0);
   const FrugalConfig& config() const { return config_; }
-  // Of elements that have states.
-  std::vector<std::string> states() const;
 
-  // On the calling thread. step.number counts all steps from 1: which states are current is frugal_period()'s. Per element,
-  // each operation rounded once: with states those of AdamW (adamw.h), Lion (lion.h) at the learning rate lr *
-  // proj_params_lr_scale, or
-  //   g' = g * grad_scale;  p' = p * decay_factor;  b = fma(momentum, b, g');  p = fma(-lr, b, p')
-  // and without states
-  //   g' = g * grad_scale;  p' = p * decay_factor;  p = fma(-(lr * proj_params_lr_scale * inactive_lr_scale), f(g'), p')
-  // decay_factor is 1 - lr * weight_decay for all. Any cutting, alignment and processor gives the same bits.
-  void update(const FrugalSlice& slice, const UpdateStep& step, const ParamGroup& group) const;
-  // Cut into blocks over the pool; the calling thread takes part. The same bits.
-  void update(const FrugalSlice& slice, const UpdateStep& step, const ParamGroup& group, ThreadPool& pool) const;
-  // Enqueues the update on device memory, the map's words too, and returns: the same bits. Arrays and words live until it is
-  // done.
-  void enqueue_on_gpu(const FrugalSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
-                      GpuQueue& queue) const;
+  const char* name() const override { return "frugal"; }
+  std::vector<std::string> states() const override;
+  // Of choices columns, rows and entries; whole tensors are the caller's.
+  std::int64_t choice(std::int64_t step) const override { return frugal_period(config_, step).refresh; }
+  StatefulSet stateful(const ParamShape& param, const ParamGroup& group, std::int64_t choice) const override;
+  std::int64_t most_states(const ParamShape& param, const ParamGroup& group, std::int64_t first, std::int64_t n) const override;
+  std::int64_t stateful_words(const ParamShape& param, const ParamGroup& group) const override;
+  std::string choice_rule() const override;
+
+  void update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const override;
+  bool updates_on_gpu() const override { return true; }
+  void enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
+                      GpuQueue& queue) const override;
 
  private:
   FrugalConfig config_;
+  std::uint64_t seed_;
 };
 
 }  // namespace strata

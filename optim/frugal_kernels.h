@@ -1,5 +1,4 @@
-// The bodies of FRUGAL's updates (frugal_rules.h), one table for each instruction set. states_are_zero: the stored ones are not
-// read.
+// The bodies of FRUGAL's updates (frugal_rules.h), one table for each instruction set.
 #pragma once
 
 #include "optim/frugal.h"
@@ -7,10 +6,9 @@
 namespace strata {
 
 struct FrugalKernels {
-  void (*adamw)(const FrugalSlice& slice, const AdamWScalars& scalars, const StateFreeScalars& rest, bool states_are_zero);
-  void (*lion)(const FrugalSlice& slice, const LionScalars& scalars, const StateFreeScalars& rest, bool states_are_zero);
-  void (*momentum)(const FrugalSlice& slice, const FrugalMomentumScalars& scalars, const StateFreeScalars& rest,
-                   bool states_are_zero);
+  void (*adamw)(const UpdateSlice& slice, const AdamWScalars& scalars, const StateFreeScalars& rest);
+  void (*lion)(const UpdateSlice& slice, const LionScalars& scalars, const StateFreeScalars& rest);
+  void (*momentum)(const UpdateSlice& slice, const FrugalMomentumScalars& scalars, const StateFreeScalars& rest);
 };
 // Of the instruction set in use (runtime/kernels/isa.h).
 const FrugalKernels& frugal_kernels();

@@ -67,8 +67,8 @@ constexpr std::int64_t kBlock = 512;
 template <class Rule, class G>
 class Update {
  public:
-  Update(const FrugalSlice& s, const G* g, const Rule& rule, const StateFree<Ops>& rest, bool states_are_zero)
-      : s_(s.range), g_(g), to_(s.range), rule_(rule), rest_(rest), zero_(states_are_zero), walk_(s.map, s.first) {}
+  Update(const UpdateSlice& s, const G* g, const Rule& rule, const StateFree<Ops>& rest)
+      : s_(s), g_(g), to_(s), rule_(rule), rest_(rest), zero_(s.states_are_zero), walk_(s.map, s.first) {}
 
   void run() {
     const std::int64_t n = s_.n;
@@ -208,11 +208,11 @@ class Update {
 };
 
 template <class Rule>
-void update(const FrugalSlice& s, const typename Rule::Scalars& scalars, const StateFreeScalars& rest, bool states_are_zero) {
+void update(const UpdateSlice& s, const typename Rule::Scalars& scalars, const StateFreeScalars& rest) {
   const Rule rule(scalars);
   const StateFree<Ops> without(rest);
-  if (s.range.g16 != nullptr) return Update<Rule, bf16>(s, s.range.g16, rule, without, states_are_zero).run();
-  Update<Rule, float>(s, s.range.g, rule, without, states_are_zero).run();
+  if (s.g16 != nullptr) return Update<Rule, bf16>(s, s.g16, rule, without).run();
+  Update<Rule, float>(s, s.g, rule, without).run();
 }
 
 }  // namespace

@@ -16,12 +16,10 @@ class GpuQueue;
 
 // FRUGAL's, as FrugalKernels.
 struct FrugalGpuKernels {
-  void (*adamw)(const FrugalSlice& slice, const AdamWScalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
-                GpuQueue& queue);
-  void (*lion)(const FrugalSlice& slice, const LionScalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
-               GpuQueue& queue);
-  void (*momentum)(const FrugalSlice& slice, const FrugalMomentumScalars& scalars, const StateFreeScalars& rest,
-                   bool states_are_zero, GpuQueue& queue);
+  void (*adamw)(const UpdateSlice& slice, const AdamWScalars& scalars, const StateFreeScalars& rest, GpuQueue& queue);
+  void (*lion)(const UpdateSlice& slice, const LionScalars& scalars, const StateFreeScalars& rest, GpuQueue& queue);
+  void (*momentum)(const UpdateSlice& slice, const FrugalMomentumScalars& scalars, const StateFreeScalars& rest,
+                   GpuQueue& queue);
 };
 
 // Each enqueues an update on device memory and returns: the bits of UpdateKernels, LowRankKernels and FrugalKernels. The

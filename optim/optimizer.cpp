@@ -15,9 +15,27 @@ UpdateSlice part(const UpdateSlice& slice, std::int64_t begin, std::int64_t n) {
   move(part.g16);
   move(part.p16);
   move(part.new_p);
-  for (float*& state : part.states) move(state);
-  for (float*& state : part.new_states) move(state);
+  part.first += begin;
+  part.states_before_first =
+      slice.map.kind == StatefulKind::all ? slice.states_before_first + begin : states_before(slice.map, part.first);
+  const std::int64_t states = part.states_before_first - slice.states_before_first;
+  for (auto* arrays : {&part.states, &part.new_states})
+    for (float*& state : *arrays)
+      if (state != nullptr) state += states;
   return part;
+}
+
+UpdateSlice stateful_slice(const StatefulSet& set, const UpdateSlice& slice, std::int64_t first, const StatefulWord* words) {
+  STRATA_CHECK(first >= 0 && slice.n >= 0 && first + slice.n <= set.rows() * set.columns(), "a slice is of its matrix");
+  UpdateSlice of_set = slice;
+  of_set.map = words == nullptr ? set.map() : set.map(words);
+  of_set.first = first;
+  of_set.states_before_first = states_before(set.map(), first);
+  return of_set;
+}
+
+StatefulSet Optimizer::stateful(const ParamShape& param, const ParamGroup&, std::int64_t) const {
+  return StatefulSet::all(param.rows, param.columns);
 }
 
 void Optimizer::enqueue_on_gpu(const UpdateSlice&, const UpdateStep&, const ParamGroup&, const GpuDriver&, GpuQueue&) const {

@@ -1,17 +1,19 @@
 // An optimizer: what it keeps for each parameter, and what a step makes of both. Stores, plans, checkpoints and the trainer
 // know optimizers by this alone; examples/custom_optimizer adds one.
 //
-// Element-wise: what becomes of an element depends on its own gradient, value and states, the step's scalars and its group, and
-// on nothing else, so that records may be cut anywhere. Every update is one written sequence of correctly rounded IEEE f32
-// operations: the same bits on every processor, whatever the vector width, slicing or alignment.
+// Element-wise: what becomes of an element depends on its own gradient, value and states, the step's scalars, its group and
+// whether it has states, and on nothing else, so that records may be cut anywhere. Every update is one written sequence of
+// correctly rounded IEEE f32 operations: the same bits on every processor, whatever the vector width, slicing or alignment.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "optim/param_groups.h"
+#include "optim/stateful_set.h"
 #include "optim/update_slice.h"
 #include "runtime/status.h"
 #include "runtime/thread_pool.h"
@@ -29,6 +31,17 @@ struct UpdateStep {
   bool operator==(const UpdateStep&) const = default;
 };
 
+// A parameter as an optimizer sees it: row-major; a vector is one row.
+struct ParamShape {
+  std::string_view name;
+  std::int64_t rows = 1, columns = 1;
+};
+
+// `slice` of a matrix of which not all elements have states, from element `first` on (flat, row-major). words: a copy of the
+// set's for the processor that updates; null: its own, for the host.
+UpdateSlice stateful_slice(const StatefulSet& set, const UpdateSlice& slice, std::int64_t first,
+                           const StatefulWord* words = nullptr);
+
 // Immutable: one object serves every thread.
 class Optimizer {
  public:
@@ -39,6 +52,22 @@ class Optimizer {
   // Names of the f32 values that it keeps for each parameter, as checkpoints call them: at most kMaxStates; none is "p". They
   // are zero before the first update.
   virtual std::vector<std::string> states() const = 0;
+
+  // Which elements have states may be chosen, and chosen anew from time to time; by default all have. Number of the choice that
+  // holds in a step, from 0; it does not fall from step to step. States of a new choice are zero whatever was stored before.
+  virtual std::int64_t choice(std::int64_t /*step*/) const { return 0; }
+  // A function of its arguments alone: the same on every rank.
+  virtual StatefulSet stateful(const ParamShape& param, const ParamGroup& group, std::int64_t choice) const;
+  // How many of elements [first, first + n) have states at most, whatever the choice; of a whole parameter: in every choice.
+  virtual std::int64_t most_states(const ParamShape& /*param*/, const ParamGroup& /*group*/, std::int64_t /*first*/,
+                                   std::int64_t n) const {
+    return n;
+  }
+  // How many words() the sets of this parameter have.
+  virtual std::int64_t stateful_words(const ParamShape& /*param*/, const ParamGroup& /*group*/) const { return 0; }
+  // What choices depend on besides the parameters, as a text: checkpoints hold it, and states of another one are refused.
+  // Empty: nothing is chosen.
+  virtual std::string choice_rule() const { return {}; }
 
   // On the calling thread.
   virtual void update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const = 0;

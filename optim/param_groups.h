@@ -12,6 +12,7 @@ namespace strata {
 struct ParamGroup {
   double lr_scale = 1.0;  // multiplies the schedule's learning rate
   double weight_decay = 0.0;
+  bool projected = false;  // optimizers that treat a part of the parameters in their own way (FRUGAL) do so with this one
   bool operator==(const ParamGroup&) const = default;
 };
 
@@ -19,10 +20,18 @@ struct ParamGroup {
 struct GroupRule {
   std::string params;  // fnmatch(3) pattern of the whole name: * any characters, ? one, [ab] one of these
   std::optional<double> lr_scale = {}, weight_decay = {};
+  std::optional<bool> projected = {};
   bool operator==(const GroupRule&) const = default;
 };
 
-// "PATTERN lr_scale=NUMBER weight_decay=NUMBER", either or both. Error invalid_config: what is wrong, with the text.
+// What a parameter is by its nature.
+struct ParamNature {
+  bool decays = true;      // all but norms and biases
+  bool projected = false;  // weights of linear layers inside the model's blocks
+};
+
+// "PATTERN lr_scale=NUMBER weight_decay=NUMBER projected=true|false", one of these or more. Error invalid_config: what is
+// wrong, with the text.
 Result<GroupRule> parse_group_rule(const std::string& text);
 
 class ParamGroups {
@@ -30,8 +39,8 @@ class ParamGroups {
   // weight_decay: of parameters that decay by their nature (all but norms and biases) where no rule says otherwise.
   explicit ParamGroups(double weight_decay = 0.0, std::vector<GroupRule> rules = {});
 
-  // The group of a parameter: by the first rule that matches. decays: by its nature.
-  int of(const std::string& name, bool decays) const;
+  // The group of a parameter: by the first rule that matches.
+  int of(const std::string& name, const ParamNature& nature) const;
   const ParamGroup& operator[](int group) const { return groups_[static_cast<std::size_t>(group)]; }
   const std::vector<GroupRule>& rules() const { return rules_; }
   // Patterns of the rules that come first for none of `names`: most likely a typing error.
@@ -41,7 +50,7 @@ class ParamGroups {
   std::size_t rule_of(const std::string& name) const;  // rules_.size(): none
 
   std::vector<GroupRule> rules_;
-  std::vector<ParamGroup> groups_;  // for each rule, and for none: of what does not decay by its nature, and of what does
+  std::vector<ParamGroup> groups_;  // for each rule, and for none, of each of the four natures
 };
 
 }  // namespace strata

@@ -10,25 +10,9 @@
 #include <string_view>
 #include <vector>
 
+#include "optim/stateful_map.h"
+
 namespace strata {
-
-enum class StatefulKind : std::uint8_t { none, all, columns, rows, entries };
-
-// 32 columns, rows or entries (flat, row-major): bit b of word w is of number 32 w + b; how many have states before number 32
-// w.
-struct StatefulWord {
-  std::uint32_t bits = 0, before = 0;
-  bool operator==(const StatefulWord&) const = default;
-};
-
-// What an update needs to know of a set; trivially copyable. words: memory of the processor that updates; of kinds all and none
-// null.
-struct StatefulMap {
-  StatefulKind kind = StatefulKind::none;
-  std::int64_t columns = 1;  // of the matrix
-  std::int64_t per_row = 0;  // of kind columns: how many have states
-  const StatefulWord* words = nullptr;
-};
 
 // How many of the elements before this one (flat, row-major; the number of elements: of all) have states. Words in host memory.
 // So the states of the range [first, first + n) begin at states_before(first), and there are states_before(first + n) -
@@ -43,7 +27,7 @@ struct StatefulKey {
 };
 
 // `count` different numbers below n (count <= n < 2^32), each set as likely as any other, in ascending order: those whose words
-// of Philox (runtime/rng.h), the stream of the key's name and refresh, are smallest.
+// of Philox (runtime/rng.h), the stream of the key's name and refresh, are smallest; of equal words the first ones.
 std::vector<std::int64_t> draw_numbers(std::int64_t n, std::int64_t count, const StatefulKey& key);
 
 // Immutable, and cheap to copy. Of columns and rows it keeps 8 bytes for 32 of them, of entries 0.25 bytes an element; fewer
@@ -54,9 +38,16 @@ class StatefulSet {
   static StatefulSet all(std::int64_t rows, std::int64_t columns);
   // Of kind columns, rows or entries; the numbers of those chosen, in any order, each once.
   static StatefulSet of(StatefulKind kind, std::int64_t rows, std::int64_t columns, std::span<const std::int64_t> chosen);
-  // The same as of(draw_numbers()).
+  // `count` columns, rows or entries. Columns as draw_numbers() gives them. Rows and entries are drawn so that what a record
+  // holds of a matrix needs no more room than its share: by layers of 64 rows or 4096 entries, each with its part of `count`
+  // (the difference of count * numbers / all of them, cut off, at its ends), from within as draw_numbers() would.
   static StatefulSet draw(StatefulKind kind, std::int64_t rows, std::int64_t columns, std::int64_t count,
                           const StatefulKey& key);
+  // How many of the elements [first, first + n) have states at most, whatever draw() gives; of the whole matrix: exactly.
+  static std::int64_t most_drawn(StatefulKind kind, std::int64_t rows, std::int64_t columns, std::int64_t count,
+                                 std::int64_t first, std::int64_t n);
+  // How many words() a set of this kind has.
+  static std::int64_t word_count(StatefulKind kind, std::int64_t rows, std::int64_t columns);
 
   std::int64_t rows() const { return rows_; }
   std::int64_t columns() const { return map_.columns; }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "optim/stateful_map.h"
 #include "runtime/dtype.h"
 
 namespace strata {
@@ -28,13 +29,19 @@ struct UpdateSlice {
   // All or none: what p and the states become goes here, and they are only read.
   float* new_p = nullptr;
   std::array<float*, kMaxStates> new_states{};
+  // Which elements have states, where not all do: the slice begins at element `first` (flat, row-major) of the map's matrix,
+  // and states and new_states with those of the first element from there on that has some, without gaps.
+  StatefulMap map{.kind = StatefulKind::all};
+  std::int64_t first = 0;
+  std::int64_t states_before_first = 0;  // of the matrix
+  bool states_are_zero = false;          // whatever is stored, which may be anything
 };
 
 // Elements of a thread's task: its arrays (1.1 MiB for AdamW) are large against the cost of handing it out, small against a
 // record.
 inline constexpr std::int64_t kUpdateBlock = std::int64_t{1} << 16;
 
-// Elements [begin, begin + n) of the slice.
+// Elements [begin, begin + n) of the slice. The map's words are in host memory.
 UpdateSlice part(const UpdateSlice& slice, std::int64_t begin, std::int64_t n);
 
 }  // namespace strata

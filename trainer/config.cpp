@@ -175,13 +175,33 @@ class Resolver {
   void optimizer() {
     auto& o = c_.optimizer;
     using Type = Config::Optimizer::Type;
-    const char* const type = o.type == Type::adamw ? "adamw" : o.type == Type::lion ? "lion" : "sgd";
-    const bool sgd = o.type == Type::sgd;
+    using Stateful = Config::Optimizer::Stateful;
+    const bool frugal = o.type == Type::frugal;
+    const char* const name = o.type == Type::frugal  ? "frugal"
+                             : o.type == Type::adamw ? "adamw"
+                             : o.type == Type::lion  ? "lion"
+                                                     : "sgd";
+    optional("stateful", o.stateful, frugal, name, Stateful::adamw);
+    const Stateful stateful = frugal                  ? *o.stateful
+                              : o.type == Type::adamw ? Stateful::adamw
+                              : o.type == Type::lion  ? Stateful::lion
+                                                      : Stateful::sgd;
+    const char* const type = stateful == Stateful::adamw  ? "adamw"
+                             : stateful == Stateful::lion ? "lion"
+                                                          : "sgd";  // of its states
+    const bool sgd = stateful == Stateful::sgd;
     optional("beta1", o.beta1, !sgd, type, 0.9);
-    optional("beta2", o.beta2, !sgd, type, o.type == Type::lion ? 0.99 : 0.95);
-    optional("eps", o.eps, o.type == Type::adamw, type, 1e-8);
-    optional("momentum", o.momentum, sgd, type, 0.0);
-    optional("nesterov", o.nesterov, sgd, type, false);
+    optional("beta2", o.beta2, !sgd, type, stateful == Stateful::lion ? 0.99 : 0.95);
+    optional("eps", o.eps, stateful == Stateful::adamw, type, 1e-8);
+    optional("momentum", o.momentum, sgd, type, frugal ? 0.9 : 0.0);
+    optional("nesterov", o.nesterov, sgd && !frugal, name, false);
+    optional("coord_choice", o.coord_choice, frugal, name, Config::Optimizer::Choice::columns);
+    optional("density", o.density, frugal, name, 0.25);
+    require(frugal || o.update_gap == 0, "optimizer.update_gap: {} has none; remove it", name);
+    if (frugal && o.update_gap == 0) o.update_gap = 200;
+    optional("inactive_update_rule", o.inactive_update_rule, frugal, name, Config::Optimizer::Inactive::sign_sgd);
+    optional("inactive_lr_scale", o.inactive_lr_scale, frugal, name, 1.0);
+    optional("proj_params_lr_scale", o.proj_params_lr_scale, frugal, name, 1.0);
     require(!o.nesterov.value_or(false) || o.momentum.value_or(0.0) > 0.0,
             "optimizer.nesterov: looks one momentum ahead, and there is none; set optimizer.momentum");
     for (const std::string& text : o.groups) {

@@ -83,11 +83,21 @@ struct Config {
   } precision;
 
   struct Optimizer {
-    enum class Type { adamw, lion, sgd } type = Type::adamw;
+    enum class Type { adamw, lion, sgd, frugal } type = Type::adamw;
     double lr = 3e-4;
     // Derived: as is usual for the type; absent where it has none.
     std::optional<double> beta1{}, beta2{}, eps{}, momentum{};
     std::optional<bool> nesterov{};
+    // Of frugal alone; derived as those above.
+    enum class Stateful { adamw, lion, sgd };
+    std::optional<Stateful> stateful{};
+    enum class Choice { columns, rows, entries };
+    std::optional<Choice> coord_choice{};
+    std::optional<double> density{};
+    std::int64_t update_gap = 0;
+    enum class Inactive { none, sgd, sign_sgd };
+    std::optional<Inactive> inactive_update_rule{};
+    std::optional<double> inactive_lr_scale{}, proj_params_lr_scale{};
     double weight_decay = 0.1;
     std::vector<std::string> groups{};  // texts of parse_group_rule()
   } optimizer;

@@ -201,9 +201,12 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
        "optimizer.type", c.optimizer.type,
        {{"adamw", Config::Optimizer::Type::adamw},
         {"lion", Config::Optimizer::Type::lion},
-        {"sgd", Config::Optimizer::Type::sgd}},
+        {"sgd", Config::Optimizer::Type::sgd},
+        {"frugal", Config::Optimizer::Type::frugal}},
        "adamw: Loshchilov and Hutter 2019, 8 bytes of state a parameter; lion: Chen et al. 2023, "
-       "4 bytes; sgd: stochastic gradient descent, 4 bytes with momentum, else none. Master "
+       "4 bytes; sgd: stochastic gradient descent, 4 bytes with momentum, else none; frugal: Zmushko et al. 2025, of the "
+       "weights of "
+       "linear layers only a part, chosen anew every update_gap steps, has states. Master "
        "weights come on top. Norms and biases are not decayed.")
       .alias("optimizer.name");
   s.add("optimizer.lr", c.optimizer.lr, "Peak learning rate.")
@@ -229,20 +232,57 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
   s.add("optimizer.momentum", c.optimizer.momentum, "Part of the last step's direction that is kept.")
       .at_least(0)
       .less_than(1)
-      .automatic("0; only sgd has one")
+      .automatic("0; only sgd has one; of frugal with sgd 0.9")
       .alias("optimizer.params.momentum");
   s.add("optimizer.nesterov", c.optimizer.nesterov, "The step looks one momentum ahead.")
       .automatic("false; only sgd with momentum has it")
       .alias("optimizer.params.nesterov");
+  using Stateful = Config::Optimizer::Stateful;
+  s.add_choice<Stateful>(
+       "optimizer.stateful", c.optimizer.stateful,
+       {{"adamw", Stateful::adamw}, {"lion", Stateful::lion}, {"sgd", Stateful::sgd}},
+       "frugal: what the elements with states are trained by, and all of embeddings, norms, biases and the head.")
+      .automatic("adamw; only frugal has one");
+  using Choice = Config::Optimizer::Choice;
+  s.add_choice<Choice>("optimizer.coord_choice", c.optimizer.coord_choice,
+                       {{"columns", Choice::columns}, {"rows", Choice::rows}, {"randk", Choice::entries}},
+                       "frugal: what of a matrix (outputs x inputs) is chosen: columns, rows, or single entries (randk).")
+      .automatic("columns; only frugal has one");
+  s.add("optimizer.density", c.optimizer.density, "frugal: the part that has states.")
+      .at_least(0)
+      .at_most(1)
+      .automatic("0.25; only frugal has one");
+  s.add("optimizer.update_gap", c.optimizer.update_gap,
+        "frugal: steps between two choices, each with states that begin at zero.")
+      .at_least(1)
+      .at_most(kMaxSteps)
+      .automatic("200; only frugal has one");
+  using Inactive = Config::Optimizer::Inactive;
+  s.add_choice<Inactive>("optimizer.inactive_update_rule", c.optimizer.inactive_update_rule,
+                         {{"no", Inactive::none}, {"sgd", Inactive::sgd}, {"sign_sgd", Inactive::sign_sgd}},
+                         "frugal: the step of elements without states: none, along the gradient, or along its sign.")
+      .automatic("sign_sgd; only frugal has one");
+  s.add("optimizer.inactive_lr_scale", c.optimizer.inactive_lr_scale,
+        "frugal: learning rate of elements without states, times that of those with.")
+      .at_least(0)
+      .automatic("1; only frugal has one");
+  s.add("optimizer.proj_params_lr_scale", c.optimizer.proj_params_lr_scale,
+        "frugal: learning rate of the parameters of which a part has states, times that of the others; their decay keeps the "
+        "plain one.")
+      .at_least(0)
+      .automatic("1; only frugal has one");
   s.add("optimizer.weight_decay", c.optimizer.weight_decay, "Weight decay: decoupled, but that sgd adds it to the gradient.")
       .at_least(0)
       .alias("weight_decay")
       .alias("optimizer.params.weight_decay");
-  s.add("optimizer.groups", c.optimizer.groups,
-        "Parameters with other settings: each text is a pattern of names (`*` any characters, `?` one) and what holds where it "
-        "matches, such as `embed.* lr_scale=0.1 weight_decay=0`. lr_scale multiplies the learning rate. The first pattern that "
-        "matches a "
-        "name counts; one that is the first for none is an error.");
+  s.add(
+      "optimizer.groups", c.optimizer.groups,
+      "Parameters with other settings: each text is a pattern of names (`*` any characters, `?` one) and what holds where it "
+      "matches, such as `embed.* lr_scale=0.1 weight_decay=0`. lr_scale multiplies the learning rate; projected=true or false "
+      "says "
+      "whether frugal keeps states of a part (else only of the weights of linear layers inside blocks). The first pattern that "
+      "matches a "
+      "name counts; one that is the first for none is an error.");
 
   s.section(
       "scheduler",

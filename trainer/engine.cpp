@@ -13,7 +13,10 @@ StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& 
   layout.world = world;
   for (int u = 0; u < model.unit_count(); ++u) {
     std::vector<ParamDecl> params;
-    for (const ParamSpec& p : model.unit(u).params()) params.push_back({p.name, p.shape.numel(), groups.of(p.name, p.decay)});
+    for (const ParamSpec& p : model.unit(u).params()) {
+      const int group = groups.of(p.name, {.decays = p.decay, .projected = p.projected});
+      params.push_back({p.name, p.shape.numel(), group, p.shape.rank() == 2 ? p.shape[1] : 0});
+    }
     layout.units.push_back(layout_unit(model.unit(u).name(), params, world));
   }
   return layout;

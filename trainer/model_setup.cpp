@@ -5,6 +5,7 @@
 
 #include "model/hf.h"
 #include "optim/adamw.h"
+#include "optim/frugal.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
 #include "trainer/gpu_setup.h"
@@ -37,8 +38,35 @@ Rates rates_of(const Config::Device::Speeds& speeds) {
   return rates;
 }
 
-std::shared_ptr<const Optimizer> make_optimizer(const Config::Optimizer& o) {
+std::shared_ptr<const Optimizer> make_frugal(const Config::Optimizer& o, std::uint64_t seed) {
+  using Choice = Config::Optimizer::Choice;
+  using Inactive = Config::Optimizer::Inactive;
+  FrugalConfig config{.choice = *o.coord_choice == Choice::columns ? FrugalChoice::columns
+                                : *o.coord_choice == Choice::rows  ? FrugalChoice::rows
+                                                                   : FrugalChoice::entries,
+                      .density = o.density.value(),
+                      .update_gap = o.update_gap,
+                      .state_free = *o.inactive_update_rule == Inactive::none  ? StateFreeRule::none
+                                    : *o.inactive_update_rule == Inactive::sgd ? StateFreeRule::sgd
+                                                                               : StateFreeRule::sign_sgd,
+                      .inactive_lr_scale = o.inactive_lr_scale.value(),
+                      .proj_params_lr_scale = o.proj_params_lr_scale.value()};
+  switch (o.stateful.value()) {
+    case Config::Optimizer::Stateful::adamw:
+      config.stateful = AdamWConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value(), .eps = o.eps.value()};
+      break;
+    case Config::Optimizer::Stateful::lion:
+      config.stateful = LionConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value()};
+      break;
+    case Config::Optimizer::Stateful::sgd: config.stateful = FrugalMomentumConfig{.momentum = o.momentum.value()}; break;
+  }
+  return std::make_shared<Frugal>(config, seed);
+}
+
+// seed: of what an optimizer draws.
+std::shared_ptr<const Optimizer> make_optimizer(const Config::Optimizer& o, std::uint64_t seed) {
   switch (o.type) {
+    case Config::Optimizer::Type::frugal: return make_frugal(o, seed);
     case Config::Optimizer::Type::adamw:
       return std::make_shared<AdamW>(AdamWConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value(), .eps = o.eps.value()});
     case Config::Optimizer::Type::lion:
@@ -62,7 +90,7 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.order_is_planned = c.offload.micro_batch_order == Config::Offload::Order::automatic;
   options.seq_length = c.training.seq_length;
   options.clip_norm = c.training.clip_grad;
-  options.optimizer.method = make_optimizer(c.optimizer);
+  options.optimizer.method = make_optimizer(c.optimizer, c.run.seed);
   std::vector<GroupRule> rules;
   for (const std::string& text : c.optimizer.groups) rules.push_back(parse_group_rule(text).value());
   options.optimizer.groups = ParamGroups(c.optimizer.weight_decay, std::move(rules));

@@ -111,15 +111,17 @@ class GradualPlacement {
         share_(options.optimizer.share),
         fills_gpu_(context.has_separate_memory(options) && context.budgets.gpu),
         budgets_(context.budgets) {
-    const double states = 4.0 * static_cast<double>(options.optimizer.method->states().size());
+    const auto states = static_cast<double>(options.optimizer.method->states().size());
     const bool f32 = options.compute == DType::f32, copied = context.has_separate_memory(options);
-    for (const OptimizerRecord& record : cut_optimizer_records(make_layout(context.model, context.world), context.rank,
-                                                               options.zero_stage, options.optimizer.record_size)) {
+    for (const OptimizerRecord& record : cut_optimizer_records(
+             make_layout(context.model, context.world, options.optimizer.groups), context.rank, options.zero_stage,
+             options.optimizer.record_size, *options.optimizer.method, options.optimizer.groups)) {
       // What the optimizer keeps and, where the compute copy does not serve, p; in whole pages, long arrays apart from each
       // other.
       const double n = static_cast<double>(record.range.count), more = 4096.0 + (n >= 0x1p18 ? 65536.0 : 0.0);
-      on_gpu_.push_back(n * (states + (f32 ? 0.0 : 4.0)) + more);
-      on_cpu_.push_back(n * (states + (f32 && !copied ? 0.0 : 4.0)) + more);
+      const double kept = 4.0 * states * static_cast<double>(record.states);
+      on_gpu_.push_back(kept + n * (f32 ? 0.0 : 4.0) + more);
+      on_cpu_.push_back(kept + n * (f32 && !copied ? 0.0 : 4.0) + more);
     }
   }
 

@@ -29,21 +29,20 @@ STRATA_DEVICE void store_states(const float (&values)[kUnit], std::uint32_t bits
 }
 
 template <class Rule, class G>
-STRATA_KERNEL frugal_kernel(FrugalSlice s, const G* gradient, Units units, Rule rule, StateFree<Ops> rest,
-                            bool states_are_zero) {
+STRATA_KERNEL frugal_kernel(UpdateSlice s, const G* gradient, Units units, Rule rule, StateFree<Ops> rest) {
   const Unit unit = unit_of_thread(units);
-  if (unit.first >= s.range.n) return;
+  if (unit.first >= s.n) return;
   const int skipped = unit.first < 0 ? static_cast<int>(-unit.first) : 0;
-  const std::int64_t left = s.range.n - unit.first;
+  const std::int64_t left = s.n - unit.first;
   StatefulWalk<Ops> walk(s.map, s.first + unit.first + skipped);
   const std::int64_t at = walk.before() - s.states_before_first;
   const std::uint32_t bits = walk.next((left < kUnit ? static_cast<int>(left) : kUnit) - skipped) << skipped;
 
   float p[kUnit], g[kUnit], states[kMaxStates][kUnit] = {};
-  load_unit(s.range.p, unit, 0.0f, p);
+  load_unit(s.p, unit, 0.0f, p);
   load_unit(gradient, unit, 0.0f, g);
-  if (bits != 0u && !states_are_zero)
-    for (int k = 0; k < Rule::kStates; ++k) load_states(s.range.states[k] + at, bits, states[k]);
+  if (bits != 0u && !s.states_are_zero)
+    for (int k = 0; k < Rule::kStates; ++k) load_states(s.states[k] + at, bits, states[k]);
   STRATA_UNROLL
   for (int i = 0; i < kUnit; ++i) {
     float values[kMaxStates], stateful = p[i];
@@ -53,46 +52,40 @@ STRATA_KERNEL frugal_kernel(FrugalSlice s, const G* gradient, Units units, Rule 
     rest.update(p[i], g[i]);
     if ((bits >> i & 1u) != 0u) p[i] = stateful;
   }
-  store_unit(p, s.range.new_p, unit);
+  store_unit(p, s.new_p, unit);
   if (bits != 0u)
-    for (int k = 0; k < Rule::kStates; ++k) store_states(states[k], bits, s.range.new_states[k] + at);
-  if (s.range.p16 != nullptr) store_unit(p, s.range.p16, unit);
+    for (int k = 0; k < Rule::kStates; ++k) store_states(states[k], bits, s.new_states[k] + at);
+  if (s.p16 != nullptr) store_unit(p, s.p16, unit);
 }
 
 template <class Rule, class G>
-void update_from(FrugalSlice s, const G* g, const Rule& rule, const StateFree<Ops>& rest, bool states_are_zero,
-                 GpuQueue& queue) {
-  UpdateSlice& range = s.range;
-  if (range.n == 0) return;  // whose first unit would begin behind the range's end
-  if (range.new_p == nullptr) range.new_p = range.p, range.new_states = range.states;
-  const int phase =
-      range.p16 == nullptr ? common_phase(range.p, range.new_p, g) : common_phase(range.p, range.new_p, g, range.p16);
-  const Units units = {range.n, phase};
-  launch(queue, frugal_kernel<Rule, G>, grid_of(units), kThreads, 0, s, g, units, rule, rest, states_are_zero);
+void update_from(UpdateSlice s, const G* g, const Rule& rule, const StateFree<Ops>& rest, GpuQueue& queue) {
+  if (s.n == 0) return;  // whose first unit would begin behind the slice's end
+  if (s.new_p == nullptr) s.new_p = s.p, s.new_states = s.states;
+  const int phase = s.p16 == nullptr ? common_phase(s.p, s.new_p, g) : common_phase(s.p, s.new_p, g, s.p16);
+  const Units units = {s.n, phase};
+  launch(queue, frugal_kernel<Rule, G>, grid_of(units), kThreads, 0, s, g, units, rule, rest);
 }
 
 template <class Rule>
-void update(const FrugalSlice& s, const typename Rule::Scalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
-            GpuQueue& queue) {
+void update(const UpdateSlice& s, const typename Rule::Scalars& scalars, const StateFreeScalars& rest, GpuQueue& queue) {
   const Rule rule(scalars);
   const StateFree<Ops> without(rest);
-  if (s.range.g16 != nullptr) return update_from(s, s.range.g16, rule, without, states_are_zero, queue);
-  update_from(s, s.range.g, rule, without, states_are_zero, queue);
+  if (s.g16 != nullptr) return update_from(s, s.g16, rule, without, queue);
+  update_from(s, s.g, rule, without, queue);
 }
 
 }  // namespace
 
-void frugal_adamw(const FrugalSlice& slice, const AdamWScalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
-                  GpuQueue& queue) {
-  update<AdamWRule<Ops>>(slice, scalars, rest, states_are_zero, queue);
+void frugal_adamw(const UpdateSlice& slice, const AdamWScalars& scalars, const StateFreeScalars& rest, GpuQueue& queue) {
+  update<AdamWRule<Ops>>(slice, scalars, rest, queue);
 }
-void frugal_lion(const FrugalSlice& slice, const LionScalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
-                 GpuQueue& queue) {
-  update<LionRule<Ops>>(slice, scalars, rest, states_are_zero, queue);
+void frugal_lion(const UpdateSlice& slice, const LionScalars& scalars, const StateFreeScalars& rest, GpuQueue& queue) {
+  update<LionRule<Ops>>(slice, scalars, rest, queue);
 }
-void frugal_momentum(const FrugalSlice& slice, const FrugalMomentumScalars& scalars, const StateFreeScalars& rest,
-                     bool states_are_zero, GpuQueue& queue) {
-  update<FrugalMomentumRule<Ops>>(slice, scalars, rest, states_are_zero, queue);
+void frugal_momentum(const UpdateSlice& slice, const FrugalMomentumScalars& scalars, const StateFreeScalars& rest,
+                     GpuQueue& queue) {
+  update<FrugalMomentumRule<Ops>>(slice, scalars, rest, queue);
 }
 
 }  // namespace strata::STRATA_GPU

@@ -6,12 +6,10 @@
 
 namespace strata::STRATA_GPU {
 
-void frugal_adamw(const FrugalSlice& slice, const AdamWScalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
-                  GpuQueue& queue);
-void frugal_lion(const FrugalSlice& slice, const LionScalars& scalars, const StateFreeScalars& rest, bool states_are_zero,
-                 GpuQueue& queue);
-void frugal_momentum(const FrugalSlice& slice, const FrugalMomentumScalars& scalars, const StateFreeScalars& rest,
-                     bool states_are_zero, GpuQueue& queue);
+void frugal_adamw(const UpdateSlice& slice, const AdamWScalars& scalars, const StateFreeScalars& rest, GpuQueue& queue);
+void frugal_lion(const UpdateSlice& slice, const LionScalars& scalars, const StateFreeScalars& rest, GpuQueue& queue);
+void frugal_momentum(const UpdateSlice& slice, const FrugalMomentumScalars& scalars, const StateFreeScalars& rest,
+                     GpuQueue& queue);
 
 inline constexpr FrugalGpuKernels kFrugalKernels = {.adamw = frugal_adamw, .lion = frugal_lion, .momentum = frugal_momentum};
 

@@ -25,21 +25,6 @@ TEST(Layout, ParametersAreAlignedAndSlicesCoverTheUnitInBlocks) {
   }
 }
 
-TEST(Layout, GroupRunsCoverARangeOnceAndChangeWhereParametersDo) {
-  const UnitLayout u = unit(WorldSize{1});
-  for (const Slice range :
-       {Slice{0, u.numel}, Slice{0, 1}, Slice{63, 2}, Slice{4096, 4096}, Slice{u.numel - 1, 1}, Slice{64, 0}}) {
-    std::int64_t next = range.first;
-    for (const GroupRun& run : group_runs(u, range)) {
-      EXPECT_EQ(run.range.first, next);
-      for (std::int64_t i = run.range.first; i < run.range.end(); ++i)
-        EXPECT_EQ(run.group, i < 64 || i >= u.params[2].offset) << i;
-      next = run.range.end();
-    }
-    EXPECT_EQ(next, range.end());
-  }
-}
-
 TEST(Layout, PiecesOfARangeAreItsElementsWithoutPadding) {
   const UnitLayout u = unit(WorldSize{1});
   const std::vector<ParamPiece> pieces = params_in(u, {5, 100});

@@ -26,7 +26,7 @@ UpdateShape shape_of(int units, int per_unit, const std::vector<RecordPlacement>
   for (int u = 0; u < units; ++u)
     for (int i = 0; i < per_unit; ++i) {
       shape.placements.push_back(pattern[shape.records.size() % pattern.size()]);
-      shape.records.push_back({u, {i * kRecord, kRecord}});
+      shape.records.push_back({u, {i * kRecord, kRecord}, kRecord});
     }
   return shape;
 }

@@ -58,7 +58,7 @@ TEST_P(FrugalBits, EqualTheWrittenSequenceForAnyChoiceValueRangeAndAlignment) {
             want.fill(seed + offset);
             got.fill(seed + offset);
             reference(changed, matrix, first, want.slice(with16, gradient16), step, kDecays);
-            Frugal(changed).update(frugal_slice(matrix.set, got.slice(with16, gradient16), first), step, kDecays);
+            Frugal(changed).update(stateful_slice(matrix.set, got.slice(with16, gradient16), first), step, kDecays);
             ASSERT_TRUE(same(want, got)) << static_cast<int>(kind) << ": " << rows << " x " << columns << " from " << first
                                          << " to " << end << ", offset " << offset << ", rule " << static_cast<int>(rule);
             ASSERT_TRUE(got.guards_intact()) << "wrote outside";
@@ -75,14 +75,14 @@ TEST_P(FrugalBits, DoNotDependOnCuttingOrThreads) {
     const Matrix matrix = Matrix::random(kind, 301, 233, 0.25, 3);  // more than one block of 65536
     Arrays whole(matrix.size(), matrix.states(), 0);
     whole.fill(1);
-    frugal.update(frugal_slice(matrix.set, whole.slice(), 0), kStep, kDecays);
+    frugal.update(stateful_slice(matrix.set, whole.slice(), 0), kStep, kDecays);
     for (const std::int64_t cut : {1, 7, 16, 31, 33, 233, 1000, 65537}) {
       Arrays pieces(matrix.size(), matrix.states(), 1);
       pieces.fill(1);
       for (std::int64_t i = 0; i < matrix.size(); i += cut) {
         const std::int64_t n = std::min(cut, matrix.size() - i);
         const UpdateSlice range = pieces.slice(i, n, states_before(matrix.set.map(), i), true, false);
-        frugal.update(frugal_slice(matrix.set, range, i), kStep, kDecays);
+        frugal.update(stateful_slice(matrix.set, range, i), kStep, kDecays);
       }
       ASSERT_TRUE(same(whole, pieces)) << "kind " << static_cast<int>(kind) << ", cut " << cut;
     }
@@ -90,7 +90,7 @@ TEST_P(FrugalBits, DoNotDependOnCuttingOrThreads) {
       ThreadPool pool(threads);
       Arrays shared(matrix.size(), matrix.states(), 3);
       shared.fill(1);
-      frugal.update(frugal_slice(matrix.set, shared.slice(), 0), kStep, kDecays, pool);
+      update(frugal, stateful_slice(matrix.set, shared.slice(), 0), kStep, kDecays, pool);
       ASSERT_TRUE(same(whole, shared)) << "kind " << static_cast<int>(kind) << ", " << threads << " threads";
     }
   }
@@ -104,14 +104,14 @@ TEST_P(FrugalBits, ResultsMayGoElsewhere) {
     Arrays want(matrix.size(), matrix.states(), 0), from(matrix.size(), matrix.states(), 1),
         to(matrix.size(), matrix.states(), 3);
     for (Arrays* arrays : {&want, &from, &to}) arrays->fill(1);  // `to` keeps what the method does not have
-    frugal.update(frugal_slice(matrix.set, want.slice(), 0), kStep, kDecays);
+    frugal.update(stateful_slice(matrix.set, want.slice(), 0), kStep, kDecays);
     UpdateSlice range = from.slice();
     range.p16 = to.p16.data();
     range.new_p = to.p.data();
     range.new_states[0] = to.first.data();
     if (two) range.new_states[1] = to.second.data();
     ThreadPool pool(2);
-    frugal.update(frugal_slice(matrix.set, range, 0), kStep, kDecays, pool);
+    update(frugal, stateful_slice(matrix.set, range, 0), kStep, kDecays, pool);
     ASSERT_TRUE(same(want, to)) << static_cast<int>(kind);
     Arrays kept(matrix.size(), matrix.states(), 0);
     kept.fill(1);
@@ -136,8 +136,8 @@ TEST_P(FrugalBits, TheFirstStepOfAPeriodIgnoresTheStates) {
       std::fill_n(any.second.data(), any.states_, 0.0f);
     }
     const UpdateStep step{.number = number, .lr = 1e-3};
-    Frugal(config()).update(frugal_slice(matrix.set, zeros.slice(), 0), step, kDecays);
-    Frugal(config()).update(frugal_slice(matrix.set, any.slice(), 0), step, kDecays);
+    Frugal(config()).update(stateful_slice(matrix.set, zeros.slice(), 0), step, kDecays);
+    Frugal(config()).update(stateful_slice(matrix.set, any.slice(), 0), step, kDecays);
     ASSERT_TRUE(same(zeros, any)) << "step " << number;
   }
 }
@@ -162,7 +162,7 @@ TEST(FrugalTest, OfAllElementsIsAdamW) {
       want.fill(1);
       got.fill(1);
       AdamW().update(want.slice(), {.number = 77, .lr = 1e-3, .grad_scale = 0.5}, kDecays);
-      Frugal(config).update(frugal_slice(*set, got.slice(), 0), {.number = 77, .lr = 1e-3, .grad_scale = 0.5}, kDecays);
+      Frugal(config).update(stateful_slice(*set, got.slice(), 0), {.number = 77, .lr = 1e-3, .grad_scale = 0.5}, kDecays);
       ASSERT_TRUE(same(want, got)) << kernels::to_string(isa);
     }
     ASSERT_TRUE(kernels::set_isa(before).ok());
@@ -176,7 +176,7 @@ TEST(FrugalTest, OfNoElementsIsTheSignOfTheGradient) {
   std::vector<float> p(5, 1.0f);
   const std::vector<float> g = {3.0f, -1e-30f, 0.0f, -0.0f, -7.0f};
   const UpdateSlice range{.p = p.data(), .g = g.data(), .n = 5};
-  Frugal(config).update(frugal_slice(set, range, 0), {.number = 9, .lr = 0.25}, {});
+  Frugal(config).update(stateful_slice(set, range, 0), {.number = 9, .lr = 0.25}, {.projected = true});
   EXPECT_EQ(p, (std::vector<float>{0.875f, 1.125f, 1.0f, 1.0f, 1.125f}));
 }
 
@@ -189,7 +189,7 @@ TEST(FrugalTest, LearningRatesAreScaledAndTheDecayIsNot) {
   const std::vector<float> g = {4.0f, 4.0f};
   float momentum = 2.0f;
   const UpdateSlice range{.p = p.data(), .states = {&momentum}, .g = g.data(), .n = 2};
-  Frugal(config).update(frugal_slice(set, range, 0), {.number = 2, .lr = 0.5}, {.weight_decay = 0.5});
+  Frugal(config).update(stateful_slice(set, range, 0), {.number = 2, .lr = 0.5}, {.weight_decay = 0.5, .projected = true});
   EXPECT_EQ(p[0], 8.0f * 0.75f - 0.0625f);
   EXPECT_EQ(p[1], 8.0f * 0.75f - 0.125f * 5.0f);
   EXPECT_EQ(momentum, 5.0f);
@@ -228,7 +228,7 @@ TEST(FrugalTest, PeriodsBeginAtTheFirstStepAndEveryGap) {
 TEST(FrugalTest, RefusesWhatItCannotBe) {
   EXPECT_THROW(Frugal({.density = 1.5}), ContractViolation);
   EXPECT_THROW(Frugal({.update_gap = 0}), ContractViolation);
-  EXPECT_THROW((void)frugal_slice(StatefulSet::all(2, 3), {.n = 4}, 3), ContractViolation);
+  EXPECT_THROW((void)stateful_slice(StatefulSet::all(2, 3), {.n = 4}, 3), ContractViolation);
   EXPECT_THROW((void)frugal_set({.choice = FrugalChoice::tensors}, 2, 3, {}), ContractViolation);
 }
 

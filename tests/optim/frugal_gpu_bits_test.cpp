@@ -21,7 +21,7 @@ class FrugalGpuBits : public ::testing::TestWithParam<Method> {
                      const UpdateStep& step) {
     const auto words = matrix.set.words();
     const std::pmr::vector<StatefulWord> copy(words.begin(), words.end(), &testing::shared_memory());
-    const FrugalSlice slice = frugal_slice(matrix.set, range, first, copy.data());
+    const UpdateSlice slice = stateful_slice(matrix.set, range, first, copy.data());
     Frugal(config).enqueue_on_gpu(slice, step, kDecays, *driver_, *queue_);
     const Status status = queue_->mark()->wait();
     ASSERT_TRUE(status.ok()) << status.message();
@@ -69,7 +69,7 @@ TEST_P(FrugalGpuBits, EqualEveryHostBodyForAnyChoiceValueRangeAndAlignment) {
             ASSERT_TRUE(kernels::set_isa(isa).ok());
             Arrays host(n, states, 0);
             want.fill(seed), host.fill(seed);
-            Frugal(config).update(frugal_slice(matrix.set, want.slice(with16, gradient16), first), step, kDecays);
+            Frugal(config).update(stateful_slice(matrix.set, want.slice(with16, gradient16), first), step, kDecays);
             reference(config, matrix, first, host.slice(with16, gradient16), step, kDecays);
             ASSERT_TRUE(same(want, host));
           }
@@ -101,7 +101,7 @@ TEST_P(FrugalGpuBits, DoNotDependOnCutting) {
     const Matrix matrix = Matrix::random(kind, 31, 33, 0.25, 3);
     Arrays whole(matrix.size(), matrix.states(), 0);
     whole.fill(1);
-    Frugal(config).update(frugal_slice(matrix.set, whole.slice(), 0), kStep, kDecays);
+    Frugal(config).update(stateful_slice(matrix.set, whole.slice(), 0), kStep, kDecays);
     for (const std::int64_t cut : {7, 8, 33, 1000}) {
       Arrays pieces(matrix.size(), matrix.states(), 1);
       pieces.fill(1);

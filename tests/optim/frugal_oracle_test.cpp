@@ -47,6 +47,7 @@ Settings settings_of(const vector_file::File& file, const std::string& which) {
   else
     c.stateful = LionConfig{.beta1 = number("beta1"), .beta2 = number("beta2")};
   settings.group.weight_decay = number("weight_decay");
+  settings.group.projected = true;
   return settings;
 }
 
@@ -124,16 +125,16 @@ void replay(const vector_file::File& file, const std::string& which) {
       // anything.
       std::vector<float> copy = w;
       const UpdateSlice range{.p = copy.data(), .states = {m.data()}, .g = g.data(), .n = std::ssize(w)};
-      frugal.update(frugal_slice(set, range, 0), update, group);
+      frugal.update(stateful_slice(set, range, 0), update, group);
       FrugalConfig goes_on = config;
       goes_on.reset_statistics = false;
       goes_on.update_gap = 1000;
       const UpdateSlice next{.p = w.data(), .states = {m.data()}, .g = g.data(), .n = std::ssize(w)};
       update.number = 2;
-      Frugal(goes_on).update(frugal_slice(set, next, 0), update, group);
+      Frugal(goes_on).update(stateful_slice(set, next, 0), update, group);
     } else {
       const UpdateSlice range{.p = w.data(), .states = {m.data(), v.data()}, .g = g.data(), .n = std::ssize(w)};
-      frugal.update(frugal_slice(set, range, 0), update, group);
+      frugal.update(stateful_slice(set, range, 0), update, group);
     }
     weights.compare(w, file.floats(step + "w"));
     for (auto& [name, states, difference] : {std::tuple(std::string("m"), &m, &first), {"v", &v, &second}}) {
@@ -177,7 +178,7 @@ TEST(FrugalOracle, TheFirstStepAfterAResetIsTheSignOfTheGradient) {
       std::vector<float> w(g.size()), m(static_cast<std::size_t>(set.states()), 3.0f), v = m;
       const UpdateSlice range{.p = w.data(), .states = {m.data(), v.data()}, .g = g.data(), .n = std::ssize(w)};
       const double lr = rates[static_cast<std::size_t>(t) - 1];
-      Frugal(config).update(frugal_slice(set, range, 0), {.number = t, .lr = lr}, {});
+      Frugal(config).update(stateful_slice(set, range, 0), {.number = t, .lr = lr}, {.projected = true});
       for (std::size_t i = 0; i < g.size(); ++i) {
         if (std::abs(g[i]) > 1e-4f) {
           ASSERT_NEAR(w[i], g[i] > 0.0f ? -lr : lr, 1e-4 * lr) << step << ", element " << i;
@@ -235,7 +236,7 @@ TEST(FrugalOracle, WholeTensorsAreTheAuthors) {
         const std::vector<float> g = file.gradient(which + "/" + tensor.name, t);
         const UpdateSlice range{.p = tensor.w.data(), .states = {tensor.m.data(), tensor.v.data()}, .g = g.data(), .n = n};
         const StatefulSet set = is_active ? StatefulSet::all(1, n) : StatefulSet::none(1, n);
-        frugal.update(frugal_slice(set, range, 0), {.number = t, .lr = rates[s]}, group);
+        frugal.update(stateful_slice(set, range, 0), {.number = t, .lr = rates[s]}, group);
         tensor.difference.compare(tensor.w, file.floats(step + tensor.name + "/w"));
         ASSERT_LE(tensor.difference.worst(), kTolerance) << tensor.name << ", step " << t;
       }

@@ -29,7 +29,7 @@ inline std::vector<Method> methods() {
 }
 inline constexpr StateFreeRule kStateFreeRules[] = {StateFreeRule::none, StateFreeRule::sgd, StateFreeRule::sign_sgd};
 inline constexpr UpdateStep kStep{.number = 207, .lr = 3e-4, .grad_scale = 0.37};
-inline constexpr ParamGroup kDecays{.lr_scale = 0.5, .weight_decay = 0.1};
+inline constexpr ParamGroup kDecays{.lr_scale = 0.5, .weight_decay = 0.1, .projected = true};
 
 // A matrix of which some elements have states.
 struct Matrix {

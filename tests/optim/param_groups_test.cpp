@@ -17,18 +17,19 @@ GroupRule rule(const std::string& text) {
 
 TEST(ParamGroupsTest, WithoutRulesOnlyWhatDecaysByItsNatureDoes) {
   const ParamGroups groups(0.1);
-  EXPECT_EQ(groups[groups.of("layers.0.attn.q.weight", true)], (ParamGroup{.weight_decay = 0.1}));
-  EXPECT_EQ(groups[groups.of("norm.weight", false)], ParamGroup{});
+  EXPECT_EQ(groups[groups.of("layers.0.attn.q.weight", {.decays = true})], (ParamGroup{.weight_decay = 0.1}));
+  EXPECT_EQ(groups[groups.of("norm.weight", {.decays = false})], ParamGroup{});
 }
 
 TEST(ParamGroupsTest, TheFirstRuleThatMatchesTheWholeNameCounts) {
   const ParamGroups groups(0.1, {rule("layers.?.attn.* lr_scale=0.5"), rule("*.attn.q.* lr_scale=2 weight_decay=0.3"),
                                  rule("norm weight_decay=0.2"), rule("norm.* weight_decay=0.4")});
-  EXPECT_EQ(groups[groups.of("layers.0.attn.q.weight", true)], (ParamGroup{.lr_scale = 0.5, .weight_decay = 0.1}));
-  EXPECT_EQ(groups[groups.of("layers.0.attn.q.bias", false)], (ParamGroup{.lr_scale = 0.5}));
-  EXPECT_EQ(groups[groups.of("layers.10.attn.q.weight", true)], (ParamGroup{.lr_scale = 2.0, .weight_decay = 0.3}));
-  EXPECT_EQ(groups[groups.of("norm.weight", false)], (ParamGroup{.weight_decay = 0.4})) << "a rule may make a norm decay";
-  EXPECT_EQ(groups[groups.of("head.weight", true)], (ParamGroup{.weight_decay = 0.1}));
+  EXPECT_EQ(groups[groups.of("layers.0.attn.q.weight", {.decays = true})], (ParamGroup{.lr_scale = 0.5, .weight_decay = 0.1}));
+  EXPECT_EQ(groups[groups.of("layers.0.attn.q.bias", {.decays = false})], (ParamGroup{.lr_scale = 0.5}));
+  EXPECT_EQ(groups[groups.of("layers.10.attn.q.weight", {.decays = true})], (ParamGroup{.lr_scale = 2.0, .weight_decay = 0.3}));
+  EXPECT_EQ(groups[groups.of("norm.weight", {.decays = false})], (ParamGroup{.weight_decay = 0.4}))
+      << "a rule may make a norm decay";
+  EXPECT_EQ(groups[groups.of("head.weight", {.decays = true})], (ParamGroup{.weight_decay = 0.1}));
 }
 
 TEST(ParamGroupsTest, KnowsTheRulesThatNobodyNeeds) {

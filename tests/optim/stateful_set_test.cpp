@@ -129,13 +129,59 @@ TEST(DrawTest, DependsOnSeedNameAndRefreshAndOnNothingElse) {
   }
 }
 
-TEST(DrawTest, ASetHasTheNumbersDrawn) {
+TEST(DrawTest, ColumnsAreTheNumbersDrawn) {
   const StatefulKey key{.seed = 9, .name = "w", .refresh = 4};
-  for (const StatefulKind kind : {StatefulKind::columns, StatefulKind::rows, StatefulKind::entries}) {
-    const std::int64_t n = kind == StatefulKind::columns ? 70 : kind == StatefulKind::rows ? 40 : 2800;
-    const StatefulSet drawn = StatefulSet::draw(kind, 40, 70, n / 3, key);
-    const StatefulSet listed = StatefulSet::of(kind, 40, 70, draw_numbers(n, n / 3, key));
-    EXPECT_TRUE(std::equal(drawn.words().begin(), drawn.words().end(), listed.words().begin(), listed.words().end()));
+  const StatefulSet drawn = StatefulSet::draw(StatefulKind::columns, 40, 7000, 2333, key);
+  const StatefulSet listed = StatefulSet::of(StatefulKind::columns, 40, 7000, draw_numbers(7000, 2333, key));
+  EXPECT_TRUE(std::equal(drawn.words().begin(), drawn.words().end(), listed.words().begin(), listed.words().end()));
+}
+
+TEST(DrawTest, RowsAndEntriesHaveTheirPartOfEveryLayer) {
+  for (const double density : {0.0, 0.013, 0.25, 0.999, 1.0}) {
+    const std::int64_t rows = 1000, columns = 37;
+    const auto of_rows = static_cast<std::int64_t>(density * 1000.0), entries = static_cast<std::int64_t>(density * 37000.0);
+    for (std::int64_t refresh = 0; refresh < 3; ++refresh) {
+      const StatefulKey key{.seed = 9, .name = "w", .refresh = refresh};
+      const StatefulSet by_row = StatefulSet::draw(StatefulKind::rows, rows, columns, of_rows, key);
+      const StatefulSet by_entry = StatefulSet::draw(StatefulKind::entries, rows, columns, entries, key);
+      EXPECT_EQ(by_row.states(), of_rows * columns);
+      EXPECT_EQ(by_entry.states(), entries);
+      for (std::int64_t row = 0; row < rows; row += 64)
+        ASSERT_EQ(states_before(by_row.map(), row * columns), of_rows * row / rows * columns) << row;
+      for (std::int64_t entry = 0; entry < rows * columns; entry += 4096)
+        ASSERT_EQ(states_before(by_entry.map(), entry), entries * entry / (rows * columns)) << entry;
+    }
+  }
+}
+
+TEST(DrawTest, NoRangeHasMoreThanTheMost) {
+  struct Case {
+    StatefulKind kind;
+    std::int64_t rows, columns, count;
+  };
+  for (const auto& [kind, rows, columns, count] :
+       {Case{StatefulKind::columns, 9, 50, 13}, Case{StatefulKind::rows, 200, 3, 50}, Case{StatefulKind::rows, 70, 5, 69},
+        Case{StatefulKind::entries, 100, 100, 2500}, Case{StatefulKind::entries, 7, 11, 0}}) {
+    const std::int64_t n = rows * columns;
+    EXPECT_EQ(StatefulSet::most_drawn(kind, rows, columns, count, 0, n),
+              StatefulSet::draw(kind, rows, columns, count, {}).states());
+    std::vector<StatefulSet> sets;
+    for (std::int64_t refresh = 0; refresh < 30; ++refresh)
+      sets.push_back(StatefulSet::draw(kind, rows, columns, count, {.seed = 1, .name = "w", .refresh = refresh}));
+    bool reached = false;
+    for (std::int64_t first = 0; first < n; first += 1 + n / 97) {
+      for (const std::int64_t length : {std::int64_t{0}, std::int64_t{1}, columns, n / 3, n - first}) {
+        const std::int64_t end = std::min(n, first + length);
+        const std::int64_t most = StatefulSet::most_drawn(kind, rows, columns, count, first, end - first);
+        ASSERT_LE(most, end - first);
+        for (const StatefulSet& set : sets) {
+          const std::int64_t has = states_before(set.map(), end) - states_before(set.map(), first);
+          ASSERT_LE(has, most) << "[" << first << ", " << end << ")";
+          reached = reached || has == most;
+        }
+      }
+    }
+    EXPECT_TRUE(reached);
   }
 }
 

@@ -196,6 +196,14 @@ TEST(TrainingConfig, AnOptimizerHasItsOwnKeysAndNoOthers) {
   EXPECT_THAT(problem({"optimizer.type=sgd", "optimizer.beta1=0.9"}), HasSubstr("optimizer.beta1: sgd has none; remove it"));
   EXPECT_THAT(problem({"optimizer.type=lion", "optimizer.eps=1e-6"}), HasSubstr("optimizer.eps: lion has none"));
   EXPECT_THAT(problem({"optimizer.momentum=0.9"}), HasSubstr("optimizer.momentum: adamw has none"));
+  EXPECT_THAT(problem({"optimizer.density=0.5"}), HasSubstr("optimizer.density: adamw has none; remove it"));
+  EXPECT_THAT(problem({"optimizer.update_gap=5"}), HasSubstr("optimizer.update_gap: adamw has none; remove it"));
+  EXPECT_THAT(problem({"optimizer.type=frugal", "optimizer.stateful=lion", "optimizer.eps=1e-6"}),
+              HasSubstr("optimizer.eps: lion has none"));
+  const auto frugal = resolved({"optimizer.type=frugal"}).optimizer;
+  EXPECT_EQ(frugal.density, 0.25);
+  EXPECT_EQ(frugal.update_gap, 200);
+  EXPECT_EQ(frugal.beta2, 0.95);
   EXPECT_THAT(problem({"optimizer.type=sgd", "optimizer.nesterov=true"}), HasSubstr("set optimizer.momentum"));
   EXPECT_THAT(problem({"optimizer.groups=[\"a.*\"]"}), HasSubstr("optimizer.groups: \"a.*\": says nothing"));
   EXPECT_EQ(resolved({"optimizer.groups=[\"a.* lr_scale=2\"]"}).optimizer.groups, std::vector<std::string>{"a.* lr_scale=2"});

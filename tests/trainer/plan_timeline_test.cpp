@@ -12,7 +12,7 @@ UpdateShape three_records_on_nvme() {
   UpdateShape shape;
   shape.units = 1;
   for (int r = 0; r < 3; ++r) {
-    shape.records.push_back({0, {r * kRecord, kRecord}});
+    shape.records.push_back({0, {r * kRecord, kRecord}, kRecord});
     shape.placements.push_back({Tier::nvme, false});
   }
   return shape;

@@ -53,10 +53,10 @@ Status CheckpointReader::check_coverage() const {
           if (first != next) break;
           next += stretch.count;
         }
-      if (next != param.shape.numel())
+      const std::int64_t count = state == kParameterState ? param.shape.numel() : param.state_count();
+      if (next != count)
         return {Code::corrupt, path_ + ": parameter " + param.name + ", state " + state + ": elements from " +
-                                   std::to_string(next) + " of " + std::to_string(param.shape.numel()) +
-                                   " are missing or overlap"};
+                                   std::to_string(next) + " of " + std::to_string(count) + " are missing or overlap"};
     }
   return {};
 }
@@ -92,6 +92,7 @@ Status CheckpointReader::verify_file(std::size_t i) const {
 
 Status CheckpointReader::read(const std::string& param, const std::string& state, std::int64_t first,
                               std::span<float> out) const {
+  if (out.empty()) return {};
   if (state != kParameterState && manifest_.optimizer.empty()) {
     std::fill(out.begin(), out.end(), 0.0f);
     return {};
@@ -123,12 +124,14 @@ Result<std::string> CheckpointReader::digest() const {
   std::vector<float> values;
   for (const CheckpointParam& param : manifest_.params) {
     add_text(param.name + " " + param.shape.str());
-    for (const std::string& state : states())
-      for (std::int64_t first = 0; first < param.shape.numel(); first += kChunk) {
-        values.resize(static_cast<std::size_t>(std::min(kChunk, param.shape.numel() - first)));
+    for (const std::string& state : states()) {
+      const std::int64_t count = state == kParameterState ? param.shape.numel() : param.state_count();
+      for (std::int64_t first = 0; first < count; first += kChunk) {
+        values.resize(static_cast<std::size_t>(std::min(kChunk, count - first)));
         STRATA_RETURN_IF_ERROR(read(param.name, state, first, values));
         sha.add(std::as_bytes(std::span(values)));
       }
+    }
   }
   return sha.hex();
 }
@@ -149,7 +152,14 @@ Status same_params(const Manifest& manifest, const Model& model, const std::stri
 }
 
 Status same_optimizer(const Manifest& manifest, const Optimizer& method, const std::string& path) {
-  if (manifest.optimizer.empty() || (manifest.optimizer == method.name() && manifest.states == method.states())) return {};
+  if (manifest.optimizer.empty()) return {};
+  if (manifest.optimizer == method.name() && manifest.states == method.states()) {
+    if (manifest.choice_rule == method.choice_rule()) return {};
+    return {Code::invalid_config,
+            path + " holds states of elements chosen by other settings of " + method.name() + " (" + manifest.choice_rule +
+                "; this run: " + method.choice_rule() +
+                "): set them back, or begin a new run from its weights (strata model export, then model.hf)"};
+  }
   const auto described = [](const std::string& name, const std::vector<std::string>& states) {
     std::string text = name + " (";
     for (const std::string& state : states) text += (text.back() == '(' ? "" : ", ") + state;
@@ -162,14 +172,14 @@ Status same_optimizer(const Manifest& manifest, const Optimizer& method, const s
 }
 
 Status fill_record(const CheckpointReader& reader, const std::vector<std::string>& states, const UnitLayout& unit,
-                   const OptimizerRecord& record, RecordState state) {
-  zero(record, state);  // padding
-  for (const ParamPiece& piece : params_in(unit, record.range)) {
+                   const std::vector<HeldPiece>& pieces, RecordState state) {
+  for (const HeldPiece& piece : pieces) {
     const std::string& name = unit.params[piece.param].name;
-    const auto place = [&](float* values) { return std::span(values + piece.offset, static_cast<std::size_t>(piece.count)); };
-    STRATA_RETURN_IF_ERROR(reader.read(name, kParameterState, piece.first, place(state.p)));
+    const auto place = [](float* values, std::int64_t n) { return std::span(values, static_cast<std::size_t>(n)); };
+    STRATA_RETURN_IF_ERROR(reader.read(name, kParameterState, piece.first, place(state.p + piece.offset, piece.count)));
     for (std::size_t k = 0; k < states.size(); ++k)
-      STRATA_RETURN_IF_ERROR(reader.read(name, states[k], piece.first, place(state.states[k])));
+      STRATA_RETURN_IF_ERROR(
+          reader.read(name, states[k], piece.first_state, place(state.states[k] + piece.state_offset, piece.state_count)));
   }
   return {};
 }
@@ -186,8 +196,12 @@ Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReade
        i += static_cast<std::size_t>(comm.size().v))
     verified = reader.verify_file(i);
   STRATA_RETURN_IF_ERROR(agree(comm, verified, "verification of a checkpoint"));
-  return engine.optimizer().fill([&, states = method.states()](const OptimizerRecord& record, RecordState state) {
-    return fill_record(reader, states, engine.layout().units[static_cast<std::size_t>(record.unit)], record, state);
+  OptimizerStore& store = engine.optimizer();
+  store.hold_choice(reader.manifest().choice, reader.manifest().step);
+  return store.fill([&, states = method.states()](const OptimizerRecord& record, RecordState state) {
+    zero(record, state);  // padding
+    return fill_record(reader, states, engine.layout().units[static_cast<std::size_t>(record.unit)],
+                       store.held(record, record.range), state);
   });
 }
 

@@ -49,11 +49,16 @@ std::string manifest_to_json(const Manifest& manifest) {
             {"hf_dtype", manifest.hf_dtype},
             {"optimizer", manifest.optimizer},
             {"states", manifest.states},
+            {"choice_rule", manifest.choice_rule},
+            {"choice", manifest.choice},
             {"model", manifest.model_json.empty() ? json() : json::parse(manifest.model_json)},
             {"parameters", json::array()},
             {"files", json::array()}};
-  for (const CheckpointParam& p : manifest.params)
-    j["parameters"].push_back({{"name", p.name}, {"shape", shape_to_json(p.shape)}});
+  for (const CheckpointParam& p : manifest.params) {
+    json param = {{"name", p.name}, {"shape", shape_to_json(p.shape)}};
+    if (p.states >= 0) param["states"] = p.states;
+    j["parameters"].push_back(std::move(param));
+  }
   for (const CheckpointFile& f : manifest.files)
     j["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"checksums", f.checksums}});
   return j.dump(1) + "\n";
@@ -76,9 +81,12 @@ Result<Manifest> manifest_from_json(const std::string& text, const std::string& 
     j.at("hf_dtype").get_to(m.hf_dtype);
     j.at("optimizer").get_to(m.optimizer);
     j.at("states").get_to(m.states);
+    j.at("choice_rule").get_to(m.choice_rule);
+    j.at("choice").get_to(m.choice);
     if (!j.at("model").is_null()) m.model_json = j.at("model").dump();
     for (const json& p : j.at("parameters"))
-      m.params.push_back({p.at("name").get<std::string>(), shape_from_json(p.at("shape"))});
+      m.params.push_back(
+          {p.at("name").get<std::string>(), shape_from_json(p.at("shape")), p.value("states", std::int64_t{-1})});
     for (const json& f : j.at("files"))
       m.files.push_back({f.at("name").get<std::string>(), f.at("bytes").get<std::uint64_t>(),
                          f.at("checksums").get<std::vector<std::string>>()});

@@ -17,6 +17,8 @@ inline constexpr const char* kParameterState = "p";
 struct CheckpointParam {
   std::string name;
   Shape shape;
+  std::int64_t states = -1;  // values of each of the optimizer's states; -1: one of each element
+  std::int64_t state_count() const { return states < 0 ? shape.numel() : states; }
 };
 
 struct CheckpointFile {
@@ -39,6 +41,8 @@ struct Manifest {
   CheckpointData data;
   std::string optimizer;                // whose states are present (Optimizer::name()); empty: nobody's
   std::vector<std::string> states;      // its Optimizer::states(), in order
+  std::string choice_rule;              // its Optimizer::choice_rule()
+  std::int64_t choice = -1;             // which of its choices the states are of; -1: they are zero
   std::string hf_dtype;                 // of an import whose tensors all have one: "f32", "bf16" or "f16"; else empty
   std::string model_json;               // ModelConfig as JSON; empty for a model made by a program
   std::vector<CheckpointParam> params;  // in unit order

@@ -12,11 +12,6 @@
 namespace strata {
 namespace {
 
-Slice intersection(Slice a, Slice b) {
-  const std::int64_t first = std::max(a.first, b.first);
-  return {first, std::max<std::int64_t>(0, std::min(a.end(), b.end()) - first)};
-}
-
 class RankFile {
  public:
   RankFile(Engine& engine, std::string folder, std::string name) : engine_(engine), folder_(std::move(folder)) {
@@ -35,20 +30,28 @@ class RankFile {
   const CheckpointFile& file() const { return file_; }
 
  private:
-  // A part of one record that belongs to one parameter and is this rank's to write.
-  struct Piece {
-    std::string param;
-    std::int64_t first = 0;  // in the parameter
-    std::int64_t in_record = 0;
-    std::int64_t count = 0;
+  // A part of one record's array of one state, which belongs to one parameter and is this rank's to write.
+  struct Stretch {
+    SliceName name;
+    std::size_t array = 0;  // p, then the optimizer's states
+    std::int64_t at = 0, count = 0;
+    bool is_zero = false;  // whatever is there
   };
-  std::vector<Piece> pieces(const OptimizerRecord& record) const {
+  std::vector<Stretch> stretches(const OptimizerRecord& record, std::int64_t* sequence) const {
     const UnitLayout& unit = engine_.layout().units[static_cast<std::size_t>(record.unit)];
+    std::vector<Stretch> all;
     // A stage 0 rank updates everything, but writes what it would own.
-    const Slice mine = intersection(record.range, unit.slices[static_cast<std::size_t>(engine_.control().rank().v)]);
-    std::vector<Piece> all;
-    for (const ParamPiece& p : params_in(unit, mine))
-      all.push_back({unit.params[p.param].name, p.first, mine.first - record.range.first + p.offset, p.count});
+    for (const HeldPiece& piece :
+         engine_.optimizer().held(record, unit.slices[static_cast<std::size_t>(engine_.control().rank().v)])) {
+      const std::string& param = unit.params[piece.param].name;
+      all.push_back({{(*sequence)++, names_[0], piece.first, param}, 0, piece.offset, piece.count});
+      for (std::size_t k = 1; k < names_.size() && piece.state_count > 0; ++k)
+        all.push_back({{(*sequence)++, names_[k], piece.first_state, param},
+                       k,
+                       piece.state_offset,
+                       piece.state_count,
+                       piece.states_are_zero});
+    }
     return all;
   }
 
@@ -56,21 +59,20 @@ class RankFile {
     std::vector<SafetensorsDecl> tensors;
     std::int64_t sequence = 0;
     for (const OptimizerRecord& record : engine_.optimizer().records())
-      for (const Piece& piece : pieces(record))
-        for (const std::string& state : names_)
-          tensors.push_back(
-              {format_slice_name({sequence++, state, piece.first, piece.param}), SafetensorsType::f32, {piece.count}});
+      for (const Stretch& stretch : stretches(record, &sequence))
+        tensors.push_back({format_slice_name(stretch.name), SafetensorsType::f32, {stretch.count}});
     return tensors;
   }
 
   Status append(SafetensorsWriter& writer, const OptimizerRecord& record, RecordState state, std::int64_t* sequence) {
-    for (const Piece& piece : pieces(record))
-      for (std::size_t k = 0; k < names_.size(); ++k) {
-        const float* values = (k == 0 ? state.p : state.states[k - 1]) + piece.in_record;
-        const auto bytes = std::as_bytes(std::span(values, static_cast<std::size_t>(piece.count)));
-        file_.checksums.push_back(checksum_hex(bytes.data(), bytes.size()));
-        STRATA_RETURN_IF_ERROR(writer.append(format_slice_name({(*sequence)++, names_[k], piece.first, piece.param}), bytes));
-      }
+    for (const Stretch& stretch : stretches(record, sequence)) {
+      const auto n = static_cast<std::size_t>(stretch.count);
+      const std::vector<float> zeros(stretch.is_zero ? n : 0);
+      const float* const stored = (stretch.array == 0 ? state.p : state.states[stretch.array - 1]) + stretch.at;
+      const auto bytes = std::as_bytes(std::span(stretch.is_zero ? zeros.data() : stored, n));
+      file_.checksums.push_back(checksum_hex(bytes.data(), bytes.size()));
+      STRATA_RETURN_IF_ERROR(writer.append(format_slice_name(stretch.name), bytes));
+    }
     return {};
   }
 
@@ -79,6 +81,18 @@ class RankFile {
   CheckpointFile file_;
   std::vector<std::string> names_ = {kParameterState};  // of what is kept of each element
 };
+
+// Of parameters of which not every element has states.
+void add_state_counts(const Engine& engine, std::vector<CheckpointParam>& params) {
+  const OptimizerStoreOptions& options = engine.options().optimizer;
+  std::size_t i = 0;
+  for (const UnitLayout& unit : engine.layout().units)
+    for (const ParamExtent& extent : unit.params) {
+      const std::int64_t states = options.method->most_states(shape_of(extent), options.groups[extent.group], 0, extent.numel);
+      if (states != extent.numel) params[i].states = states;
+      ++i;
+    }
+}
 
 std::string rank_file_name(int rank) {
   char name[40];
@@ -121,9 +135,13 @@ Result<std::string> save_checkpoint(Engine& engine, const Model& model, const Ma
     if (leader) {
       Manifest manifest = info;
       manifest.world_size = comm.size().v;
-      manifest.optimizer = engine.options().optimizer.method->name();
-      manifest.states = engine.options().optimizer.method->states();
+      const Optimizer& method = *engine.options().optimizer.method;
+      manifest.optimizer = method.name();
+      manifest.states = method.states();
+      manifest.choice_rule = method.choice_rule();
+      manifest.choice = engine.optimizer().held_choice();
       manifest.params = checkpoint_params(model);
+      add_state_counts(engine, manifest.params);
       status = commit(target, std::move(manifest), parts);
     }
     status = agree(comm, status, "commit checkpoint");

@@ -1,0 +1,64 @@
+// Bytes of optimizer state of the LLaMA shapes of the papers, as records are cut, beside the published table (FRUGAL, arXiv
+// 2411.07837, Table 2, and the same sums for 7B): f32 states without masters, GiB, within 0.5 %.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "model/transformer.h"
+#include "optim/frugal.h"
+#include "tests/trainer/placement.h"
+#include "trainer/engine.h"
+
+namespace strata {
+namespace {
+
+struct Size {
+  const char* name;
+  std::int64_t hidden, ffn, layers, heads;
+  double adamw, frugal, frugal_0;  // GiB
+};
+constexpr Size kSizes[] = {{"60M", 512, 1376, 8, 8, 0.433, 0.291, 0.244},
+                           {"130M", 768, 2048, 12, 12, 0.999, 0.525, 0.366},
+                           {"350M", 1024, 2736, 24, 16, 2.742, 1.052, 0.489},
+                           {"1B", 2048, 5461, 24, 32, 9.977, 3.227, 0.977},
+                           {"7B", 4096, 11008, 32, 32, 50.21, 14.02, 1.955}};
+
+double state_gib(const Size& size, const Optimizer& method, int world) {
+  ModelConfig config;
+  config.vocab_size = 32000;
+  config.hidden_size = size.hidden;
+  config.num_layers = size.layers;
+  config.num_heads = config.num_kv_heads = size.heads;
+  config.head_dim = size.hidden / size.heads;
+  config.ffn_size = size.ffn;
+  config.max_positions = 1024;
+  const std::unique_ptr<Model> model = make_model(config).value();
+  const ParamGroups groups(0.1);
+  const StateLayout layout = make_layout(*model, WorldSize{world}, groups);
+  std::int64_t states = 0;
+  for (int rank = 0; rank < world; ++rank)
+    for (const OptimizerRecord& record : cut_optimizer_records(layout, Rank{rank}, 3, std::int64_t{16} << 20, method, groups))
+      states += record.states;
+  return static_cast<double>(states) * static_cast<double>(method.states().size() * sizeof(float)) / 0x1p30;
+}
+
+TEST(StateBytes, AreThoseOfThePapers) {
+  for (const Size& size : kSizes) {
+    SCOPED_TRACE(size.name);
+    const auto near = [](double got, double wanted) { EXPECT_NEAR(got / wanted, 1.0, 0.005) << got; };
+    near(state_gib(size, AdamW(), 1), size.adamw);
+    near(state_gib(size, Lion(), 1), size.adamw / 2);
+    for (const int world : {1, 8}) {
+      for (const FrugalChoice choice : {FrugalChoice::columns, FrugalChoice::entries, FrugalChoice::rows}) {
+        const double most = choice == FrugalChoice::rows ? 1.05 : 1.0;  // rows are long, and records cut their layers
+        const double got = state_gib(size, Frugal({.choice = choice, .density = 0.25}), world);
+        EXPECT_GT(got / size.frugal, 0.995);
+        EXPECT_LT(got / size.frugal, most * 1.005) << got;
+      }
+      near(state_gib(size, Frugal({.density = 0.0}), world), size.frugal_0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace strata
