@@ -165,6 +165,37 @@ TEST(SumSquares, EqualsItsDefinitionToTheBitOnEveryMachine) {
   }
 }
 
+// GPUs read 16 bytes at once where they can: every beginning inside of them, every end, and ends of the batches of 256.
+TEST(SumSquares, EqualsItsDefinitionWhereverTheArrayBeginsAndEnds) {
+  for (const std::int64_t n : {1, 2, 3, 4, 5, 13, 255, 256, 257, 511, 4093, 4096, 4098, 4351, 4353, 69889}) {
+    const std::int64_t blocks = (n + kNormBlock - 1) / kNormBlock;
+    on_every_machine(
+        [&](StreamRef stream) {
+          Outputs outputs;
+          for (std::int64_t skip = 0; skip < 4; ++skip) {
+            Array x = normal(DType::f32, {skip + n}, "x", 0.1, 3.0), partials(DType::i32, {2 * blocks});
+            sum_squares_blocks({x.ref().as<float>() + skip, n, reinterpret_cast<double*>(partials.ref().data)}, stream);
+            finish(stream);
+            EXPECT_TRUE(partials.guard_is_intact());
+            outputs.push_back(partials);
+          }
+          return outputs;
+        },
+        [&](const Outputs& outputs) {
+          for (std::int64_t skip = 0; skip < 4; ++skip) {
+            Array x = normal(DType::f32, {skip + n}, "x", 0.1, 3.0), partials = outputs[static_cast<std::size_t>(skip)];
+            for (std::int64_t k = 0; k < blocks; ++k) {
+              double partial = 0.0;
+              std::memcpy(&partial, partials.ref().data + 8 * k, sizeof partial);
+              const float* block = x.ref().as<float>() + skip + k * kNormBlock;
+              ASSERT_EQ(partial, written_definition(block, std::min(kNormBlock, n - k * kNormBlock)))
+                  << n << " behind " << skip;
+            }
+          }
+        });
+  }
+}
+
 TEST(SumSquares, CutsAtBlocksDoNotMatter) {
   constexpr std::int64_t kN = 5 * kNormBlock + 7;
   Array x = normal(DType::f32, {kN}, "x");

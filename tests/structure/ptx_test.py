@@ -69,7 +69,7 @@ KERNELS = {
         "cast_kernelIf": ({}, {}),
         "cast_kernelINS_4bf16": ({}, {}),
         "cast_kernelINS_3f16": (FROM_F16, {}),
-        "sum_squares_kernel": ({"cvt.f64.f32": 1, "mul.rn.f64": 1, "add.rn.f64": 1}, {"add.rn.f64": 4}),
+        "sum_squares_kernel": ({"cvt.f64.f32": 1, "mul.rn.f64": 1, "add.rn.f64": 1}, {"add.rn.f64": 11}),  # the tree over 16 lanes, 4 of them a thread's
     },
     "runtime/gpu/kernels/column_sums.cu": {
         "block_sums_kernel": ({"add.rn.f32": 1}, {}),
