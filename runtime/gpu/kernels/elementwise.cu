@@ -35,8 +35,9 @@ constexpr int kNormTeam = kNormLanes / kLanes;
 constexpr int kNormBatch = 16;    // loads on their way at once
 constexpr int kNormThreads = 64;  // few: a small array has threads on every multiprocessor too
 
-// A square is exact in double.
-STRATA_KERNEL sum_squares_kernel(const float* x, std::int64_t n, bool packed, double* partials) {
+// A square is exact in double. y: x rounded, where To is not void.
+template <class To>
+STRATA_KERNEL sum_squares_kernel(const float* x, To* y, std::int64_t n, bool packed, double* partials) {
   const std::int64_t thread = block_x() * block_threads() + thread_index();
   const std::int64_t block = thread / kNormTeam;
   const auto lane = static_cast<int>(thread % kNormTeam) * kLanes;
@@ -51,12 +52,22 @@ STRATA_KERNEL sum_squares_kernel(const float* x, std::int64_t n, bool packed, do
         const Pack<float> pack = load_pack(x + first + k * kNormLanes + lane);
         for (int l = 0; l < kLanes; ++l) values[k][l] = pack[l];
       }
+      if constexpr (!std::is_void_v<To>) {
+        STRATA_UNROLL
+        for (int k = 0; k < kNormBatch; ++k) {
+          Pack<To, kLanes* static_cast<int>(sizeof(To))> pack;
+          for (int l = 0; l < kLanes; ++l) put(values[k][l], &pack[l]);
+          store_pack(y + first + k * kNormLanes + lane, pack);
+        }
+      }
     } else {
       STRATA_UNROLL
       for (int k = 0; k < kNormBatch; ++k) {
         for (int l = 0; l < kLanes; ++l) {
           const std::int64_t i = first + k * kNormLanes + lane + l;
           values[k][l] = i < n ? x[i] : 0.0f;  // adding a square of zero changes no bit
+          if constexpr (!std::is_void_v<To>)
+            if (i < n) put(values[k][l], y + i);
         }
       }
     }
@@ -74,6 +85,14 @@ STRATA_KERNEL sum_squares_kernel(const float* x, std::int64_t n, bool packed, do
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int l = 0; l < half; ++l) sums[l] = add_rn(sums[l], sums[l + half]);
   if (lane == 0 && block * kernels::kNormBlock < n) partials[block] = sums[0];
+}
+
+template <class To>
+void launch_sum_squares(const float* x, To* y, std::int64_t n, double* partials, GpuQueue& queue) {
+  const std::int64_t threads = blocks_for(n, kernels::kNormBlock) * kNormTeam;
+  // A y of null is as good as any.
+  const bool packed = can_pack<float>(0, x) && reinterpret_cast<std::uintptr_t>(y) % (kLanes * sizeof(bf16)) == 0;
+  launch(queue, sum_squares_kernel<To>, {.x = blocks_for(threads, kNormThreads)}, kNormThreads, 0, x, y, n, packed, partials);
 }
 
 template <class From, class To>
@@ -120,10 +139,11 @@ void cast(const kernels::CastArgs& args, GpuQueue& queue) {
 }
 
 void sum_squares_blocks(const kernels::SumSquaresArgs& args, GpuQueue& queue) {
-  const auto [x, n, partials] = args;
-  const std::int64_t threads = blocks_for(n, kernels::kNormBlock) * kNormTeam;
-  launch(queue, sum_squares_kernel, {.x = blocks_for(threads, kNormThreads)}, kNormThreads, 0, x, n, can_pack<float>(0, x),
-         partials);
+  launch_sum_squares<void>(args.x, nullptr, args.n, args.partials, queue);
+}
+
+void round_and_sum_squares(const kernels::RoundAndSumSquaresArgs& args, GpuQueue& queue) {
+  launch_sum_squares(args.x, args.y, args.n, args.partials, queue);
 }
 
 }  // namespace strata::STRATA_GPU
