@@ -10,7 +10,7 @@ MODELS = "gpt2-124m,gpt2-1.6b,llama-7b"
 
 @dataclasses.dataclass
 class Run:
-    side: str  # "strata" or "pytorch"
+    side: str  # "strata", "pytorch" or "deepspeed"
     arguments: list
     expected: float  # seconds on a fast GPU, start of the program included
     # What to add where the run fails, one after the other, until one succeeds.
@@ -31,8 +31,12 @@ def strata(expected, *arguments, fallbacks=()):
     return Run("strata", ["bench", *arguments, "--backend", "cuda", "--json"], expected, [list(f) for f in fallbacks])
 
 
-def pytorch(expected, script, *arguments):
-    return Run("pytorch", [f"{script}.py", *arguments, "--device", "cuda"], expected)
+def pytorch(expected, script, *arguments, fallbacks=()):
+    return Run("pytorch", [f"{script}.py", *arguments, "--device", "cuda"], expected, [list(f) for f in fallbacks])
+
+
+def deepspeed(expected, *arguments, fallbacks=()):
+    return Run("deepspeed", ["deepspeed_step.py", *arguments, "--device", "cuda"], expected, [list(f) for f in fallbacks])
 
 
 def step(name, model, precision, batch, length, compile_as, seconds, pytorch_seconds, steps=10):
@@ -61,13 +65,26 @@ def attention():
     return Measurement("attention bf16", [ours, pytorch(14, "pytorch_gpu", "attention", *ATTENTION), ours])
 
 
+LLAMA_7B = ["--model", "llama-7b", "--batch", "4", "--seq-length", "2048", "--steps", "4"]
+# Where the GPU's memory does not hold all activations they are made again; where the host's does not hold the state, the model has
+# fewer blocks.
+LESS = (["--recompute"], ["--layers", "16"], ["--layers", "8", "--recompute"])
+
+
 def llama_7b():
-    """State in the host's memory. Where the GPU's does not hold all activations they are made again; where the host's does not
-    hold the state, the model has fewer blocks."""
-    shape = ["step", "--model", "llama-7b", "--precision", "bf16", "--batch", "4", "--seq-length", "2048", "--optimizer", "cpu",
-             "--steps", "4", "--warmup", "1"]
-    less = (["--recompute"], ["--layers", "16"], ["--layers", "8", "--recompute"])
-    return Measurement("step llama-7b", [strata(90, *shape, fallbacks=less)])
+    """State in the host's memory."""
+    return Measurement("step llama-7b", [strata(90, "step", *LLAMA_7B, "--warmup", "1", "--precision", "bf16", "--optimizer", "cpu",
+                                                fallbacks=LESS)])
+
+
+def llama_7b_of_deepspeed():
+    return Measurement("step llama-7b ZeRO-Offload", [deepspeed(180, *LLAMA_7B, "--warmup", "1", fallbacks=LESS)])
+
+
+def llama_7b_of_pytorch():
+    """With everything in the GPU's memory, where that holds 16 bytes a parameter: what offloading costs."""
+    return Measurement("step llama-7b on the GPU", [pytorch(60, "pytorch_step", *LLAMA_7B, "--warmup", "2", "--precision", "bf16",
+                                                            "--compile", "blocks", "--threads", "0", fallbacks=LESS[:1])])
 
 
 def all_measurements():
@@ -81,9 +98,11 @@ def all_measurements():
         step("step gpt2-1.6b bf16", "gpt2-1.6b", "bf16", 8, 1024, "blocks", 18, 45),
         gemm("bf16", 10),
         llama_7b(),
+        llama_7b_of_deepspeed(),
         kernels("fp32", "gpt2-1.6b", 16, 1024, 10),
         gemm("tf32", 12),
         step("step gpt2-124m tf32", "gpt2-124m", "tf32", 16, 1024, "full", 8, 50),
         gemm("fp32", 25),
+        llama_7b_of_pytorch(),
         step("step gpt2-124m fp32", "gpt2-124m", "fp32", 16, 1024, "full", 12, 55),
     ]

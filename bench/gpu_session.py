@@ -118,6 +118,15 @@ def find_pytorch(session):
     return found if found["gpu"] else {"missing": f"torch {found['version']} sees no GPU"}
 
 
+def find_deepspeed(session, torch):
+    if "missing" in torch:
+        return {"missing": torch["missing"]}
+    # What it prints as it is imported is none of ours.
+    program = "import json, deepspeed; print(); print(json.dumps({'version': deepspeed.__version__}))"
+    found, reason = json_result(run([session.options.python, "-c", program], 120))
+    return found or {"missing": f"{session.options.python} has no deepspeed: {reason}"}
+
+
 def describe(session):
     document = session.document
     document["gpu"] = find_gpu(session)
@@ -127,7 +136,9 @@ def describe(session):
     document["driver"] = driver_version()
     document["strata"] = session.strata("--version")["stdout"].strip().replace("\n", "; ")
     document["pytorch"] = find_pytorch(session)
-    print(f"GPU: {document['gpu']}\ndriver: {document['driver']}\n{document['strata']}\nPyTorch: {document['pytorch']}")
+    document["deepspeed"] = find_deepspeed(session, document["pytorch"])
+    print(f"GPU: {document['gpu']}\ndriver: {document['driver']}\n{document['strata']}\nPyTorch: {document['pytorch']}\n"
+          f"DeepSpeed: {document['deepspeed']}")
     for finding in document["doctor"]:
         print(f"{'  ok' if finding['present'] else 'lack'}  {finding['topic']}: {finding['found']}")
     session.save()
@@ -170,7 +181,7 @@ def measure(session, measurement):
     runs, known = [], set()  # known: sides that failed once
     entry = session.document["measurements"][measurement.name] = {"expected_seconds": measurement.expected, "runs": runs}
     for one in measurement.runs:
-        missing = session.document["pytorch"].get("missing") if one.side == "pytorch" else None
+        missing = session.document.get(one.side, {}).get("missing") if one.side != "strata" else None
         if missing:
             runs.append({"side": one.side, "error": missing})
         elif one.side not in known:
@@ -187,7 +198,8 @@ def measure_all(session):
     for measurement in all_measurements():
         if not session.wants(measurement.name):
             continue
-        needed = sum(r.expected for r in measurement.runs if r.side == "strata" or "missing" not in session.document["pytorch"])
+        sides = [side for side in ("pytorch", "deepspeed") if "missing" not in session.document[side]] + ["strata"]
+        needed = sum(r.expected for r in measurement.runs if r.side in sides)
         if needed > session.left():
             why = f"it takes about {needed:.0f} s, and {max(session.left(), 0):.0f} s were left"
             session.document["dropped"].append({"name": measurement.name, "why": why})

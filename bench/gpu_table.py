@@ -149,8 +149,10 @@ def steps_section(results, gpu):
 
 def step_line(s, side, gpu):
     homes = {"none": "GPU", "cpu": "CPU", "nvme": "NVMe"}
-    who = f"Strata, state on {homes[s['optimizer']]}" if side == "strata" else f"PyTorch, {compiled_as(s)}"
+    who = {"strata": lambda: f"Strata, state on {homes[s['optimizer']]}", "pytorch": lambda: f"PyTorch, {compiled_as(s)}",
+           "deepspeed": lambda: "DeepSpeed ZeRO-Offload"}[side]()
     label = f"{s['model']} {precision_of(s)} {s['B']}x{s['T']}" + (f", {s['layers']} blocks" if s.get("fewer_layers") else "")
+    label += ", recomputed" if s.get("recompute") else ""
     memory = [cell(ratio(s.get(key), 2**30), "{:.2f}") for key in ("peak_gpu_bytes", "peak_cpu_bytes")]
     utilisation = cell(ratio(s["tflops"], peak_of(gpu, precision_of(s))), "{:.3f}")
     return (f"{label:<28} {who:<28} {1e3 * s['seconds']:>9.1f} {s['tokens_per_s']:>10.0f} {s['tflops']:>8.1f}"
@@ -158,9 +160,10 @@ def step_line(s, side, gpu):
 
 
 def target(name, wanted, value, at_least, missing=""):
+    found = {"name": name, "target": wanted, "value": value, "at_most": not at_least}
     if value is None:
-        return {"name": name, "target": wanted, "value": None, "state": NOT_MEASURED, "why": missing}
-    return {"name": name, "target": wanted, "value": value, "state": "met" if (value >= wanted if at_least else value <= wanted) else "missed"}
+        return {**found, "state": NOT_MEASURED, "why": missing}
+    return {**found, "state": "met" if (value >= wanted if at_least else value <= wanted) else "missed"}
 
 
 def targets(document):
@@ -188,15 +191,23 @@ def targets(document):
         # What the GPU's share is nobody counted: the ratio is at most this.
         value, missing = None, f"at most {value:.2f} times {busiest}; the GPU's busy seconds were not counted"
     label = "llama-7b" + (f" of {step['layers']} blocks" if step and step.get("fewer_layers") else "")
+    name = label
     label += ": step over its largest resource" + (f" ({busiest})" if busiest else "")
     found.append(target(label, 1.15, value, False, missing))
+    other = "step llama-7b ZeRO-Offload"
+    theirs = results.step(other, "deepspeed")
+    value = ratio(step["seconds"], theirs["seconds"]) if step and theirs else None
+    missing = results.why_missing(other, "deepspeed") if step else results.why_missing("step llama-7b", "strata")
+    if value is not None and step.get("layers") != theirs.get("layers"):
+        value, missing = None, f"Strata ran {step.get('layers')} blocks, DeepSpeed {theirs.get('layers')}"
+    found.append(target(f"{name}: step over DeepSpeed ZeRO-Offload's", 0.4, value, False, missing))
     return found
 
 
 def targets_section(found):
     lines = [f"{'target':<72} {'wanted':>8} {'measured':>9}  state"]
     for t in found:
-        sign = "<=" if "largest resource" in t["name"] else ">="
+        sign = "<=" if t.get("at_most") else ">="
         why = f": {t['why']}" if t.get("why") else ""
         lines.append(f"{t['name']:<72} {sign + ' ' + format(t['target'], '.2f'):>8} {cell(t['value'], '{:.2f}'):>9}  {t['state']}{why}")
     return lines
@@ -207,7 +218,9 @@ def table(document):
     results, gpu = Results(document), document.get("gpu", "")
     torch = document.get("pytorch", {})
     lines = [f"{gpu}, driver {document.get('driver', 'unknown')}; {document.get('strata', 'strata')}",
-             f"PyTorch: {torch['version']}" if "version" in torch else f"PyTorch: {NOT_MEASURED}: {torch.get('missing', 'it was not looked for')}"]
+             *(f"{name}: {found['version']}" if "version" in found
+               else f"{name}: {NOT_MEASURED}: {found.get('missing', 'it was not looked for')}"
+               for name, found in (("PyTorch", torch), ("DeepSpeed", document.get("deepspeed", {}))))]
     sections = [tests_section(document), bandwidth_section(results), products_section(results), attention_section(results),
                 steps_section(results, gpu), targets_section(targets(document))]
     for section in sections:

@@ -10,8 +10,14 @@ MODELS = {
     "llama-1b": {"kind": "llama", "V": 128256, "C": 2048, "L": 16, "N": 32, "K": 8, "H": 64, "F": 8192},
     "llama-7b": {"kind": "llama", "V": 32000, "C": 4096, "L": 32, "N": 32, "K": 32, "H": 128, "F": 11008},
     "tiny": {"kind": "gpt2", "V": 257, "C": 32, "L": 2, "N": 4, "K": 4, "H": 8, "F": 128},  # for tests
+    "tiny-llama": {"kind": "llama", "V": 257, "C": 32, "L": 2, "N": 4, "K": 2, "H": 8, "F": 64},
 }
 SAMPLE_SECONDS = 0.01
+
+
+def with_layers(model, layers):
+    """The model with as many blocks, or with its own where that is 0."""
+    return {**model, "L": layers or model["L"]}
 
 
 def linear_shapes(model):

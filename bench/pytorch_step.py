@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Training steps of GPT-2 in PyTorch: forward, backward, clipping and AdamW, as `strata bench step` times them.
+"""Training steps in PyTorch: forward, backward, clipping and AdamW, as `strata bench step` times them.
 
-Prints one JSON object with the fields of `strata bench step --json`. Needs torch. The same arithmetic as Strata's model:
-learned positions, LayerNorm, tanh GELU, biases, tied head, no dropout; weight decay on matrices only. Attention is torch's
-scaled_dot_product_attention, the optimizer its fused AdamW. With --compile the model goes through torch.compile: `full` as a
+Prints one JSON object with the fields of `strata bench step --json`. Needs torch. The models are those of pytorch_models.py; weight
+decay on matrices only; the optimizer is torch's fused AdamW. With --compile the model goes through torch.compile: `full` as a
 whole, `blocks` block by block, which compiles the one block that all are and so takes seconds instead of minutes. Where it
 cannot compile (no C compiler) the eager model is timed, and `compiled` says why.
 """
@@ -16,14 +15,17 @@ import statistics
 import sys
 import time
 
-from pytorch_common import MODELS, machine, model_flops, start_torch, synchronize
+from pytorch_common import MODELS, machine, model_flops, start_torch, synchronize, with_layers
+from pytorch_models import build_model, compile_model, parameter_groups
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=[name for name, model in MODELS.items() if model["kind"] == "gpt2"], default="gpt2-124m")
+    parser.add_argument("--model", choices=list(MODELS), default="gpt2-124m")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the script")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--layers", type=int, default=0, help="blocks; 0: the model's")
+    parser.add_argument("--recompute", action="store_true", help="blocks keep their inputs alone")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seq-length", type=int, default=1024)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
@@ -39,64 +41,18 @@ def parse_arguments():
     return options
 
 
-def build_model(torch, sizes, positions):
-    nn, functional = torch.nn, torch.nn.functional
-    V, C, heads = sizes["V"], sizes["C"], sizes["N"]
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm1, self.norm2 = nn.LayerNorm(C), nn.LayerNorm(C)
-            self.qkv, self.projection = nn.Linear(C, 3 * C), nn.Linear(C, C)
-            self.up, self.down = nn.Linear(C, sizes["F"]), nn.Linear(sizes["F"], C)
-
-        def forward(self, x):
-            B, T, _ = x.shape
-            q, k, v = (t.view(B, T, heads, C // heads).transpose(1, 2) for t in self.qkv(self.norm1(x)).split(C, dim=2))
-            o = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + self.projection(o.transpose(1, 2).reshape(B, T, C))
-            return x + self.down(functional.gelu(self.up(self.norm2(x)), approximate="tanh"))
-
-    class GPT2(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.tokens, self.positions = nn.Embedding(V, C), nn.Embedding(positions, C)
-            self.blocks = nn.Sequential(*(Block() for _ in range(sizes["L"])))
-            self.norm = nn.LayerNorm(C)
-            for parameter in self.parameters():
-                if parameter.dim() >= 2:
-                    nn.init.normal_(parameter, std=0.02)
-
-        def forward(self, tokens, targets):
-            x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
-            logits = functional.linear(self.norm(self.blocks(x)), self.tokens.weight)
-            return functional.cross_entropy(logits.view(-1, V), targets.view(-1))
-
-    return GPT2()
-
-
-def compiled(model, how):
-    if how == "full":
-        model.compile()
-    elif how == "blocks":
-        for block in model.blocks:
-            block.compile()
-
-
 class Training:
     def __init__(self, torch, options, how):
         self.torch, self.options = torch, options
-        sizes = MODELS[options.model]
+        sizes = with_layers(MODELS[options.model], options.layers)
         device = torch.device(options.device)
         with device:
-            self.model = build_model(torch, sizes, max(1024, options.seq_length))
+            self.model = build_model(torch, sizes, max(1024, options.seq_length), recompute=options.recompute)
             tokens = torch.randint(sizes["V"], (options.batch, options.seq_length + 1))
-        compiled(self.model, how)
+        compile_model(self.model, how)
         self.inputs, self.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
         kind = {"fused": {"fused": True}, "foreach": {"foreach": True}, "loop": {"foreach": False}}[options.optimizer]
-        groups = [{"params": [p for p in self.model.parameters() if p.dim() >= 2], "weight_decay": 0.1},
-                  {"params": [p for p in self.model.parameters() if p.dim() < 2], "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-4, **kind)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model), lr=1e-4, **kind)
 
     def step(self):
         bf16 = self.options.precision == "bf16"
@@ -166,10 +122,13 @@ def main():
     loss, seconds = training.timed_steps()
     median = statistics.median(seconds)
     tokens = options.batch * options.seq_length
-    flops = model_flops(MODELS[options.model], tokens, options.seq_length)
+    sizes = with_layers(MODELS[options.model], options.layers)
+    flops = model_flops(sizes, tokens, options.seq_length)
     result = {
         "benchmark": "step",
         "model": options.model,
+        "layers": sizes["L"],
+        "recompute": options.recompute,
         **machine(torch, options.device),
         "compiled": outcome,
         "optimizer": options.optimizer,

@@ -59,6 +59,7 @@ class Cases {
     put("cast f32 to bf16", [](Self c, Set t, StreamRef s) { return c.cast(t, s, DType::f32, DType::bf16); });
     put("cast bf16 to f32", [](Self c, Set t, StreamRef s) { return c.cast(t, s, DType::bf16, DType::f32); });
     put("sum of squares", [](Self c, Set t, StreamRef s) { return c.sum_squares(t, s); });
+    put("cast with sum of squares", [](Self c, Set t, StreamRef s) { return c.round_and_sum_squares(t, s); });
     // On the host the tiles of linear_backward_weight's product and the sums are one operation.
     if (device.has_separate_memory()) put("bias column sums", [](Self c, Set t, StreamRef s) { return c.column_sums(t, s); });
     return cases;
@@ -201,6 +202,17 @@ class Cases {
     return {bytes_of(x, partials), [=] {
               kernels::sum_squares_blocks({.x = x.as<float>(), .n = n, .partials = reinterpret_cast<double*>(partials.data)},
                                           stream);
+            }};
+  }
+  // Read: the values, f32. Written: the same in bf16, and as sum_squares.
+  KernelRun round_and_sum_squares(TensorSet& t, StreamRef stream) const {
+    const std::int64_t n = R_ * C_, blocks = (n + kernels::kNormBlock - 1) / kernels::kNormBlock;
+    const TensorRef x = t.filled(DType::f32, {n}, 1e-3f), y = t.zeros(DType::bf16, {n});
+    const TensorRef partials = t.zeros(DType::f32, {2 * blocks});  // doubles
+    return {bytes_of(x, y, partials), [=] {
+              kernels::round_and_sum_squares(
+                  {.x = x.as<float>(), .y = y.as<bf16>(), .n = n, .partials = reinterpret_cast<double*>(partials.data)},
+                  stream);
             }};
   }
   // Read: dy. Written: a sum a column.

@@ -18,6 +18,7 @@ GradStore::GradStore(const StateLayout& layout, std::vector<std::vector<Shape>> 
       streams_(streams),
       units_(layout.units.size()),
       pieces_(layout, comm.rank(), options.zero_stage, options.record_size, options.homes, options.dtype) {
+  STRATA_CHECK(options.dtype == DType::f32 || options.dtype == DType::bf16, "sums are f32 or bf16");
   STRATA_CHECK(pieces_.longest_unit() == 0 || may_be_on_nvme(options.dtype, options.micro_batches, options.vertical),
                "only complete sums of 16 bit go to NVMe");
   for (std::size_t i = 0; i < units_.size(); ++i) {
@@ -109,10 +110,13 @@ void GradStore::release_buffers() {
   in_flight_.clear();
 }
 
-void GradStore::measure(UnitState& unit, TensorRef sums) {
+void GradStore::measure(UnitState& unit, TensorRef sums, bf16* rounded) {
   const Buffer& partials = unit.device_partials ? unit.device_partials : unit.partials;
-  kernels::sum_squares_blocks(
-      {.x = sums.as<float>(), .n = sums.numel(), .partials = reinterpret_cast<double*>(partials.data())}, streams_.comm);
+  const auto to = reinterpret_cast<double*>(partials.data());
+  if (rounded == nullptr)
+    kernels::sum_squares_blocks({.x = sums.as<float>(), .n = sums.numel(), .partials = to}, streams_.comm);
+  else
+    kernels::round_and_sum_squares({.x = sums.as<float>(), .y = rounded, .n = sums.numel(), .partials = to}, streams_.comm);
   if (unit.device_partials) copy_async(partials.data(), unit.partials.data(), partials.size(), streams_.comm);
 }
 
@@ -125,7 +129,7 @@ void GradStore::reduce(int u, int index) {
   reduce_away_from_home(unit, u, index);
 }
 
-void GradStore::reduce_into(UnitState& unit, int u, TensorRef sums, int index) {
+void GradStore::reduce_into(UnitState& unit, int u, TensorRef sums, int index, bf16* rounded) {
   const UnitLayout& layout = layout_.units[static_cast<std::size_t>(u)];
   if (!direct_) {
     comm_.reduce_scatter_add({.full = unit.gradient->ref().as<float>(),
@@ -136,7 +140,7 @@ void GradStore::reduce_into(UnitState& unit, int u, TensorRef sums, int index) {
                              streams_.comm);
   }
   if (index + 1 < options_.micro_batches) return;
-  measure(unit, sums);
+  measure(unit, sums, rounded);
   if (!gathers()) return;
   comm_.all_gather({.shard = sums.data,
                     .full = unit.gradient->ref().data,
@@ -157,7 +161,7 @@ void GradStore::reduce_away_from_home(UnitState& unit, int u, int index) {
   const std::string& name = layout_.units[static_cast<std::size_t>(u)].name;
   const bool last = index + 1 == options_.micro_batches, in_gpu = home(u) == Tier::gpu;
   const StreamRef back = in_gpu ? streams_.comm : streams_.cpu_to_gpu, leave = in_gpu ? streams_.comm : streams_.gpu_to_cpu;
-  std::shared_ptr<Tensor> rounded;
+  const bool rounds = last && options_.dtype != DType::f32, gathered = last && gathers();
   TensorRef sums = unit.gradient->ref();
   if (!direct_) {
     const bool fetched = index > 0 && !unit.held;
@@ -171,27 +175,33 @@ void GradStore::reduce_away_from_home(UnitState& unit, int u, int index) {
       streams_.comm.wait(back.record());
     }
   }
-  reduce_into(unit, u, sums, index);
+  TensorRef from = gathered ? unit.gradient->ref() : sums;
+  std::shared_ptr<Tensor> rounded;
+  TensorRef to = {nullptr, rounds ? options_.dtype : DType::f32, from.shape};
+  if (rounds && !in_gpu) {
+    rounded = std::make_shared<Tensor>(gpu_, Category::gradients, to.dtype, to.shape, name.c_str());
+    to.data = rounded->ref().data;
+  } else if (rounds) {
+    for (const Event& used : unit.in_use) streams_.comm.wait(used);
+    to.data = unit.sums.ref().data;
+  }
+  // What is not gathered is rounded as it is measured.
+  reduce_into(unit, u, sums, index, rounds && !gathered ? to.as<bf16>() : nullptr);
   if (options_.vertical && !last)
     return in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, streams_.comm.record()});
-  TensorRef from = last && gathers() ? unit.gradient->ref() : sums;
-  const DType dtype = last ? options_.dtype : DType::f32;
-  if (dtype != DType::f32 && !in_gpu) {
-    rounded = std::make_shared<Tensor>(gpu_, Category::gradients, dtype, from.shape, name.c_str());
-    kernels::cast({.x = from, .y = *rounded}, streams_.comm);
-    from = *rounded;
+  if (rounds) {
+    if (gathered) kernels::cast({.x = from, .y = to}, streams_.comm);
+    from = to;
   }
   if (home(u) == Tier::nvme) {
     const Event gone = send_to_file(unit, u, from);
     return in_flight_.push_back({std::move(unit.gradient), std::move(unit.held), std::move(rounded), gone});
   }
-  const TensorRef to = {last ? unit.sums.ref().data : at_home(u, dtype).data, dtype, from.shape};
-  leave.wait(streams_.comm.record());
-  for (const Event& used : unit.in_use) leave.wait(used);
-  if (from.dtype == dtype) {
+  if (!rounds || !in_gpu) {
+    to.data = last ? unit.sums.ref().data : at_home(u, DType::f32).data;
+    leave.wait(streams_.comm.record());
+    for (const Event& used : unit.in_use) leave.wait(used);
     copy_async(from.data, to.data, to.bytes(), leave, static_cast<double>(to.bytes()));
-  } else {
-    kernels::cast({.x = from, .y = to}, leave);
   }
   unit.summed = leave.record();
   in_flight_.push_back({std::move(unit.gradient), std::move(unit.held), std::move(rounded), unit.summed});

@@ -139,8 +139,9 @@ class GradStore {
   }
   void make_gradient(UnitState& unit, int u);
   // Reduces micro-batch `index` into `sums`; after the last one measures them, and in stage 0 gathers them into the gradient.
-  void reduce_into(UnitState& unit, int u, TensorRef sums, int index);
-  void measure(UnitState& unit, TensorRef sums);
+  // `rounded`: where they go as bf16 too when they are measured, if anywhere.
+  void reduce_into(UnitState& unit, int u, TensorRef sums, int index, bf16* rounded = nullptr);
+  void measure(UnitState& unit, TensorRef sums, bf16* rounded);
   void reduce_at_home(UnitState& unit, int u, int index);
   void reduce_away_from_home(UnitState& unit, int u, int index);
   // `from`: complete, of dtype(), in the gpu tier; returns when it may be given back.

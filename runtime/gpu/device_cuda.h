@@ -66,10 +66,10 @@ STRATA_DEVICE T shuffle_down(T value, int delta) {
   return __shfl_down_sync(0xffffffffu, value, delta);
 }
 
-// ---- 16 bytes at once; addresses are multiples of 16 ----
-template <class T>
-struct alignas(16) Pack {
-  static constexpr int kCount = 16 / static_cast<int>(sizeof(T));
+// ---- 16 bytes, or 8 of a global array, at once; addresses are multiples of that ----
+template <class T, int kBytes = 16>
+struct alignas(kBytes) Pack {
+  static constexpr int kCount = kBytes / static_cast<int>(sizeof(T));
   T values[kCount];
   STRATA_DEVICE T& operator[](int i) { return values[i]; }
   STRATA_DEVICE const T& operator[](int i) const { return values[i]; }
@@ -81,9 +81,11 @@ STRATA_DEVICE Pack<T> load_pack(const T* from) {
   *reinterpret_cast<uint4*>(&pack) = raw;
   return pack;
 }
-template <class T>
-STRATA_DEVICE void store_pack(T* to, const Pack<T>& pack) {
-  *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(&pack);
+template <class T, int kBytes>
+STRATA_DEVICE void store_pack(T* to, const Pack<T, kBytes>& pack) {
+  using Words = std::conditional_t<kBytes == 16, uint4, uint2>;
+  static_assert(sizeof(Words) == kBytes);
+  *reinterpret_cast<Words*>(to) = *reinterpret_cast<const Words*>(&pack);
 }
 // Of a shared array, at element i (a multiple of Pack<T>::kCount).
 template <class T>

@@ -33,6 +33,7 @@ struct CrossEntropyArgs;
 struct AddArgs;
 struct CastArgs;
 struct SumSquaresArgs;
+struct RoundAndSumSquaresArgs;
 }  // namespace kernels
 
 struct GpuKernels {
@@ -57,6 +58,7 @@ struct GpuKernels {
   Entry<kernels::CastArgs> cast;
   // partials[k] as kernels::sum_squares_blocks: the same bits as the host's.
   Entry<kernels::SumSquaresArgs> sum_squares_blocks;
+  Entry<kernels::RoundAndSumSquaresArgs> round_and_sum_squares;
   // sums[o] = column sums of dy_RO (or += with accumulate): what linear_backward_weight needs beside its product.
   void (*column_sums)(const void* dy_RO, DType dtype, std::int64_t R, std::int64_t O, bool accumulate, float* sums_O,
                       GpuQueue&);

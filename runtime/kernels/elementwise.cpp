@@ -93,6 +93,22 @@ void sum_squares_blocks(const SumSquaresArgs& args, StreamRef stream) {
   });
 }
 
+void round_and_sum_squares(const RoundAndSumSquaresArgs& args, StreamRef stream) {
+  static_assert(kTaskElements % kNormBlock == 0);
+  enqueue_kernel("round and sum squares", stream, args, &GpuKernels::round_and_sum_squares,
+                 [args, &table = elementwise_table(), &pool = stream.device().pool()] {
+                   for_each_block(pool, args.n, kTaskElements, [&](std::int64_t first, std::int64_t end) {
+                     // One block after the other: it is read again while a cache has it.
+                     for (std::int64_t i = first; i < end; i += kNormBlock) {
+                       const std::int64_t count = std::min(kNormBlock, end - i);
+                       table.f32_to_bf16(args.x + i, args.y + i, count);
+                       table.sum_squares_blocks(args.x + i, count, args.partials + i / kNormBlock);
+                     }
+                   });
+                   return Status();
+                 });
+}
+
 std::int64_t find_nonfinite(ConstTensorRef x) {
   if (x.dtype == DType::i32) return -1;
   constexpr std::int64_t kChunk = 8192;

@@ -40,6 +40,14 @@ struct SumSquaresArgs {
   double* partials = nullptr;
 };
 void sum_squares_blocks(const SumSquaresArgs& args, StreamRef stream);
+// cast and sum_squares_blocks of x, which is read once: y = x rounded, and the partials of x as it was.
+struct RoundAndSumSquaresArgs {
+  const float* x = nullptr;
+  bf16* y = nullptr;
+  std::int64_t n = 0;
+  double* partials = nullptr;
+};
+void round_and_sum_squares(const RoundAndSumSquaresArgs& args, StreamRef stream);
 
 // Index of the first element that is not finite, or -1. Host memory.
 std::int64_t find_nonfinite(ConstTensorRef x);

@@ -42,28 +42,29 @@ inline void sync_block(std::source_location where = std::source_location::curren
 inline void sync_warp(std::source_location where = std::source_location::current()) { running_block->sync_warp(where); }
 
 // ---- 16 bytes at once ----
-template <class T>
-struct alignas(16) Pack {
-  static constexpr int kCount = 16 / static_cast<int>(sizeof(T));
+template <class T, int kBytes = 16>
+struct alignas(kBytes) Pack {
+  static constexpr int kCount = kBytes / static_cast<int>(sizeof(T));
   T values[kCount];
   T& operator[](int i) { return values[i]; }
   const T& operator[](int i) const { return values[i]; }
 };
-inline void check_16_bytes(const void* address, std::source_location where) {
-  if (reinterpret_cast<std::uintptr_t>(address) % 16 != 0) [[unlikely]]
-    running_block->fail("accesses 16 bytes of global memory at an address that is not a multiple of 16", where);
-  running_block->check_pack(address, where);
+inline void check_place(const void* address, int bytes, std::source_location where) {
+  if (reinterpret_cast<std::uintptr_t>(address) % static_cast<std::uintptr_t>(bytes) != 0) [[unlikely]]
+    running_block->fail("accesses " + std::to_string(bytes) +
+                            " bytes of global memory at an address that is not a multiple of " + std::to_string(bytes),
+                        where);
 }
 template <class T>
 Pack<T> load_pack(const T* from, std::source_location where = std::source_location::current()) {
-  check_16_bytes(from, where);
+  check_place(from, 16, where);
   Pack<T> pack;
   std::memcpy(static_cast<void*>(&pack), from, sizeof(pack));
   return pack;
 }
-template <class T>
-void store_pack(T* to, const Pack<T>& pack, std::source_location where = std::source_location::current()) {
-  check_16_bytes(to, where);
+template <class T, int kBytes>
+void store_pack(T* to, const Pack<T, kBytes>& pack, std::source_location where = std::source_location::current()) {
+  check_place(to, kBytes, where);
   std::memcpy(static_cast<void*>(to), &pack, sizeof(pack));
 }
 template <class T>
@@ -109,7 +110,7 @@ inline std::uint32_t pack_bf16(float low, float high) {
 template <class T>
 void copy_async(const SharedArray<T>& to, int i, const T* from, bool valid,
                 std::source_location where = std::source_location::current()) {
-  if (valid) check_16_bytes(from, where);
+  if (valid) check_place(from, 16, where);
   running_block->copy_later(to.place_of_16_bytes(i, where), from, valid, where);
 }
 inline void copy_async_commit() { running_block->commit_copies(); }

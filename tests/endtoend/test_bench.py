@@ -7,7 +7,8 @@ BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
 EMULATED = os.environ.get("STRATA_EMULATED", "build/host-release/tests/strata_emulated")
 KERNELS = ["embedding forward", "embedding backward", "layernorm forward", "layernorm backward", "rmsnorm forward", "rmsnorm backward",
            "head norm forward", "head norm backward", "rope", "gelu forward", "gelu backward", "swiglu forward", "swiglu backward",
-           "cross-entropy", "add", "cast f32 to bf16", "cast bf16 to f32", "sum of squares"]
+           "cross-entropy", "add", "cast f32 to bf16", "cast bf16 to f32", "sum of squares",
+           "cast with sum of squares"]
 LAYERS = ["qkv", "output", "gate and up", "down", "head"]
 TINY_KERNELS = ("kernels", "--model", "tiny", "--batch", "2", "--seq-length", "16", "--bytes", "65536")
 TINY_ATTENTION = ("attention", "--batch", "1", "--seq-length", "48", "--heads", "4", "--kv-heads", "2", "--head-dim", "16")

@@ -38,11 +38,15 @@ here=$(dirname "$0")/../answers
 echo "python $*" >> "$here/calls"
 case "$2" in
   *sysconfig*) exit 0 ;;
+  *deepspeed*) [ -e "$here/deepspeed.json" ] && exec cat "$here/deepspeed.json"; echo "ModuleNotFoundError: No module named 'deepspeed'" >&2; exit 1 ;;
   *torch*) [ -e "$here/torch.json" ] && exec cat "$here/torch.json"; echo "ModuleNotFoundError: No module named 'torch'" >&2; exit 1 ;;
 esac
 script=$(basename "$1" .py)
 [ "$script" = pytorch_gpu ] && exec cat "$here/pytorch-$2.json"
-exec cat "$here/pytorch-step.json"
+[ "$script" = deepspeed_step ] && name=deepspeed-step || name=pytorch-step
+case "$*" in *--layers*) name=$name-layers ;; *--model\\ llama-7b\\ *) [ $name = pytorch-step ] && name=pytorch-step-llama-7b ;; esac
+if ! [ -e "$here/$name.json" ]; then echo "torch.OutOfMemoryError: CUDA out of memory" >&2; exit 1; fi
+exec cat "$here/$name.json"
 """
 
 PASSING = """#!/bin/sh
@@ -117,6 +121,9 @@ ANSWERS = {
     "pytorch-attention": rates(*(f"{b}, {w}" for b in ("cuDNN", "flash") for w in ATTENTION), value=5e14),
     "pytorch-gemm": rates("gpt2-124m qkv, forward", value=5e14),
     "pytorch-step": step(0.036, compiled="full"),
+    "pytorch-step-llama-7b": step(0.9, "llama-7b", compiled="blocks"),
+    "deepspeed": {"version": "0.18.1"},
+    "deepspeed-step": step(2.2, "llama-7b", optimizer="cpu"),
 }
 
 
@@ -199,7 +206,38 @@ class RunGpu(unittest.TestCase):
         self.assertAlmostEqual(found["gpt2-124m bf16: tokens/s over PyTorch (compiled)"][0], 1.2)
         self.assertEqual(found["gpt2-1.6b bf16: tokens/s over PyTorch (compiled)"][1], "missed")
         self.assertEqual(found["llama-7b: step over its largest resource (cpu_update)"], (1.1, "met"))
-        self.assertEqual(self.line(printed, "llama-7b: step over its largest resource")[-1], "met")
+        self.assertEqual(self.line(printed, "llama-7b: step over its largest resource")[-4:], ["<=", "1.15", "1.10", "met"])
+        # 1.1 s beside DeepSpeed's 2.2 s.
+        self.assertEqual(found["llama-7b: step over DeepSpeed ZeRO-Offload's"], (0.5, "missed"))
+        self.assertEqual(self.line(printed, "llama-7b: step over DeepSpeed")[-4:], ["<=", "0.40", "0.50", "missed"])
+        self.assertEqual(self.line(printed, "DeepSpeed ZeRO-Offload  ")[-6:-4], ["2200.0", "7447"])
+        self.assertEqual(self.line(printed, "llama-7b", "PyTorch, compiled by block")[-6], "900.0")
+
+    def test_a_step_that_is_fast_enough_beside_deepspeed_meets_its_target(self):
+        self.answer("deepspeed-step", step(2.75, "llama-7b", optimizer="cpu"))
+        self.run_gpu("--only", "llama-7b", check=0)
+        self.assertEqual(self.targets()["llama-7b: step over DeepSpeed ZeRO-Offload's"], (0.4, "met"))
+
+    def test_without_deepspeed_its_line_says_why(self):
+        (self.answers / "deepspeed.json").unlink()
+        printed = self.run_gpu("--only", "llama-7b", check=0)
+        self.assertIn("DeepSpeed: not measured: ", printed)
+        self.assertEqual(self.targets()["llama-7b: step over DeepSpeed ZeRO-Offload's"], (None, "not measured"))
+        self.assertIn("No module named 'deepspeed'", " ".join(self.line(printed, "llama-7b: step over DeepSpeed")))
+        self.assertNotIn("deepspeed_step", (self.answers / "calls").read_text())
+
+    def test_a_deepspeed_that_fails_says_why(self):
+        (self.answers / "deepspeed-step.json").unlink()
+        printed = self.run_gpu("--only", "llama-7b", check=0)
+        self.assertIn("out of memory", " ".join(self.line(printed, "llama-7b: step over DeepSpeed")))
+
+    def test_models_of_other_sizes_are_not_compared(self):
+        (self.answers / "deepspeed-step.json").unlink()
+        self.answer("deepspeed-step-layers", step(1.0, "llama-7b", optimizer="cpu", layers=16))
+        printed = self.run_gpu("--only", "llama-7b", check=0)
+        self.assertEqual(self.targets()["llama-7b: step over DeepSpeed ZeRO-Offload's"], (None, "not measured"))
+        self.assertIn("Strata ran 12 blocks, DeepSpeed 16", printed)
+        self.assertIn("llama-7b bf16 16x1024, 16 blocks", printed)
 
     def test_a_failing_test_is_named_and_stops_nothing(self):
         self.program("libexec/strata/test_optim", FAILING)

@@ -141,6 +141,15 @@ double written_definition(const float* x, std::int64_t n) {
   return lanes[0];
 }
 
+void expect_partials(const float* x, std::int64_t n, Array partials) {
+  EXPECT_TRUE(partials.guard_is_intact());
+  for (std::int64_t k = 0; k * kNormBlock < n; ++k) {
+    double partial = 0.0;
+    std::memcpy(&partial, partials.ref().data + 8 * k, sizeof partial);
+    ASSERT_EQ(partial, written_definition(x + k * kNormBlock, std::min(kNormBlock, n - k * kNormBlock))) << "block " << k;
+  }
+}
+
 TEST(SumSquares, EqualsItsDefinitionToTheBitOnEveryMachine) {
   for (const std::int64_t n : {1, 15, 16, 17, 4095, 4096, 4097, 8192, 12345}) {
     SCOPED_TRACE(n);
@@ -153,16 +162,77 @@ TEST(SumSquares, EqualsItsDefinitionToTheBitOnEveryMachine) {
           return Outputs{x, partials};
         },
         [&](const Outputs& outputs) {
-          Array x = outputs[0], partials = outputs[1];
-          EXPECT_TRUE(partials.guard_is_intact()) << "wrote one partial too many";
-          for (std::int64_t k = 0; k < blocks; ++k) {
-            double partial = 0.0;
-            std::memcpy(&partial, partials.ref().data + 8 * k, sizeof partial);
-            ASSERT_EQ(partial,
-                      written_definition(x.ref().as<float>() + k * kNormBlock, std::min(kNormBlock, n - k * kNormBlock)));
-          }
+          Array x = outputs[0];
+          expect_partials(x.ref().as<float>(), n, outputs[1]);
         });
   }
+}
+
+// GPUs read 16 bytes at once where they can: every beginning inside of them, every end, and ends of the batches of 256.
+const std::vector<std::int64_t> kNormLengths = {1, 2, 3, 4, 5, 13, 255, 256, 257, 511, 4093, 4096, 4098, 4351, 4353, 69889};
+
+TEST(SumSquares, EqualsItsDefinitionWhereverTheArrayBeginsAndEnds) {
+  for (const std::int64_t n : kNormLengths)
+    for (const std::int64_t skip : {0, 1, 2, 3}) {
+      SCOPED_TRACE(std::to_string(n) + " behind " + std::to_string(skip));
+      const std::int64_t blocks = (n + kNormBlock - 1) / kNormBlock;
+      Array given = normal(DType::f32, {skip + n}, "x", 0.1, 3.0);
+      on_every_machine(
+          [&](StreamRef stream) {
+            Array x = given, partials(DType::i32, {2 * blocks});
+            sum_squares_blocks({x.ref().as<float>() + skip, n, reinterpret_cast<double*>(partials.ref().data)}, stream);
+            finish(stream);
+            return Outputs{partials};
+          },
+          [&](const Outputs& out) { expect_partials(given.ref().as<float>() + skip, n, out[0]); });
+    }
+}
+
+TEST(RoundAndSumSquares, HasTheBitsOfTheCastAndOfTheSumsWhereverTheArraysBegin) {
+  for (const std::int64_t n : kNormLengths)
+    for (const auto& [skip, skip_y] : {std::pair{0, 0}, {0, 1}, {0, 4}, {1, 0}, {2, 2}, {3, 5}}) {
+      SCOPED_TRACE(std::to_string(n) + " behind " + std::to_string(skip) + " and " + std::to_string(skip_y));
+      const std::int64_t blocks = (n + kNormBlock - 1) / kNormBlock;
+      Array given = normal(DType::f32, {skip + n}, "x", 0.1, 3.0);
+      const float* values = given.ref().as<float>() + skip;
+      Array before(DType::bf16, {skip_y + n});
+      for (std::int64_t i = 0; i < skip_y; ++i) before.set(i, 7.0);
+      Array expected = before;
+      for (std::int64_t i = 0; i < n; ++i) expected.ref().as<bf16>()[skip_y + i] = to_bf16(values[i]);
+      on_every_machine(
+          [&](StreamRef stream) {
+            Array x = given, y = before, partials(DType::i32, {2 * blocks});
+            round_and_sum_squares({.x = x.ref().as<float>() + skip,
+                                   .y = y.ref().as<bf16>() + skip_y,
+                                   .n = n,
+                                   .partials = reinterpret_cast<double*>(partials.ref().data)},
+                                  stream);
+            finish(stream);
+            EXPECT_TRUE(y.guard_is_intact()) << "rounded one too many";
+            return Outputs{y, partials};
+          },
+          [&](const Outputs& out) {
+            EXPECT_TRUE(out[0] == expected);
+            expect_partials(values, n, out[1]);
+          });
+    }
+}
+
+TEST(RoundAndSumSquares, RoundsEveryKindOfFloat) {
+  const std::vector<float> values = interesting_floats();
+  const auto n = static_cast<std::int64_t>(values.size());
+  Array expected(DType::bf16, {n});
+  for (std::int64_t i = 0; i < n; ++i) expected.ref().as<bf16>()[i] = to_bf16(values[static_cast<std::size_t>(i)]);
+  on_every_machine(
+      [&](StreamRef stream) {
+        Array x(DType::f32, {n}), y(DType::bf16, {n});
+        Array sums(DType::i32, {2 * ((n + kNormBlock - 1) / kNormBlock)});
+        std::memcpy(x.ref().data, values.data(), 4 * values.size());
+        round_and_sum_squares({x.ref().as<float>(), y.ref().as<bf16>(), n, reinterpret_cast<double*>(sums.ref().data)}, stream);
+        finish(stream);
+        return Outputs{y};
+      },
+      [&](const Outputs& out) { EXPECT_TRUE(out[0] == expected); });
 }
 
 TEST(SumSquares, CutsAtBlocksDoNotMatter) {

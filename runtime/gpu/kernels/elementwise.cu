@@ -27,26 +27,72 @@ STRATA_KERNEL cast_kernel(const From* x, To* y, Units units) {
   store_unit(values, y, unit);
 }
 
+// A norm block of 4096 has 16 lanes (kernels/elementwise.h); a thread has 4 neighbours of them, which 16 bytes hold, so that
+// the 4 threads of a block read 64 bytes in a row.
+constexpr int kLanes = Pack<float>::kCount;
 constexpr int kNormLanes = 16;
-constexpr int kNormBatch = 16;  // loads on their way at once
+constexpr int kNormTeam = kNormLanes / kLanes;
+constexpr int kNormBatch = 16;    // loads on their way at once
+constexpr int kNormThreads = 64;  // few: a small array has threads on every multiprocessor too
 
-// A thread is one of the 16 lanes of a block of 4096, so half a warp reads 64 bytes in a row. A square is exact in double.
-STRATA_KERNEL sum_squares_kernel(const float* x, std::int64_t n, double* partials) {
+// A square is exact in double. y: x rounded, where To is not void.
+template <class To>
+STRATA_KERNEL sum_squares_kernel(const float* x, To* y, std::int64_t n, bool packed, double* partials) {
   const std::int64_t thread = block_x() * block_threads() + thread_index();
-  const std::int64_t block = thread / kNormLanes;
-  const auto lane = static_cast<int>(thread % kNormLanes);
-  const std::int64_t first = block * kernels::kNormBlock + lane;
-  double sum = 0.0;
+  const std::int64_t block = thread / kNormTeam;
+  const auto lane = static_cast<int>(thread % kNormTeam) * kLanes;
+  double sums[kLanes] = {};
   for (int batch = 0; batch < kernels::kNormBlock; batch += kNormLanes * kNormBatch) {
-    float values[kNormBatch];
-    for (int k = 0; k < kNormBatch; ++k) {
-      const std::int64_t i = first + batch + k * kNormLanes;
-      values[k] = i < n ? x[i] : 0.0f;  // adding a square of zero changes no bit
+    const std::int64_t first = block * kernels::kNormBlock + batch;
+    if (first >= n) break;
+    float values[kNormBatch][kLanes];
+    if (packed && first + kNormLanes * kNormBatch <= n) {
+      STRATA_UNROLL
+      for (int k = 0; k < kNormBatch; ++k) {
+        const Pack<float> pack = load_pack(x + first + k * kNormLanes + lane);
+        for (int l = 0; l < kLanes; ++l) values[k][l] = pack[l];
+      }
+      if constexpr (!std::is_void_v<To>) {
+        STRATA_UNROLL
+        for (int k = 0; k < kNormBatch; ++k) {
+          Pack<To, kLanes* static_cast<int>(sizeof(To))> pack;
+          for (int l = 0; l < kLanes; ++l) put(values[k][l], &pack[l]);
+          store_pack(y + first + k * kNormLanes + lane, pack);
+        }
+      }
+    } else {
+      STRATA_UNROLL
+      for (int k = 0; k < kNormBatch; ++k) {
+        for (int l = 0; l < kLanes; ++l) {
+          const std::int64_t i = first + k * kNormLanes + lane + l;
+          values[k][l] = i < n ? x[i] : 0.0f;  // adding a square of zero changes no bit
+          if constexpr (!std::is_void_v<To>)
+            if (i < n) put(values[k][l], y + i);
+        }
+      }
     }
-    for (const float value : values) sum = add_rn(sum, mul_rn(static_cast<double>(value), static_cast<double>(value)));
+    STRATA_UNROLL
+    for (int k = 0; k < kNormBatch; ++k) {
+      for (int l = 0; l < kLanes; ++l) {
+        const auto value = static_cast<double>(values[k][l]);
+        sums[l] = add_rn(sums[l], mul_rn(value, value));
+      }
+    }
   }
-  for (int half = kNormLanes / 2; half > 0; half /= 2) sum = add_rn(sum, shuffle_xor(sum, half));
-  if (lane == 0 && first < n) partials[block] = sum;
+  // Lane l and lane l + half, from half = 8 on: the first halves are other threads'.
+  for (int half = kNormTeam / 2; half > 0; half /= 2)
+    for (double& sum : sums) sum = add_rn(sum, shuffle_xor(sum, half));
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) sums[l] = add_rn(sums[l], sums[l + half]);
+  if (lane == 0 && block * kernels::kNormBlock < n) partials[block] = sums[0];
+}
+
+template <class To>
+void launch_sum_squares(const float* x, To* y, std::int64_t n, double* partials, GpuQueue& queue) {
+  const std::int64_t threads = blocks_for(n, kernels::kNormBlock) * kNormTeam;
+  // A y of null is as good as any.
+  const bool packed = can_pack<float>(0, x) && reinterpret_cast<std::uintptr_t>(y) % (kLanes * sizeof(bf16)) == 0;
+  launch(queue, sum_squares_kernel<To>, {.x = blocks_for(threads, kNormThreads)}, kNormThreads, 0, x, y, n, packed, partials);
 }
 
 template <class From, class To>
@@ -93,9 +139,11 @@ void cast(const kernels::CastArgs& args, GpuQueue& queue) {
 }
 
 void sum_squares_blocks(const kernels::SumSquaresArgs& args, GpuQueue& queue) {
-  const auto [x, n, partials] = args;
-  const std::int64_t threads = blocks_for(n, kernels::kNormBlock) * kNormLanes;
-  launch(queue, sum_squares_kernel, {.x = blocks_for(threads, kThreads)}, kThreads, 0, x, n, partials);
+  launch_sum_squares<void>(args.x, nullptr, args.n, args.partials, queue);
+}
+
+void round_and_sum_squares(const kernels::RoundAndSumSquaresArgs& args, GpuQueue& queue) {
+  launch_sum_squares(args.x, args.y, args.n, args.partials, queue);
 }
 
 }  // namespace strata::STRATA_GPU

@@ -22,6 +22,7 @@ const GpuKernels& kernel_table() {
                                         .add = add,
                                         .cast = cast,
                                         .sum_squares_blocks = sum_squares_blocks,
+                                        .round_and_sum_squares = round_and_sum_squares,
                                         .column_sums = column_sums,
                                         .xxh3_64 = xxh3_64};
   return kTable;

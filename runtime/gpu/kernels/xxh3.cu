@@ -25,8 +25,9 @@ constexpr std::uint64_t kPrime64_1 = 0x9E3779B185EBCA87u, kPrime64_2 = 0xC2B2AE3
                         kPrime64_4 = 0x85EBCA77C2B2AE63u, kPrime64_5 = 0x27D4EB2F165667C5u;
 constexpr std::uint64_t kAvalanche = 0x165667919E3779F9u;
 
+// Static: else every thread makes the table on its stack.
 STRATA_DEVICE std::uint64_t secret_word(int i) {
-  constexpr std::uint64_t kSecret[kSecretWords] = {
+  static constexpr std::uint64_t kSecret[kSecretWords] = {
       0xbe4ba423396cfeb8u, 0x1cad21f72c81017cu, 0xdb979083e96dd4deu, 0x1f67b3b7a4a44072u, 0x78e5c0cc4ee679cbu,
       0x2172ffcc7dd05a82u, 0x8e2443f7744608b8u, 0x4c263a81e69035e0u, 0xcb00c391bb52283cu, 0xa32e531b8b65d088u,
       0x4ef90da297486471u, 0xd8acdea946ef1938u, 0x3f349ce33f76faa8u, 0x1d4f0bc7c7bbdcf9u, 0x3159b4cd4be0518au,
@@ -36,8 +37,8 @@ STRATA_DEVICE std::uint64_t secret_word(int i) {
 }
 
 STRATA_DEVICE std::uint64_t first_sum(int lane) {
-  constexpr std::uint64_t kFirst[kLanes] = {kPrime32_3, kPrime64_1, kPrime64_2, kPrime64_3,
-                                            kPrime64_4, kPrime32_2, kPrime64_5, kPrime32_1};
+  static constexpr std::uint64_t kFirst[kLanes] = {kPrime32_3, kPrime64_1, kPrime64_2, kPrime64_3,
+                                                   kPrime64_4, kPrime32_2, kPrime64_5, kPrime32_1};
   return kFirst[lane];
 }
 
