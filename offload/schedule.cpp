@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <deque>
 #include <functional>
 #include <queue>
 
@@ -161,7 +162,7 @@ class ListScheduler {
     const std::array<int, kKinds> counts = {windows.cpu,         windows.gpu,    windows.staging,
                                             windows.gpu_staging, windows.params, windows.grads};
     for (std::size_t k = 0; k < kKinds; ++k)
-      for (int w = 0; w < counts[k]; ++w) free_[k].insert(w);
+      for (int w = 0; w < counts[k]; ++w) free_[k].push_back(w);
     const std::size_t records = shape.records.size();
     windows_.assign(records, {-1, -1, -1, -1, -1, -1});
     openers_.assign(records, {-1, -1, -1, -1, -1, -1});
@@ -325,8 +326,8 @@ class ListScheduler {
     const auto r = static_cast<std::size_t>(task.record);
     for (std::size_t k = 0; k < kKinds; ++k) {
       if (!task.opens[k]) continue;
-      windows_[r][k] = *free_[k].begin();
-      free_[k].erase(windows_[r][k]);
+      windows_[r][k] = free_[k].front();
+      free_[k].pop_front();
       if (++granted_[k] == waiting_[k].size()) continue;
       const int next = openers_[static_cast<std::size_t>(waiting_[k][granted_[k]])][k];
       if (at(next).ready && is_its_turn(at(next))) ready_[static_cast<std::size_t>(at(next).resource)].insert(next);
@@ -356,7 +357,7 @@ class ListScheduler {
       if (--at(next).missing == 0) make_ready(next);
     const auto r = static_cast<std::size_t>(task.record);
     for (std::size_t k = 0; k < kKinds; ++k)
-      if (task.touches[k] && --users_[r][k] == 0) free_[k].insert(windows_[r][k]);
+      if (task.touches[k] && --users_[r][k] == 0) free_[k].push_back(windows_[r][k]);
   }
 
   void emit(const Task& task) {
@@ -423,7 +424,9 @@ class ListScheduler {
   std::vector<std::array<int, kKinds>> users_;    // tasks left that use them
   std::array<std::vector<int>, kKinds> waiting_;  // records by kind
   std::array<std::size_t, kKinds> granted_{};     // of waiting_
-  std::array<SortedInts, kKinds> free_;
+  // In the order in which they became free: the one that rested longest is given next, so that a record whose predecessor is
+  // slower than the rates say need not wait for it.
+  std::array<std::deque<int>, kKinds> free_;
   std::array<SortedInts, kResources> ready_;  // tasks that wait for no other one and whose turn for their windows it is
   std::array<bool, kResources> busy_{};
   std::priority_queue<At, std::vector<At>, std::greater<>> events_;

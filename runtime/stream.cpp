@@ -72,6 +72,9 @@ struct Event::State {
   std::vector<std::shared_ptr<State>> before;
   std::shared_ptr<std::atomic<bool>> stream_error_was_read;  // of the GPU's stream, which tells it from others
 
+  StreamObserver* observer = nullptr;  // null: recorded when there was none
+  std::uint64_t number = 0;
+
   void finish(const Outcome& result) {
     {
       const std::lock_guard lock(mutex);
@@ -110,11 +113,17 @@ struct Event::State {
 
 bool Event::is_complete() const { return !state_ || state_->is_complete(); }
 
-Status Event::drain() const { return state_ ? state_->wait().status : Status(); }
+Status Event::drain() const {
+  if (!state_) return {};
+  Outcome outcome = state_->wait();
+  if (state_->observer != nullptr) state_->observer->waited(state_->number);
+  return std::move(outcome.status);
+}
 
 Status Event::wait() const {
   if (!state_) return {};
   const Outcome outcome = state_->wait();
+  if (state_->observer != nullptr) state_->observer->waited(state_->number);
   if (!outcome.status.ok()) *outcome.error_was_read = true;
   return outcome.status;
 }
@@ -355,6 +364,7 @@ GpuQueue& StreamRef::queue() const {
 void StreamRef::enqueue(const char* name, std::function<Status()> operation, double amount) const {
   STRATA_CHECK(!on_gpu(), std::string(name) + " is host work, stream " + stream_->name_ + " is served by the GPU");
   if (!stream_->worker_) return;
+  if (StreamObserver* const observer = device().observer()) observer->enqueued(*stream_, name);
   Stream::Worker::Operation op;
   op.name = name;
   op.run = std::move(operation);
@@ -364,6 +374,7 @@ void StreamRef::enqueue(const char* name, std::function<Status()> operation, dou
 
 void StreamRef::wait(const Event& event) const {
   if (!event.state_) return;
+  if (event.state_->observer != nullptr) event.state_->observer->waits(*stream_, event.state_->number);
   if (stream_->gpu_) return stream_->gpu_->wait(event.state_);
   if (!stream_->worker_) return;
   Stream::Worker::Operation op;
@@ -375,6 +386,10 @@ Event StreamRef::record() const {
   Event event;
   if (stream_->gpu_) event.state_ = stream_->gpu_->record();
   if (stream_->worker_) event.state_ = stream_->worker_->record();
+  if (StreamObserver* const observer = device().observer(); observer != nullptr && event.state_) {
+    event.state_->observer = observer;
+    event.state_->number = observer->recorded(*stream_);
+  }
   return event;
 }
 
@@ -385,6 +400,7 @@ Status StreamRef::synchronize() const {
 }
 
 GpuOperation::GpuOperation(StreamRef stream, const char* name) : stream_(*stream.stream_), queue_(stream.queue()) {
+  if (StreamObserver* const observer = stream.device().observer()) observer->enqueued(stream_, name);
   queue_.begin_range(name);
   stream_.gpu_->timer().begin(name);
 }

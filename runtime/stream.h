@@ -8,6 +8,7 @@
 // also after an error (its result is worthless); host streams that wait for it skip theirs, so nothing of it is stored.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -25,6 +26,19 @@ enum class Backend {
   dry  // operations are accepted and not executed: a plan measures memory and schedule by running the real code on it
 };
 const char* to_string(Backend backend);
+
+class Stream;
+
+// Is told what streams are asked, in the order in which they are asked: what waits for what, whoever serves them and whatever
+// was faster. Called by the threads that enqueue. Events have numbers from 1.
+class StreamObserver {
+ public:
+  virtual ~StreamObserver() = default;
+  virtual void enqueued(const Stream& stream, const char* operation) = 0;
+  virtual std::uint64_t recorded(const Stream& stream) = 0;  // the number of the event
+  virtual void waits(const Stream& stream, std::uint64_t event) = 0;
+  virtual void waited(std::uint64_t event) = 0;  // the calling thread
+};
 
 // What streams belong to. Outlives every stream made on it.
 class Device {
@@ -54,6 +68,9 @@ class Device {
   // update stream's optimizer).
   ThreadPool& pool() const { return *pool_; }
   TraceRecorder& trace() const { return *trace_; }
+  // From now on; while nobody enqueues. It outlives the device and all events. Not on the dry backend, which has no events.
+  void observe(StreamObserver& observer) { observer_ = &observer; }
+  StreamObserver* observer() const { return observer_; }  // null: none
 
  private:
   Backend backend_;
@@ -63,6 +80,7 @@ class Device {
   std::shared_ptr<GpuDriver> gpu_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<TraceRecorder> trace_;
+  StreamObserver* observer_ = nullptr;
 };
 
 // A point in a stream. Copyable; a default-constructed event is complete.
@@ -81,8 +99,6 @@ class Event {
   struct State;
   std::shared_ptr<State> state_;
 };
-
-class Stream;
 
 // Non-owning; what functions take as their last argument. There is no default stream.
 class StreamRef {
