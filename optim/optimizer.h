@@ -54,7 +54,8 @@ class Optimizer {
   virtual std::vector<std::string> states() const = 0;
 
   // Which elements have states may be chosen, and chosen anew from time to time; by default all have. Number of the choice that
-  // holds in a step, from 0; it does not fall from step to step. States of a new choice are zero whatever was stored before.
+  // holds in a step, from 0; it does not fall from step to step. States of a new
+  // choice are zero whatever was stored before, but where all elements have states.
   virtual std::int64_t choice(std::int64_t /*step*/) const { return 0; }
   // A function of its arguments alone: the same on every rank.
   virtual StatefulSet stateful(const ParamShape& param, const ParamGroup& group, std::int64_t choice) const;
