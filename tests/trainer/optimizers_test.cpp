@@ -237,6 +237,20 @@ TEST(OptimizerCheckpoints, StatesOfOtherElementsAreRefused) {
   EXPECT_THAT(status.message(), HasSubstr("elements chosen by other settings of frugal (columns density 0.25 every 200 steps"));
 }
 
+TEST(OptimizerCheckpoints, StatesOfAnotherPartAreRefused) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.steps = 3;
+  c.optimizer.type = Config::Optimizer::Type::frugal;
+  c.optimizer.groups = {"*mlp* projected=false"};
+  ASSERT_TRUE(run_training(c, 1, data()).status.ok());
+  c.training.steps = 5;
+  c.optimizer.groups = {};
+  const Status status = run_training(c, 1, data()).status;
+  EXPECT_EQ(status.code(), Code::invalid_config);
+  EXPECT_THAT(status.message(), HasSubstr("set optimizer.groups back (projected)"));
+}
+
 TEST(OptimizerGroups, SayWhatFrugalKeepsStatesOfAPartOf) {
   const auto states = [](std::vector<std::string> groups) {
     const TemporaryFolder folder;

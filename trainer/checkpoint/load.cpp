@@ -171,6 +171,23 @@ Status same_optimizer(const Manifest& manifest, const Optimizer& method, const s
               ": set optimizer.type back, or begin a new run from its weights (strata model export, then model.hf)"};
 }
 
+// optimizer.groups may say of which parameters only a part has states.
+Status same_state_counts(const Manifest& manifest, const Engine& engine, const std::string& path) {
+  if (manifest.optimizer.empty()) return {};
+  const OptimizerStoreOptions& options = engine.options().optimizer;
+  std::size_t i = 0;
+  for (const UnitLayout& unit : engine.layout().units)
+    for (const ParamExtent& extent : unit.params) {
+      const std::int64_t has = manifest.params[i++].state_count();
+      const std::int64_t wants = options.method->most_states(shape_of(extent), options.groups[extent.group], 0, extent.numel);
+      if (has != wants)
+        return {Code::invalid_config, path + " holds states of " + std::to_string(has) + " elements of " + extent.name +
+                                          ", this run keeps those of " + std::to_string(wants) +
+                                          ": set optimizer.groups back (projected)"};
+    }
+  return {};
+}
+
 Status fill_record(const CheckpointReader& reader, const std::vector<std::string>& states, const UnitLayout& unit,
                    const std::vector<HeldPiece>& pieces, RecordState state) {
   for (const HeldPiece& piece : pieces) {
@@ -190,6 +207,7 @@ Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReade
   STRATA_RETURN_IF_ERROR(same_params(reader.manifest(), model, reader.path()));
   const Optimizer& method = *engine.options().optimizer.method;
   STRATA_RETURN_IF_ERROR(same_optimizer(reader.manifest(), method, reader.path()));
+  STRATA_RETURN_IF_ERROR(same_state_counts(reader.manifest(), engine, reader.path()));
   Communicator& comm = engine.control();
   Status verified;
   for (std::size_t i = static_cast<std::size_t>(comm.rank().v); i < reader.file_count() && verified.ok();
