@@ -64,11 +64,11 @@ class Block {
   std::byte* write_shared(std::size_t offset, std::size_t bytes, std::source_location where);
   std::size_t shared_bytes() const { return shared_bytes_; }
 
-  // 16 bytes of global memory that are touched at once: an access that ends behind an allocation ends the launch. Only where
-  // no guard would notice: in the last bytes before one.
-  void check_pack(const void* address, std::source_location where) {
-    if (reinterpret_cast<std::uintptr_t>(address) % 4096 == 4096 - 16) [[unlikely]]
-      check_end(address, where);
+  // 8 or 16 bytes of global memory that are touched at once: an access that ends behind an allocation ends the launch. Only
+  // where no guard would notice: in the last bytes before one.
+  void check_pack(const void* address, std::size_t bytes, std::source_location where) {
+    if (reinterpret_cast<std::uintptr_t>(address) % 4096 == 4096 - bytes) [[unlikely]]
+      check_end(address, bytes, where);
   }
 
   // 16 bytes (zeros when !valid) that arrive when the current thread waits for their group.
@@ -121,7 +121,7 @@ class Block {
   std::string whereabouts(int warp) const;
   void note_divergence();
   void note_global_fault();
-  void check_end(const void* address, std::source_location where);
+  void check_end(const void* address, std::size_t bytes, std::source_location where);
   std::string describe(const void* address) const;
   [[noreturn]] void leave_launch();
   const std::byte* read_shared(int thread, std::size_t offset, std::size_t bytes, std::source_location where);

@@ -42,12 +42,11 @@ std::string Block::describe(const void* address) const {
   return is_far && host_memory_ != nullptr ? host_memory_->describe(address) : found;
 }
 
-void Block::check_end(const void* address, std::source_location where) {
-  constexpr std::size_t kPack = 16;
+void Block::check_end(const void* address, std::size_t bytes, std::source_location where) {
   for (const GuardedMemory* const memory : {&memory_, host_memory_})
-    if (memory != nullptr && memory->overhangs(address, kPack))
-      fail("touches 16 bytes of global memory that end behind an allocation: the last is at " +
-               memory->describe(static_cast<const std::byte*>(address) + kPack - 1),
+    if (memory != nullptr && memory->overhangs(address, bytes))
+      fail("touches " + std::to_string(bytes) + " bytes of global memory that end behind an allocation: the last is at " +
+               memory->describe(static_cast<const std::byte*>(address) + bytes - 1),
            where);
 }
 

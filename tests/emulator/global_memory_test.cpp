@@ -50,6 +50,17 @@ TEST_F(EmulatorTest, APackThatIsStoredBehindAnAllocationIsFound) {
   expect_finding({"thread 31: touches 16 bytes of global memory that end behind an allocation", "the 504 bytes"});
 }
 
+STRATA_KERNEL write_half_packs(float* to) { store_pack(to + 2 * thread_index(), Pack<float, 8>{}); }
+TEST_F(EmulatorTest, APackOf8BytesThatIsStoredBehindAnAllocationIsFound) {
+  const auto of = [&](std::size_t floats) {
+    return reinterpret_cast<float*>(driver_.memory().allocate(4 * floats, 8).value());
+  };
+  run(write_half_packs, 32, 0, of(64));
+  expect_ok();
+  run(write_half_packs, 32, 0, of(63));
+  expect_finding({"thread 31: touches 8 bytes of global memory that end behind an allocation", "the 252 bytes"});
+}
+
 TEST_F(EmulatorTest, MemoryOfTheCallerIsGuardedAndNamedLikeTheDevices) {
   GuardedMemory arrays;
   EmulatedDriver::Options options;

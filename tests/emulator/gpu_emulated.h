@@ -54,6 +54,7 @@ inline void check_place(const void* address, int bytes, std::source_location whe
     running_block->fail("accesses " + std::to_string(bytes) +
                             " bytes of global memory at an address that is not a multiple of " + std::to_string(bytes),
                         where);
+  running_block->check_pack(address, static_cast<std::size_t>(bytes), where);
 }
 template <class T>
 Pack<T> load_pack(const T* from, std::source_location where = std::source_location::current()) {
