@@ -5,6 +5,7 @@
 
 #include "model/hf.h"
 #include "optim/adamw.h"
+#include "optim/apollo_optimizer.h"
 #include "optim/frugal.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
@@ -63,10 +64,29 @@ std::shared_ptr<const Optimizer> make_frugal(const Config::Optimizer& o, std::ui
   return std::make_shared<Frugal>(config, seed);
 }
 
+std::shared_ptr<const Optimizer> make_apollo(const Config::Optimizer& o, std::uint64_t seed) {
+  return std::make_shared<Apollo>(
+      ApolloMethodConfig{
+          .apollo = {.beta1 = o.beta1.value(),
+                     .beta2 = o.beta2.value(),
+                     .eps = o.eps.value(),
+                     .scaling =
+                         *o.scale_type == Config::Optimizer::Scaling::channel ? ApolloScaling::channel : ApolloScaling::tensor,
+                     .scale = o.scale.value(),
+                     .scale_front = o.scale_front.value(),
+                     .limit_growth = !o.disable_nl.value(),
+                     .norm_floor = o.nl_floor.value()},
+          .rank = o.rank,
+          .update_gap = o.update_proj_gap,
+          .projections = *o.proj_seeds == Config::Optimizer::Seeds::run ? ProjectionKind::philox : ProjectionKind::torch},
+      seed);
+}
+
 // seed: of what an optimizer draws.
 std::shared_ptr<const Optimizer> make_optimizer(const Config::Optimizer& o, std::uint64_t seed) {
   switch (o.type) {
     case Config::Optimizer::Type::frugal: return make_frugal(o, seed);
+    case Config::Optimizer::Type::apollo: return make_apollo(o, seed);
     case Config::Optimizer::Type::adamw:
       return std::make_shared<AdamW>(AdamWConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value(), .eps = o.eps.value()});
     case Config::Optimizer::Type::lion:

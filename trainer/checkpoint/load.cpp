@@ -172,20 +172,36 @@ Status same_optimizer(const Manifest& manifest, const Optimizer& method, const s
 }
 
 // optimizer.groups may say of which parameters only a part has states.
-Status same_state_counts(const Manifest& manifest, const Engine& engine, const std::string& path) {
+Status same_state_counts(const Manifest& manifest, Engine& engine, const std::string& path) {
   if (manifest.optimizer.empty()) return {};
   const OptimizerStoreOptions& options = engine.options().optimizer;
   std::size_t i = 0;
-  for (const UnitLayout& unit : engine.layout().units)
-    for (const ParamExtent& extent : unit.params) {
-      const std::int64_t has = manifest.params[i++].state_count();
-      const std::int64_t wants = options.method->most_states(shape_of(extent), options.groups[extent.group], 0, extent.numel);
+  int u = 0;
+  for (const UnitLayout& unit : engine.layout().units) {
+    for (std::size_t p = 0; p < unit.params.size(); ++p, ++i) {
+      const std::int64_t has = manifest.params[i].state_count();
+      const std::int64_t wants = state_count(unit.params[p], *options.method, options.groups);
       if (has != wants)
-        return {Code::invalid_config, path + " holds states of " + std::to_string(has) + " elements of " + extent.name +
-                                          ", this run keeps those of " + std::to_string(wants) +
+        return {Code::invalid_config, path + " holds " + std::to_string(has) + " values of each state of " +
+                                          unit.params[p].name + ", this run keeps " + std::to_string(wants) +
                                           ": set optimizer.groups back (projected)"};
+      if (manifest.params[i].memory.size() != engine.optimizer().row_memory(u, p).size())
+        return {Code::corrupt, path + " does not hold what the optimizer keeps of the matrix " + unit.params[p].name};
     }
+    ++u;
+  }
   return {};
+}
+
+void set_row_memory(const Manifest& manifest, Engine& engine) {
+  if (manifest.optimizer.empty()) return;
+  std::size_t i = 0;
+  int u = 0;
+  for (const UnitLayout& unit : engine.layout().units) {
+    for (std::size_t p = 0; p < unit.params.size(); ++p, ++i)
+      engine.optimizer().set_row_memory(u, p, manifest.params[i].memory);
+    ++u;
+  }
 }
 
 Status fill_record(const CheckpointReader& reader, const std::vector<std::string>& states, const UnitLayout& unit,
@@ -194,9 +210,10 @@ Status fill_record(const CheckpointReader& reader, const std::vector<std::string
     const std::string& name = unit.params[piece.param].name;
     const auto place = [](float* values, std::int64_t n) { return std::span(values, static_cast<std::size_t>(n)); };
     STRATA_RETURN_IF_ERROR(reader.read(name, kParameterState, piece.first, place(state.p + piece.offset, piece.count)));
+    const auto& arrays = piece.of_rows ? state.rows : state.states;
     for (std::size_t k = 0; k < states.size(); ++k)
       STRATA_RETURN_IF_ERROR(
-          reader.read(name, states[k], piece.first_state, place(state.states[k] + piece.state_offset, piece.state_count)));
+          reader.read(name, states[k], piece.first_state, place(arrays[k] + piece.state_offset, piece.state_count)));
   }
   return {};
 }
@@ -216,6 +233,7 @@ Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReade
   STRATA_RETURN_IF_ERROR(agree(comm, verified, "verification of a checkpoint"));
   OptimizerStore& store = engine.optimizer();
   store.hold_choice(reader.manifest().choice, reader.manifest().step);
+  set_row_memory(reader.manifest(), engine);
   return store.fill([&, states = method.states()](const OptimizerRecord& record, RecordState state) {
     zero(record, state);  // padding
     return fill_record(reader, states, engine.layout().units[static_cast<std::size_t>(record.unit)],
