@@ -9,6 +9,7 @@
 #include "model/config.h"
 #include "optim/param_groups.h"
 #include "trainer/config_schema.h"
+#include "trainer/model_setup.h"
 
 namespace strata {
 namespace {
@@ -307,6 +308,7 @@ ModelConfig model_config(const Config& config) {
   out.qkv_bias = *m.qkv_bias;
   out.qk_norm = *m.qk_norm;
   out.init_std = m.init_std;
+  out.long_rows = wants_long_rows(config.optimizer);
   return out;
 }
 

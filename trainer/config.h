@@ -220,7 +220,7 @@ struct Supplied {
 Result<Config> resolve(const Config& config, WorldSize world, Supplied supplied = {});
 Status validate(const Config& config, WorldSize world);
 
-// The model's shape. config: resolved, with model.hf empty.
+// The model's shape, and how it is stored (wants_long_rows() of model_setup.h). config: resolved, with model.hf empty.
 ModelConfig model_config(const Config& config);
 
 // YAML of every key; parse_config of it gives an equal Config.

@@ -20,6 +20,8 @@ StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& 
       if (method.rows() != nullptr && decl.columns > 0) {
         const ParamShape shape{decl.name, decl.numel / decl.columns, decl.columns};
         if (method.rows()->rank(shape, groups[group]) > 0) decl.cut = row_cut(shape.rows, shape.columns);
+        decl.transposed = p.transposed;
+        decl.parts = p.parts;
       }
       params.push_back(std::move(decl));
     }

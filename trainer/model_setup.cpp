@@ -13,9 +13,21 @@
 
 namespace strata {
 
+bool wants_long_rows(const Config::Optimizer& optimizer) {
+  switch (optimizer.type) {
+    case Config::Optimizer::Type::adamw:
+    case Config::Optimizer::Type::lion:
+    case Config::Optimizer::Type::sgd:
+    case Config::Optimizer::Type::frugal: break;
+    case Config::Optimizer::Type::apollo: return true;
+  }
+  return false;
+}
+
 Result<ModelConfig> model_config_of(const Config& resolved) {
   if (resolved.model.hf.empty()) return model_config(resolved);
-  STRATA_ASSIGN_OR_RETURN(const ModelConfig config, read_hf_config(resolved.model.hf));
+  STRATA_ASSIGN_OR_RETURN(ModelConfig config, read_hf_config(resolved.model.hf));
+  config.long_rows = wants_long_rows(resolved.optimizer);
   using Type = Config::Model::Type;
   const Type found = config.architecture == Architecture::gpt2 ? Type::gpt2 : Type::llama;
   if (resolved.model.type != Type::automatic && resolved.model.type != found)

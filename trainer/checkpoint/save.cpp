@@ -121,7 +121,8 @@ Status commit(const std::string& target, Manifest manifest, const std::vector<st
 std::vector<CheckpointParam> checkpoint_params(const Model& model) {
   std::vector<CheckpointParam> params;
   for (int u = 0; u < model.unit_count(); ++u)
-    for (const ParamSpec& p : model.unit(u).params()) params.push_back({p.name, p.shape});
+    for (const ParamSpec& p : model.unit(u).params())
+      params.push_back({.name = p.name, .shape = p.shape, .transposed = p.transposed});
   return params;
 }
 
