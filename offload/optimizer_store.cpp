@@ -336,18 +336,21 @@ void OptimizerStore::enqueue_measure(const Instruction& i, const UpdateStep& ste
                         i.amount);
 }
 
-std::vector<Slice> OptimizerStore::padding_of(std::size_t r) const {
-  std::vector<Slice> padding;
+std::vector<Slice> OptimizerStore::not_updated(std::size_t r, const std::vector<Run>& runs) const {
+  std::vector<Slice> updated;
+  updated.reserve(runs.size());
+  for (const Run& run : runs) updated.push_back({run.first, run.count});
+  for (const StatePiece& piece : pieces_[r])
+    if (piece.rank > 0) updated.push_back({piece.of.offset, piece.of.count});
+  std::sort(updated.begin(), updated.end(), [](const Slice& x, const Slice& y) { return x.first < y.first; });
+  updated.push_back({records()[r].range.count, 0});
+  std::vector<Slice> rest;
   std::int64_t end = 0;
-  const auto add = [&](std::int64_t first) {
-    if (end < first) padding.push_back({end, first - end});
-  };
-  for (const StatePiece& piece : pieces_[r]) {
-    add(piece.of.offset);
-    end = piece.of.offset + piece.of.count;
+  for (const Slice& part : updated) {
+    if (end < part.first) rest.push_back({end, part.first - end});
+    end = part.first + part.count;
   }
-  add(records()[r].range.count);
-  return padding;
+  return rest;
 }
 
 void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step) {
@@ -372,7 +375,8 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step
   const StreamRef stream = stream_of(i.resource);
   std::vector<std::pair<UpdateSlice, ParamGroup>> slices;
   std::vector<StatefulSet> sets;  // that the slices refer to
-  for (const Run& run : runs_of(r)) {
+  const std::vector<Run> runs = runs_of(r);
+  for (const Run& run : runs) {
     UpdateSlice slice{.p = state.p + run.first,
                       .g = rounded ? nullptr : reinterpret_cast<const float*>(grads) + run.first,
                       .g16 = rounded ? reinterpret_cast<const bf16*>(grads) + run.first : nullptr,
@@ -394,17 +398,17 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step
   if (rows_.has(r))
     for (const RowUpdates::Stretch& s : rows_.stretches(r))
       matrices.emplace_back(rows_.application(r, s, grads, grads_.dtype(), state.p, p16), options_.groups[s.group]);
-  // No parameter's update writes what is between them, and windows and second copies have held others.
+  // Windows and second copies have held others' elements: what no update writes must not be theirs.
   std::vector<std::span<std::byte>> zeros;
-  for (const Slice& padding : padding_of(r)) {
+  for (const Slice& padding : not_updated(r, runs)) {
     const auto n = static_cast<std::size_t>(padding.count);
     if (p16 != nullptr) zeros.push_back(std::as_writable_bytes(std::span(p16 + padding.first, n)));
     if (elsewhere) zeros.push_back(std::as_writable_bytes(std::span(result.p + padding.first, n)));
   }
   const Optimizer& method = *options_.method;
   if (stream.on_gpu()) {
-    for (const std::span<std::byte> zero : zeros) zero_async(zero.data(), zero.size(), stream);
     const GpuOperation operation(stream, method.name());
+    for (const std::span<std::byte> zero : zeros) operation.queue().zero(zero.data(), zero.size());
     const GpuDriver& driver = stream.device().gpu();
     for (const auto& [slice, group] : slices) method.enqueue_on_gpu(slice, step, group, driver, operation.queue());
     for (const auto& [rows, group] : matrices)

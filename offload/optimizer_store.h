@@ -220,8 +220,8 @@ class OptimizerStore {
     bool states_are_zero = false;
   };
   std::vector<Run> runs_of(std::size_t r) const;
-  // What of a record no parameter has.
-  std::vector<Slice> padding_of(std::size_t r) const;
+  // The padding that none of `runs` and no rows cover, in order.
+  std::vector<Slice> not_updated(std::size_t r, const std::vector<Run>& runs) const;
   void enqueue_measure(const Instruction& instruction, const UpdateStep& step);
   void enqueue_update(const Instruction& instruction, const UpdateStep& step);
   const std::byte* near_grads(const Instruction& instruction) const;  // of its record, where it is updated

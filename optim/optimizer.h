@@ -3,8 +3,8 @@
 //
 // Element-wise, but for what rows() does: what becomes of an element depends on its own gradient, value and states, the step's
 // scalars, its group and whether it has states, and on nothing else, so that records may be cut anywhere. Every update is one
-// written sequence of correctly rounded IEEE operations: the same bits on every processor, whatever the vector width, slicing or
-// alignment.
+// written sequence of correctly rounded IEEE operations: the same bits on every processor, whatever the vector width, slicing
+// or alignment.
 #pragma once
 
 #include <cstdint>
@@ -70,8 +70,8 @@ class Optimizer {
   virtual std::int64_t stateful_words(const ParamShape& /*param*/, const ParamGroup& /*group*/) const { return 0; }
   // Where some parameters are not updated element by element: what is done with them (row_method.h). Null: none is.
   virtual const RowMethod* rows() const { return nullptr; }
-  // What choices and projections depend on besides the parameters, as a text: checkpoints hold it, and states of another one are refused.
-  // Empty: there are none.
+  // What choices and projections depend on besides the parameters, as a text: checkpoints hold it, and states of another one
+  // are refused. Empty: there are none.
   virtual std::string choice_rule() const { return {}; }
 
   // On the calling thread.

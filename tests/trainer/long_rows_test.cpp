@@ -45,13 +45,14 @@ Config short_config(const std::string& folder, std::int64_t steps = 4) {
   return c;
 }
 
-TEST(LongRowsConfig, NoOptimizerOfAConfigurationNeedsThemYet) {
+TEST(LongRowsConfig, OnlyAMethodThatTreatsRowsNeedsThem) {
   using Type = Config::Optimizer::Type;
-  for (const Type type : {Type::adamw, Type::lion, Type::sgd, Type::frugal}) {
+  for (const Type type : {Type::adamw, Type::lion, Type::sgd, Type::frugal, Type::apollo}) {
     Config c = small_config("anywhere");
     c.optimizer.type = type;
-    EXPECT_FALSE(wants_long_rows(c.optimizer));
-    EXPECT_FALSE(model_config_of(*resolve(c, WorldSize{1}, {.train = true})).value().long_rows);
+    const bool rows = type == Type::apollo;
+    EXPECT_EQ(wants_long_rows(c.optimizer), rows);
+    EXPECT_EQ(model_config_of(*resolve(c, WorldSize{1}, {.train = true})).value().long_rows, rows);
   }
 }
 
