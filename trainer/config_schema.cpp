@@ -399,7 +399,7 @@ void describe_tiers(ConfigSchema& s, Config& c) {
   s.add("offload.optimizer.speculation", c.offload.optimizer.speculation,
         "Of the records that live away from the GPU with a master copy, the part that is updated while the backward runs, "
         "before the norm is known, as if the step did not clip. Old states are kept until then (in CPU memory that is a "
-        "second copy): a guess that was wrong is dropped, and no bit depends on it.")
+        "second copy): a guess that was wrong is dropped, and no bit depends on it. Of apollo none is: it measures first.")
       .at_least(0)
       .at_most(1)
       .automatic("what makes the forecast step shortest and fits into memory.cpu, by device.rates; 0 where they are not known");

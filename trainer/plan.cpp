@@ -121,6 +121,7 @@ std::string format_update(const UpdatePlan& update) {
   if (update.speculating > 0)
     text += fmt::format("; {} begin before the norm is known ({} for second copies)", update.speculating,
                         format_bytes(shadow_bytes(update)));
+  if (update.schedule.shape.two_passes) text += "; rows of matrices are measured first, behind the norm";
   text += "\n";
   if (!update.forecast) return text;
   const StepForecast& forecast = *update.forecast;
