@@ -227,6 +227,57 @@ TEST(UpdateSchedule, WhatSpeculatesBeginsBeforeTheNorm) {
   EXPECT_EQ(behind, (std::vector<int>{0, 1, 2, 3, 4, 6}));
 }
 
+// Every second record has rows of matrices.
+TEST(UpdateSchedule, RowsAreAllMeasuredBeforeAnyIsUpdated) {
+  for (const UnitPlacement& homes :
+       {UnitPlacement{Tier::gpu, Tier::gpu}, UnitPlacement{Tier::cpu, Tier::cpu}, UnitPlacement{Tier::gpu, Tier::nvme}}) {
+    UpdateShape shape = shape_of(4, 6, kMixed);
+    shape.unit_placements.assign(4, homes);
+    shape.two_passes = true;
+    shape.speculates.assign(shape.records.size(), 1);
+    for (std::size_t r = 0; r < shape.records.size(); r += 2) {
+      shape.records[r].rows = 256;
+      shape.records[r].row_states = 2048;
+      shape.records[r].measuring = 4.0 * kRecord;
+    }
+    const UpdateSchedule schedule = make_update_schedule(shape, full_windows(shape), kRates);
+    const std::size_t through = measuring_instructions(schedule);
+    ASSERT_GT(through, 0u);
+    std::set<int> measured, updated;
+    std::map<int, int> grads_came;
+    for (std::size_t i = 0; i < schedule.instructions.size(); ++i) {
+      const Instruction& instruction = schedule.instructions[i];
+      const auto r = static_cast<std::size_t>(instruction.record);
+      EXPECT_FALSE(speculates(shape, r));
+      if (instruction.action == Action::grads_up || instruction.action == Action::grads_down) ++grads_came[instruction.record];
+      if (instruction.action == Action::measure) {
+        EXPECT_TRUE(measured.insert(instruction.record).second) << "once";
+        EXPECT_TRUE(measures(shape, r));
+        EXPECT_LT(i, through);
+        EXPECT_EQ(instruction.resource, route_of(shape, r).on_gpu ? Resource::gpu_update : Resource::cpu_update);
+      }
+      if (instruction.action == Action::update) {
+        updated.insert(instruction.record);
+        if (measures(shape, r)) {
+          EXPECT_GE(i, through);
+          EXPECT_EQ(measured.size(), shape.records.size() / 2);
+        }
+      }
+    }
+    EXPECT_EQ(measured.size(), shape.records.size() / 2);
+    EXPECT_EQ(updated.size(), shape.records.size());
+    EXPECT_EQ(schedule.instructions[through - 1].action, Action::measure);
+    for (const auto& [record, times] : grads_came)
+      EXPECT_EQ(times, measures(shape, static_cast<std::size_t>(record)) ? 2 : 1) << "record " << record;
+    const StepForecast with = forecast_step(schedule, {}, kRates);
+    shape.two_passes = false;
+    for (OptimizerRecord& record : shape.records) record.rows = record.row_states = 0, record.measuring = 0.0;
+    shape.speculates.clear();
+    const StepForecast without = forecast_step(make_update_schedule(shape, full_windows(shape), kRates), {}, kRates);
+    EXPECT_GT(with.step_seconds, without.step_seconds) << "measuring takes time";
+  }
+}
+
 TEST(UpdateSchedule, TheOrderDependsOnRatesAloneAndIsRepeated) {
   const UpdateShape shape = shape_of(4, 9, kMixed);
   const auto order = [&](const Rates& rates) {

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "optim/lion.h"
 #include "optim/sgd.h"
@@ -255,7 +256,55 @@ TEST(OptimizerCheckpoints, StatesOfOtherElementsAreRefused) {
   c.optimizer.density = 0.5;
   const Status status = run_training(c, 1, data()).status;
   EXPECT_EQ(status.code(), Code::invalid_config);
-  EXPECT_THAT(status.message(), HasSubstr("elements chosen by other settings of frugal (columns density 0.25 every 200 steps"));
+  EXPECT_THAT(status.message(),
+              HasSubstr("states that go with other settings of frugal (columns density 0.25 every 200 steps"));
+}
+
+TEST(OptimizerCheckpoints, MomentsOfOtherProjectionsAreRefused) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.steps = 3;
+  c.optimizer.type = Config::Optimizer::Type::apollo;
+  c.optimizer.rank = 4;
+  ASSERT_TRUE(run_training(c, 1, data()).status.ok());
+  c.training.steps = 5;
+  const auto refused = [](const Config& other) {
+    const Status status = run_training(other, 1, data()).status;
+    EXPECT_EQ(status.code(), Code::invalid_config);
+    EXPECT_THAT(status.message(),
+                HasSubstr("states that go with other settings of apollo (projections of rank 4 for 200 steps, seed"));
+  };
+  Config other = c;
+  other.optimizer.rank = 8;
+  refused(other);
+  other = c;
+  other.optimizer.update_proj_gap = 100;
+  refused(other);
+  other = c;
+  other.optimizer.proj_seeds = Config::Optimizer::Seeds::authors;
+  refused(other);
+  EXPECT_TRUE(run_training(c, 1, data()).status.ok());
+}
+
+TEST(ApolloWorlds, DigestIsTheSameForOneToThreeRanks) {
+  std::set<std::string> digests;
+  for (const int world : {1, 2, 3})
+    for (const std::int64_t record_size : {std::int64_t{4096}, std::int64_t{20480}}) {
+      if (testing::kSanitized && record_size != 4096) continue;
+      const TemporaryFolder folder;
+      Config c = config_of({3, Tier::cpu, record_size, false}, folder.path(), DType::f32);
+      c.model.hidden_size = 64;
+      c.model.head_dim = 16;
+      c.model.ffn_size = 192;
+      c.optimizer.type = Config::Optimizer::Type::apollo;
+      c.optimizer.lr = 1e-2;
+      c.optimizer.rank = 8;
+      c.optimizer.update_proj_gap = 3;
+      const RunResult run = run_training(c, world, data());
+      ASSERT_TRUE(run.status.ok()) << run.status.message();
+      digests.insert(run.digest);
+    }
+  EXPECT_EQ(digests.size(), 1u);
 }
 
 TEST(OptimizerCheckpoints, StatesOfAnotherPartAreRefused) {

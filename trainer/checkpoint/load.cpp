@@ -203,7 +203,7 @@ Status same_optimizer(const Manifest& manifest, const Optimizer& method, const s
   if (manifest.optimizer == method.name() && manifest.states == method.states()) {
     if (manifest.choice_rule == method.choice_rule()) return {};
     return {Code::invalid_config,
-            path + " holds states of elements chosen by other settings of " + method.name() + " (" + manifest.choice_rule +
+            path + " holds states that go with other settings of " + method.name() + " (" + manifest.choice_rule +
                 "; this run: " + method.choice_rule() +
                 "): set them back, or begin a new run from its weights (strata model export, then model.hf)"};
   }
