@@ -9,6 +9,8 @@ KERNELS = ["embedding forward", "embedding backward", "layernorm forward", "laye
            "head norm forward", "head norm backward", "rope", "gelu forward", "gelu backward", "swiglu forward", "swiglu backward",
            "cross-entropy", "add", "cast f32 to bf16", "cast bf16 to f32", "sum of squares",
            "cast with sum of squares"]
+METHODS = ["adamw", "lion", "sgd", "sgd-momentum", "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0", "apollo", "apollo-mini", "galore"]
+TINY_OPTIMIZERS = ("optimizers", "--rows", "48", "--columns", "64", "--rank", "16")
 LAYERS = ["qkv", "output", "gate and up", "down", "head"]
 TINY_KERNELS = ("kernels", "--model", "tiny", "--batch", "2", "--seq-length", "16", "--bytes", "65536")
 TINY_ATTENTION = ("attention", "--batch", "1", "--seq-length", "48", "--heads", "4", "--kv-heads", "2", "--head-dim", "16")
@@ -52,6 +54,23 @@ class Bench(EndToEnd):
             self.assertGreater(found["update, traffic"]["ratio"], 0.0)
             bytes_a_parameter = found["update, traffic"]["max"] / found["update"]["max"]
             self.assertAlmostEqual(bytes_a_parameter, {"fp32": 28.0, "bf16": 30.0}[precision], places=3)
+
+    def check_optimizers(self):
+        found = self.measurements(*TINY_OPTIMIZERS)
+        # Of work a parameter: states are read and written, 8 bytes each; of FRUGAL's for a quarter of the matrix; of APOLLO's (two
+        # passes, the gradient twice) and GaLore's for 64 rows. Products: 2 operations an entry and direction.
+        work = {"adamw": 28, "lion": 20, "sgd": 12, "sgd-momentum": 20, "frugal-columns": 16, "frugal-rows": 16, "frugal-randk": 16,
+                "frugal-0": 12, "apollo": 2 * 16, "apollo-mini": 16 + 16 / 48, "galore": 4 * 16}
+        self.assertEqual(list(work), METHODS)
+        self.assertEqual([name for name in found if name in METHODS], METHODS)
+        for name, expected in work.items():
+            kind = "products" if name in ("apollo", "galore") else "traffic"
+            other = found[f"{name}, {kind}"]
+            self.assertAlmostEqual(other["max"] / found[name]["max"], expected, places=6, msg=name)
+            self.assertEqual("bound" in other, kind == "traffic", name)
+        found = self.measurements(*TINY_OPTIMIZERS, "--method", "frugal-rows,galore", "--density", "0.5")
+        self.assertEqual([name for name in found if name in METHODS], ["frugal-rows", "galore"])
+        self.assertAlmostEqual(found["frugal-rows, traffic"]["max"] / found["frugal-rows"]["max"], 12 + 8, places=6)
 
     def check_kernels(self, names):
         for precision in ("fp32", "bf16"):
@@ -104,6 +123,9 @@ class Host(Bench):
     def test_adam_is_measured_against_the_copy(self):
         self.check_adam()
 
+    def test_every_optimizer_updates_a_matrix(self):
+        self.check_optimizers()
+
     def test_every_kernel_is_measured_against_the_copy(self):
         self.check_kernels(KERNELS)
 
@@ -135,7 +157,7 @@ class Host(Bench):
 
     def test_a_gpu_that_is_not_there_is_one_error(self):
         self.needs_no_gpu()
-        for arguments in (("copy",), ("adam",), TINY_GEMM, TINY_KERNELS, TINY_ATTENTION, TINY_STEP):
+        for arguments in (("copy",), ("adam",), TINY_OPTIMIZERS, TINY_GEMM, TINY_KERNELS, TINY_ATTENTION, TINY_STEP):
             self.assertOneError(self.start(*arguments, "--backend", "cuda", "--json"), 2, "is cuda, but")
 
     def test_every_command_of_run_gpu_is_understood(self):
@@ -158,7 +180,9 @@ class Host(Bench):
 
     def test_wrong_shapes_are_refused(self):
         self.assertOneError(self.start("attention", "--heads", "4", "--kv-heads", "3"), 2, "--heads 4", "--kv-heads 3")
+        self.assertOneError(self.start("optimizers", "--rows", "8", "--columns", "3", "--rank", "4"), 2, "--rank 4", "--columns 3")
         self.assertEqual(self.start("kernels", "--model", "gpt5").returncode, 2)
+        self.assertEqual(self.start("optimizers", "--method", "adamv").returncode, 2)
 
 
 class Gpu(Bench):
@@ -171,6 +195,9 @@ class Gpu(Bench):
 
     def test_adam_is_measured_against_the_copy(self):
         self.check_adam()
+
+    def test_every_optimizer_updates_a_matrix(self):
+        self.check_optimizers()
 
     def test_every_kernel_is_measured_against_the_copy(self):
         self.check_kernels([*KERNELS, "bias column sums"])
