@@ -1,5 +1,6 @@
 """`strata bench ...` with tiny shapes: on the host, and with the emulator as the GPU of the same program."""
 import pathlib
+import xml.etree.ElementTree
 
 from harness import *
 
@@ -150,6 +151,51 @@ class Host(Bench):
         self.assertRegex(done.stdout, r"rope .* of .*copy")
         done = self.start(*TINY_STEP, "--backend", "host")
         self.assertRegex(done.stdout, r"note: \d+ tokens/s\n.*planned .*, measured ")
+
+    def compare(self, *arguments):
+        words = [sys.executable, str(BENCH / "optimizer_comparison.py"), "--strata", STRATA, "--work", f"{self.folder}/work", "--text", f"{self.folder}/text",
+                 "--output", f"{self.folder}/results/found.json", "--steps", "4", "--hidden-size", "64", "--layers", "1", "--seq-length", "16",
+                 "--batch", "2", "--micro-batch", "2", "--eval-interval", "2", "--eval-iters", "1", "--threads", "1", "--backend", "host", *arguments]
+        return subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=160)
+
+    def test_optimizers_are_compared_run_by_run(self):
+        os.mkdir(f"{self.folder}/text")
+        pathlib.Path(f"{self.folder}/text/one.txt").write_text(prose(3000))
+        for arguments in (("--only", "frugal_0"), ("--only", "adamw", "--lr", "0.01", "--lr", "1e-5"), ("--only", "adamw", "--lr", "1e-5")):
+            done = self.compare(*arguments)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        found = json.loads(pathlib.Path(f"{self.folder}/results/found.json").read_text())
+        # The third call's run is in the place of the second's.
+        self.assertEqual([(one["name"], one["lr"]) for one in found["runs"]], [("adamw", 1e-5), ("adamw", 0.01), ("frugal_0", 1e-3)])
+        projected = 4 * 64 * 64 + 3 * 64 * 192
+        for one in found["runs"]:
+            self.assertEqual((len(one["losses"]), [step for step, _ in one["validation"]]), (4, [2, 4]))
+            self.assertEqual(one["parameters"], projected + 2 * 257 * 64 + 3 * 64)
+            self.assertEqual(one["state_bytes"], 8 * (one["parameters"] - (projected if one["name"] == "frugal_0" else 0)))
+            self.assertGreaterEqual(one["planned_optimizer_bytes"], one["state_bytes"])
+        # Equal data and weights: the first loss is that of no update, and only the rate tells the runs apart.
+        self.assertEqual(len({one["losses"][0] for one in found["runs"]}), 1)
+        self.assertLess(found["runs"][1]["losses"][-1], found["runs"][0]["losses"][-1])
+        page = pathlib.Path(f"{self.folder}/results/found.md").read_text()
+        self.assertRegex(page, r"\| AdamW \| 0\.01 \| .*\| 1\.000 \|.*\n\| FRUGAL 0 \|")  # of AdamW's two the better
+        self.assertEqual(xml.etree.ElementTree.parse(f"{self.folder}/results/found.svg").getroot().tag, "{http://www.w3.org/2000/svg}svg")
+        done = self.compare("--only", "adamw", "--steps", "5")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("made with another training", done.stderr)
+
+    def test_updates_beside_python_are_compared_by_rounds(self):
+        sys.path.insert(0, str(BENCH))
+        from optimizers_vs_python import summarise
+
+        def run_of(**medians):
+            return {"measurements": [{"name": name, "unit": "parameters/s", "median": median, "samples": [median]} for name, median in medians.items()]
+                    + [{"name": f"{name}, traffic", "unit": "B/s", "ratio": 0.5} for name in medians]}
+
+        # The machine was three times as fast in the second round, whatever ran.
+        runs = {"strata": [run_of(adamw=2.0, lion=4.0), run_of(adamw=6.0, lion=12.0)], "python": [run_of(adamw=1.0), run_of(adamw=3.0)]}
+        adamw, lion = summarise(runs)
+        self.assertEqual((adamw["ratio"], adamw["round_ratios"], adamw["to_adamw"], adamw["measured_over_bound"]), (2.0, [2.0, 2.0], 1.0, 0.5))
+        self.assertEqual((lion["ratio"], lion["python"], lion["to_adamw"]), (None, None, 2.0))
 
     def needs_no_gpu(self):
         if any(" GPU " in line and line.startswith("  ok") for line in run("doctor").stdout.splitlines()):
