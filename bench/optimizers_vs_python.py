@@ -19,7 +19,7 @@ import sys
 import time
 
 from adam_vs_deepspeed import busy_seconds
-from results_file import HERE, results_folder, store
+from results_file import HERE, cpu_name, results_folder, store
 
 OFFICIAL = {"adamw": "torch.optim.AdamW, fused", "sgd": "torch.optim.SGD, fused", "sgd-momentum": "torch.optim.SGD, fused",
             "lion": "FRUGAL's Lion", "frugal-columns": "FRUGAL's CoordAdamW", "frugal-rows": "FRUGAL's CoordAdamW",
@@ -124,7 +124,7 @@ def page(options, rows, runs):
     others = [one["cores_of_others"] for side in runs.values() for one in side]
     lines = ["# Updates beside the authors' Python", "", "Written by `bench/optimizers_vs_python.py`; do not edit.", "",
              f"One update of a {options.rows} x {options.columns} matrix, f32, {options.threads} threads, rank {options.rank} (apollo-mini 1), density "
-             f"{options.density:g}, {options.rounds} rounds in turns of {options.repeats} samples; {runs['strata'][0]['machine']['cpu'] if 'cpu' in runs['strata'][0]['machine'] else ''}"
+             f"{options.density:g}, {options.rounds} rounds in turns of {options.repeats} samples; {cpu_name()},"
              f" {runs['python'][0]['machine']['framework']}. Other processes took {min(others):.2f} to {max(others):.2f} cores during the runs "
              f"(median {statistics.median(others):.2f}). The ratio is the median of the rounds'; parameters/s in millions, with their spread.", "",
              "| method | Strata | to our AdamW | measured / bound | theirs | M parameters/s | Strata is |", "| --- | --- | --- | --- | --- | --- | --- |"]
