@@ -69,7 +69,7 @@ struct ModelOptions {
 };
 
 int import_model(const ModelOptions& options) {
-  const Status status = import_checkpoint(options.from, options.to, Config::Run().seed);
+  const Status status = import_checkpoint(options.from, options.to, Config::Run().seed, false);
   if (status.ok()) fmt::print("{}/step_0\n", options.to);
   return finish_command(status);
 }

@@ -104,9 +104,9 @@ Status print_plan(const Options& options) {
   }
   Budgets budgets = budgets_of(config, 0);
   budgets.host_memory.reset();  // the plan is for the machine the config describes, not for this one
-  STRATA_ASSIGN_OR_RETURN(Plan plan,
-                          make_plan(*model, engine_options(config, Rank{0}), WorldSize{options.ranks},
-                                    largest_rank(*model, WorldSize{options.ranks}), threads, planned_backend(config), budgets));
+  STRATA_ASSIGN_OR_RETURN(Plan plan, make_plan(*model, engine_options(config, Rank{0}), WorldSize{options.ranks},
+                                               largest_rank(*model, WorldSize{options.ranks}, engine_options(config, Rank{0})),
+                                               threads, planned_backend(config), budgets));
   plan.drives = drive_use_of(config);
   fmt::print("{}", options.json ? plan_to_json(plan) : format_plan(plan, budgets));
   if (options.timeline) {

@@ -54,9 +54,17 @@ RopeTables::View RopeTables::get(const UnitContext& ctx, std::int64_t T) {
 CausalSelfAttention::CausalSelfAttention(std::vector<ParamSpec>& params, const std::string& name, const Options& options)
     : options_(options),
       qkv_(params, name + ".qkv",
-           {.in = options.C, .out = (options.N + 2 * options.K) * options.H, .bias = options.qkv_bias, .init = options.init}),
+           {.in = options.C,
+            .out = (options.N + 2 * options.K) * options.H,
+            .bias = options.qkv_bias,
+            .init = options.init,
+            .parts = {options.N * options.H, options.K * options.H, options.K * options.H}}),
       out_(params, name + ".out",
-           {.in = options.N * options.H, .out = options.C, .bias = options.out_bias, .init = options.out_init}),
+           {.in = options.N * options.H,
+            .out = options.C,
+            .bias = options.out_bias,
+            .init = options.out_init,
+            .transposed = lies_along_input(options.long_rows, options.N * options.H, options.C)}),
       scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(options.H)))) {
   if (!options.qk_norm) return;
   q_norm_ = params.size();

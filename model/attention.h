@@ -34,7 +34,8 @@ class RopeTables {
 };
 
 // Parameters: <name>.qkv.weight [(N + 2K) H, C] (rows: query heads, key heads, value heads), <name>.qkv.bias, <name>.out.weight
-// [C, N H], <name>.out.bias, <name>.q_norm.weight [H], <name>.k_norm.weight [H]; those that the options ask for.
+// [C, N H], <name>.out.bias, <name>.q_norm.weight [H], <name>.k_norm.weight [H]; those that the options ask for. With long
+// rows, out.weight is [N H, C] where C < N H.
 //
 // saved tensor | shape           | dtype   | why it is not recomputed
 // qkv          | [R, (N + 2K) H] | compute | a GEMM. With qk_norm: before norm and rotation, which are repeated (cheap);
@@ -51,6 +52,7 @@ class CausalSelfAttention {
     Init init = Init::normal(0.02f);
     Init out_init = Init::normal(0.02f);
     std::shared_ptr<RopeTables> rope;  // null: no rotary embedding
+    bool long_rows = false;            // ModelConfig::long_rows
   };
   CausalSelfAttention(std::vector<ParamSpec>& params, const std::string& name, const Options& options);
 

@@ -33,6 +33,7 @@ constexpr std::array<std::pair<const char*, bool ModelConfig::*>, 3> kFlags = {
      {"qkv_bias", &ModelConfig::qkv_bias},
      {"qk_norm", &ModelConfig::qk_norm}}};
 constexpr const char* kScaling = "rope_scaling";
+constexpr const char* kLongRows = "long_rows";  // written and read where it is true: older models do not have it
 
 class Problems {
  public:
@@ -101,6 +102,7 @@ class ObjectReader {
   void read(const char* key, bool& out) {
     if (const Json* v = find(key)) v->is_boolean() ? void(out = v->get<bool>()) : fail_type(key, *v, "true or false");
   }
+  bool has(const char* key) const { return object_.is_object() && object_.contains(key); }
   const Json* find(const char* key) {
     if (!status_.ok()) return nullptr;
     const auto it = object_.find(key);
@@ -159,6 +161,7 @@ Json to_json(const ModelConfig& config) {
   for (const IntegerField& field : kIntegers) json[field.key] = config.*field.member;
   for (const auto& [key, member] : kDoubles) json[key] = config.*member;
   for (const auto& [key, member] : kFlags) json[key] = config.*member;
+  if (config.long_rows) json[kLongRows] = true;
   json[kScaling] = {{"factor", config.rope_scaling.factor},
                     {"low_freq_factor", config.rope_scaling.low_freq_factor},
                     {"high_freq_factor", config.rope_scaling.high_freq_factor},
@@ -172,6 +175,7 @@ Result<ModelConfig> model_config_from_json(const Json& json, const std::string& 
   for (const IntegerField& field : kIntegers) reader.read(field.key, config.*field.member);
   for (const auto& [key, member] : kDoubles) reader.read(key, config.*member);
   for (const auto& [key, member] : kFlags) reader.read(key, config.*member);
+  if (reader.has(kLongRows)) reader.read(kLongRows, config.long_rows);
   if (const Json* architecture = reader.find("architecture")) {
     if (*architecture == "gpt2")
       config.architecture = Architecture::gpt2;

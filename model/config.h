@@ -36,6 +36,9 @@ struct ModelConfig {
   bool qkv_bias = false;              // llama only: biases of query, key and value (Qwen2)
   bool qk_norm = false;               // llama only: RMSNorm of every query and key head (Qwen3)
   double init_std = 0.02;
+  // How it is stored, which changes no value: weights of one matrix inside blocks whose longer dim is their input (mlp.down)
+  // are stored transposed, as optimizers want them that project the shorter dim. Checkpoints hold what is stored.
+  bool long_rows = false;
 
   // Every problem at once, one a line; ok when make_model() can build it.
   Status validate() const;
@@ -43,7 +46,8 @@ struct ModelConfig {
 };
 
 nlohmann::json to_json(const ModelConfig& config);
-// The inverse. Every key is required, none else is allowed, and the result is validated.
+// The inverse. Every key is required but long_rows, which to_json() writes only where it is true; none else is allowed, and the
+// result is validated.
 // `where` (a file name) begins the messages.
 Result<ModelConfig> model_config_from_json(const nlohmann::json& json, const std::string& where);
 

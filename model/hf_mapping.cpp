@@ -92,7 +92,7 @@ Result<std::vector<HfTensor>> hf_mapping(const ModelConfig& config) {
         HfTensor t{.name = piece.name, .shape = {}, .unit = unit, .param = static_cast<int>(p)};
         t.rows = piece.rows < 0 ? shape[0] : piece.rows;
         t.columns = shape.rank() == 1 ? 1 : shape[1];
-        t.transposed = source->second.transposed;
+        t.transposed = source->second.transposed != params[p].transposed;
         t.first = row * t.columns;
         t.shape = {t.rows};
         if (shape.rank() == 2) t.shape.insert(t.transposed ? t.shape.begin() : t.shape.end(), t.columns);

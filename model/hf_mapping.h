@@ -12,14 +12,15 @@
 
 namespace strata {
 
-// One tensor of a Hugging Face file: rows [row, row + rows) of one of our parameters.
+// One tensor of a Hugging Face file: rows [row, row + rows) of one of our parameters, as it is stored.
 struct HfTensor {
   std::string name;  // GPT-2: with the prefix "transformer."
   std::vector<std::int64_t> shape;
   int unit = 0, param = 0;
   std::int64_t first = 0;              // element of the parameter where its rows begin
   std::int64_t rows = 0, columns = 0;  // ours; columns is 1 for vectors
-  bool transposed = false;             // stored as (columns, rows): GPT-2's Conv1D
+  // The file has it as (columns, rows): GPT-2's Conv1D, and what others have as (out, in) and we as (in, out).
+  bool transposed = false;
 
   std::int64_t numel() const { return rows * columns; }
 };

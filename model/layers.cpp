@@ -1,5 +1,7 @@
 #include "model/layers.h"
 
+#include <numeric>
+
 #include "runtime/kernels/linear.h"
 #include "runtime/kernels/norm.h"
 
@@ -13,14 +15,24 @@ Tensor pop(Saved& saved) {
 }
 
 Linear::Linear(std::vector<ParamSpec>& params, const std::string& name, const Options& options)
-    : out_(options.out), weight_(params.size()), bias_(options.bias) {
-  params.push_back({name + ".weight", Shape{options.out, options.in}, options.init, true, true});
+    : out_(options.out), weight_(params.size()), bias_(options.bias), transposed_(options.transposed) {
+  const std::vector<std::int64_t>& parts = options.parts;
+  STRATA_CHECK(
+      parts.empty() || (!options.transposed && std::accumulate(parts.begin(), parts.end(), std::int64_t{0}) == options.out),
+      "the parts of " + name + " are all of its rows, and it is not transposed");
+  params.push_back({.name = name + ".weight",
+                    .shape = options.transposed ? Shape{options.in, options.out} : Shape{options.out, options.in},
+                    .init = options.init,
+                    .projected = true,
+                    .transposed = options.transposed,
+                    .parts = parts});
   if (bias_) params.push_back({name + ".bias", Shape{options.out}, Init::constant(0.0f), false});
 }
 
 Tensor Linear::forward(const UnitContext& ctx, const ConstTensorRef& x_RI, const char* what) const {
   Tensor y_RO = ctx.activation({x_RI.shape[0], out_}, what);
-  kernels::linear_forward({.x_RI = x_RI, .w_OI = ctx.params[weight_], .b_O = bias(ctx), .y_RO = y_RO}, ctx.stream);
+  kernels::linear_forward(
+      {.x_RI = x_RI, .w_OI = ctx.params[weight_], .b_O = bias(ctx), .y_RO = y_RO, .transposed = transposed_}, ctx.stream);
   return y_RO;
 }
 
@@ -28,24 +40,32 @@ Linear::WithGelu Linear::forward_gelu(const UnitContext& ctx, const ConstTensorR
   WithGelu out;
   out.pre_RO = ctx.activation({x_RI.shape[0], out_}, what);
   out.y_RO = ctx.activation({x_RI.shape[0], out_}, "gelu");
-  kernels::linear_gelu_forward(
-      {.x_RI = x_RI, .w_OI = ctx.params[weight_], .b_O = bias(ctx), .pre_RO = out.pre_RO, .y_RO = out.y_RO}, ctx.stream);
+  kernels::linear_gelu_forward({.x_RI = x_RI,
+                                .w_OI = ctx.params[weight_],
+                                .b_O = bias(ctx),
+                                .pre_RO = out.pre_RO,
+                                .y_RO = out.y_RO,
+                                .transposed = transposed_},
+                               ctx.stream);
   return out;
 }
 
 void Linear::backward_weight(const UnitContext& ctx, const ConstTensorRef& dy_RO, const ConstTensorRef& x_RI) const {
   const TensorRef dbias = bias_ ? ctx.grads[weight_ + 1] : TensorRef();
-  kernels::linear_backward_weight({.dy_RO = dy_RO, .x_RI = x_RI, .dw_OI = ctx.grads[weight_], .db_O = dbias}, ctx.stream);
+  kernels::linear_backward_weight(
+      {.dy_RO = dy_RO, .x_RI = x_RI, .dw_OI = ctx.grads[weight_], .db_O = dbias, .transposed = transposed_}, ctx.stream);
 }
 
 void Linear::backward_input(const UnitContext& ctx, const ConstTensorRef& dy_RO, const TensorRef& dx_RI) const {
-  kernels::linear_backward_input({.dy_RO = dy_RO, .w_OI = ctx.params[weight_], .dx_RI = dx_RI}, ctx.stream);
+  kernels::linear_backward_input({.dy_RO = dy_RO, .w_OI = ctx.params[weight_], .dx_RI = dx_RI, .transposed = transposed_},
+                                 ctx.stream);
 }
 
 void Linear::backward_input_gelu(const UnitContext& ctx, const ConstTensorRef& dy_RO, const ConstTensorRef& pre_RI,
                                  const TensorRef& dpre_RI) const {
-  kernels::gelu_linear_backward_input({.dy_RO = dy_RO, .w_OI = ctx.params[weight_], .pre_RI = pre_RI, .dpre_RI = dpre_RI},
-                                      ctx.stream);
+  kernels::gelu_linear_backward_input(
+      {.dy_RO = dy_RO, .w_OI = ctx.params[weight_], .pre_RI = pre_RI, .dpre_RI = dpre_RI, .transposed = transposed_},
+      ctx.stream);
 }
 
 Norm::Norm(std::vector<ParamSpec>& params, const std::string& name, Kind kind, std::int64_t C, double eps)

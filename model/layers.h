@@ -17,12 +17,15 @@ Tensor pop(Saved& saved);
 
 // y = x W^T + b with W (out, in), as torch.nn.Linear. Parameters: <name>.weight, and <name>.bias where there is one (starts
 // at zero, no weight decay). Saves nothing: backward_weight needs the forward's input again.
+// transposed: the weight and its gradient are stored as (in, out), which the matrix products take as well.
 class Linear {
  public:
   struct Options {
     std::int64_t in = 0, out = 0;
     bool bias = false;
     Init init = Init::normal(0.02f);
+    bool transposed = false;
+    std::vector<std::int64_t> parts = {};  // rows of the matrices that W stacks (ParamSpec::parts); not with transposed
   };
   Linear(std::vector<ParamSpec>& params, const std::string& name, const Options& options);
 
@@ -46,7 +49,12 @@ class Linear {
   std::int64_t out_;
   std::size_t weight_;
   bool bias_;  // at weight_ + 1
+  bool transposed_;
 };
+
+// Whether a model with long rows (ModelConfig::long_rows) stores a weight of one matrix (out, in) transposed: so that its
+// longer dim is its rows.
+inline bool lies_along_input(bool long_rows, std::int64_t in, std::int64_t out) { return long_rows && out < in; }
 
 // A normalised tensor and the statistics its backward needs.
 struct Normed {

@@ -5,8 +5,10 @@
 namespace strata {
 
 GeluMlp::GeluMlp(std::vector<ParamSpec>& params, const std::string& name, const MlpOptions& o)
-    : up_(params, name + ".up", {.in = o.C, .out = o.F, .bias = true, .init = o.init}),
-      down_(params, name + ".down", {.in = o.F, .out = o.C, .bias = true, .init = o.out_init}) {}
+    : up_(params, name + ".up",
+          {.in = o.C, .out = o.F, .bias = true, .init = o.init, .transposed = lies_along_input(o.long_rows, o.C, o.F)}),
+      down_(params, name + ".down",
+            {.in = o.F, .out = o.C, .bias = true, .init = o.out_init, .transposed = lies_along_input(o.long_rows, o.F, o.C)}) {}
 
 Tensor GeluMlp::forward(const UnitContext& ctx, const ConstTensorRef& x_RC, Saved* saved) const {
   auto [pre_RF, act_RF] = up_.forward_gelu(ctx, x_RC, "mlp up");
@@ -38,8 +40,9 @@ void GeluMlp::backward_projection(const UnitContext& ctx, const ConstTensorRef& 
 
 SwigluMlp::SwigluMlp(std::vector<ParamSpec>& params, const std::string& name, const MlpOptions& o)
     : F_(o.F),
-      gate_up_(params, name + ".gate_up", {.in = o.C, .out = 2 * o.F, .bias = false, .init = o.init}),
-      down_(params, name + ".down", {.in = o.F, .out = o.C, .bias = false, .init = o.out_init}) {}
+      gate_up_(params, name + ".gate_up", {.in = o.C, .out = 2 * o.F, .init = o.init, .parts = {o.F, o.F}}),
+      down_(params, name + ".down",
+            {.in = o.F, .out = o.C, .init = o.out_init, .transposed = lies_along_input(o.long_rows, o.F, o.C)}) {}
 
 Tensor SwigluMlp::forward(const UnitContext& ctx, const ConstTensorRef& x_RC, Saved* saved) const {
   Tensor gate_up_RG = gate_up_.forward(ctx, x_RC, "mlp gate_up");

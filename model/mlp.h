@@ -26,10 +26,11 @@ struct MlpOptions {
   std::int64_t C = 0, F = 0;
   Init init = Init::normal(0.02f);
   Init out_init = Init::normal(0.02f);
+  bool long_rows = false;  // ModelConfig::long_rows
 };
 
 // y = W2 gelu(W1 x + b1) + b2. Parameters: <name>.up.weight [F, C], <name>.up.bias, <name>.down.weight [C, F],
-// <name>.down.bias. Saves W1 x + b1: [R, F].
+// <name>.down.bias; with long rows, down and up are [F, C] and [C, F] where that is the higher form. Saves W1 x + b1: [R, F].
 class GeluMlp : public Mlp {
  public:
   GeluMlp(std::vector<ParamSpec>& params, const std::string& name, const MlpOptions& options);
@@ -42,8 +43,8 @@ class GeluMlp : public Mlp {
   Linear up_, down_;
 };
 
-// y = W2 (silu(Wg x) * (Wu x)). Parameters: <name>.gate_up.weight [2F, C] (rows: gate, then up), <name>.down.weight [C, F].
-// Saves [Wg x, Wu x]: [R, 2F].
+// y = W2 (silu(Wg x) * (Wu x)). Parameters: <name>.gate_up.weight [2F, C] (rows: gate, then up), <name>.down.weight [C, F],
+// with long rows [F, C] where C < F. Saves [Wg x, Wu x]: [R, 2F].
 class SwigluMlp : public Mlp {
  public:
   SwigluMlp(std::vector<ParamSpec>& params, const std::string& name, const MlpOptions& options);

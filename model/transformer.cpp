@@ -34,11 +34,12 @@ CausalSelfAttention::Options attention_options(const ModelConfig& c, std::shared
   o.init = base_init(c);
   o.out_init = residual_init(c);
   o.rope = std::move(rope);
+  o.long_rows = c.long_rows;
   return o;
 }
 
 std::unique_ptr<Mlp> make_mlp(std::vector<ParamSpec>& params, const std::string& name, const ModelConfig& c) {
-  const MlpOptions options{c.hidden_size, c.ffn_size, base_init(c), residual_init(c)};
+  const MlpOptions options{c.hidden_size, c.ffn_size, base_init(c), residual_init(c), c.long_rows};
   if (is_gpt2(c)) return std::make_unique<GeluMlp>(params, name, options);
   return std::make_unique<SwigluMlp>(params, name, options);
 }

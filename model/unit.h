@@ -23,12 +23,17 @@ struct Init {
 
 struct ParamSpec {
   std::string name;  // unique in the model: "layers.3.mlp.down.weight"
-  Shape shape;
+  Shape shape;       // as it is stored
   Init init;
   bool decay = true;  // weight decay applies (false for norms and biases)
   // Weight of a linear layer inside a block: what optimizers project, and keep states of a part of, unless they are told
   // otherwise (optimizer.groups).
   bool projected = false;
+  // The matrix (out, in) is stored as (in, out). Its initial value and its gradient are the same numbers, transposed.
+  bool transposed = false;
+  // Rows of each of the separate matrices of which a fused weight is made, one below the other: query, key and value. Empty: it
+  // is one matrix. A fused weight is never transposed.
+  std::vector<std::int64_t> parts = {};
 };
 
 // A parameter owned by another, earlier unit (a tied head).

@@ -1,6 +1,7 @@
 #include "offload/layout.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace strata {
 
@@ -21,15 +22,50 @@ ParamShape shape_of(const ParamExtent& param) {
   return {param.name, param.numel / param.columns, param.columns};
 }
 
+std::int64_t row_cut(std::int64_t rows, std::int64_t columns) {
+  constexpr std::int64_t kMostPlaces = 1024;
+  const std::int64_t least = std::lcm(columns, kLayoutBlock), wanted = rows * columns / kMostPlaces;
+  return std::max<std::int64_t>(1, (wanted + least - 1) / least) * least;
+}
+
+std::int64_t UnitLayout::cut_at_or_before(std::int64_t place) const {
+  if (place >= numel) return numel;
+  const std::int64_t block = place / kLayoutBlock * kLayoutBlock;
+  for (const ParamExtent& param : params)
+    if (param.cut > 0 && param.offset < block && block < param.offset + param.numel)
+      return param.offset + (block - param.offset) / param.cut * param.cut;
+  return block;
+}
+
 UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, WorldSize world) {
+  const auto round_up = [](std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; };
   UnitLayout unit;
   unit.name = std::move(name);
   for (const ParamDecl& p : params) {
-    unit.params.push_back({p.name, unit.numel, p.numel, p.group, p.columns});
-    unit.numel += (p.numel + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
+    STRATA_CHECK(p.cut == 0 || (p.cut % kLayoutBlock == 0 && p.cut % p.columns == 0),
+                 "a matrix is cut where rows and blocks end");
+    if (p.cut > 0) unit.numel = round_up(unit.numel, kLayoutBlock);
+    unit.params.push_back({p.name, unit.numel, p.numel, p.group, p.columns, p.cut, p.transposed, p.parts});
+    unit.numel += round_up(p.numel, kParamAlignment);
   }
-  unit.slices = partition_blocks(unit.numel, world, kLayoutBlock);
+  std::int64_t first = 0;
+  for (const Slice& even : partition_blocks(unit.numel, world, kLayoutBlock)) {
+    const std::int64_t end = unit.cut_at_or_before(even.end());
+    unit.slices.push_back({first, end - first});
+    first = end;
+  }
   return unit;
+}
+
+std::vector<Slice> cut_stretches(const UnitLayout& unit, Slice slice, std::int64_t size) {
+  std::vector<Slice> stretches;
+  for (std::int64_t first = slice.first; first < slice.end();) {
+    std::int64_t end = std::min(slice.end(), unit.cut_at_or_before(first + size));
+    for (std::int64_t more = 2; end <= first; ++more) end = std::min(slice.end(), unit.cut_at_or_before(first + more * size));
+    stretches.push_back({first, end - first});
+    first = end;
+  }
+  return stretches;
 }
 
 std::vector<ParamPiece> params_in(const UnitLayout& unit, Slice range) {

@@ -23,8 +23,16 @@ struct ParamExtent {
   std::int64_t numel = 0;
   int group = 0;             // of hyper-parameters (ParamGroups)
   std::int64_t columns = 0;  // of a matrix; 0: is a vector
+  // Elements, whole rows: shards and records cut the matrix only at multiples of this; it begins at a block. 0: at any block.
+  std::int64_t cut = 0;
+  bool transposed = false;               // the model's matrix is the transpose of this one
+  std::vector<std::int64_t> parts = {};  // rows of the matrices that it is, one above the other; empty: one
 };
 ParamShape shape_of(const ParamExtent& param);
+
+// Where a matrix whose rows stay together may be cut (ParamExtent::cut): where rows and layout blocks end together, and not in
+// more than about a thousand places.
+std::int64_t row_cut(std::int64_t rows, std::int64_t columns);
 
 struct UnitLayout {
   std::string name;
@@ -32,6 +40,8 @@ struct UnitLayout {
   std::int64_t numel = 0;           // flat length, padding included
   std::vector<Slice> slices;        // by rank: what each owns (gradient sums, optimizer state, stored parameters)
   std::int64_t blocks() const { return (numel + kLayoutBlock - 1) / kLayoutBlock; }
+  // The last place at or before this one where the unit may be cut.
+  std::int64_t cut_at_or_before(std::int64_t place) const;
 };
 
 struct ParamDecl {
@@ -39,6 +49,9 @@ struct ParamDecl {
   std::int64_t numel = 0;
   int group = 0;
   std::int64_t columns = 0;
+  std::int64_t cut = 0;
+  bool transposed = false;
+  std::vector<std::int64_t> parts = {};
 };
 
 struct StateLayout {
@@ -59,6 +72,9 @@ struct ParamPiece {
 };
 // What `range` holds, parameter by parameter; padding is in no piece.
 std::vector<ParamPiece> params_in(const UnitLayout& unit, Slice range);
+
+// Cuts `slice` into stretches of about `size` elements; the last may be shorter, and one that could not be cut there is longer.
+std::vector<Slice> cut_stretches(const UnitLayout& unit, Slice slice, std::int64_t size);
 
 // Name of the parameter that holds element `index` of the unit, and the element's index inside it; padding: the unit's name.
 std::string element_name(const UnitLayout& unit, std::int64_t index);

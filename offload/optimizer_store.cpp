@@ -11,7 +11,10 @@ namespace strata {
 
 void zero(const OptimizerRecord& record, const RecordState& state) {
   std::fill_n(state.p, record.range.count, 0.0f);
-  for (std::size_t k = 0; k < state.count; ++k) std::fill_n(state.states[k], record.states, 0.0f);
+  for (std::size_t k = 0; k < state.count; ++k) {
+    std::fill_n(state.states[k], record.states, 0.0f);
+    if (record.row_states > 0) std::fill_n(state.rows[k], record.row_states, 0.0f);
+  }
 }
 
 OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOptions& options, ParamStore& params,
@@ -22,6 +25,8 @@ OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOp
       grads_(grads),
       streams_(streams),
       choices_(layout_, *options_.method, options_.groups),
+      rows_(layout_, *options_.method, options_.groups,
+            {streams.cpu_update, streams.gpu_update, streams.gpu_to_cpu, streams.cpu_to_gpu, streams.host}),
       separate_(streams.cpu_update.device().has_separate_memory()) {}
 
 OptimizerStore::~OptimizerStore() {
@@ -53,6 +58,7 @@ void OptimizerStore::make_plan(Rank rank) {
   shape.compute = options_.compute;
   shape.grads = grads_.dtype();
   shape.states = static_cast<int>(options_.method->states().size());
+  shape.two_passes = rows_.any();
   for (int u = 0; u < shape.units; ++u) shape.unit_placements.push_back({params_.home(u), grads_.home(u)});
   STRATA_CHECK(options_.home || options_.homes.size() == shape.records.size(), "every record has a home");
   for (std::size_t r = 0; r < shape.records.size(); ++r)
@@ -60,7 +66,7 @@ void OptimizerStore::make_plan(Rank rank) {
   ComputeShape compute = options_.compute_shape;
   compute.units = shape.units;
   plan_ = plan_updates(shape, options_.share, compute, options_.rates);
-  slots_.resize(static_cast<std::size_t>(plan_.schedule.slots.count()) + 3);
+  slots_.resize(static_cast<std::size_t>(plan_.schedule.slots.count()) + 4);
 }
 
 std::size_t OptimizerStore::payload_bytes(std::size_t r) const {
@@ -97,6 +103,7 @@ Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std:
   for (std::size_t r = 0; r < records().size(); ++r) on_gpu.push_back(route_of(plan_.schedule.shape, r).on_gpu ? 1 : 0);
   STRATA_RETURN_IF_ERROR(choices_.allocate(records(), on_gpu, streams_.gpu_update, gpu, cpu));
   choices_.hold(-1, 0);
+  STRATA_RETURN_IF_ERROR(rows_.allocate(records(), on_gpu, options_.zero_stage, gpu, cpu));
   std::vector<std::span<std::byte>> windows;
   for (const Buffer& w : cpu_windows_) windows.emplace_back(w.data(), w.size());
   const std::optional<GpuDirectMemory> direct = direct_memory();
@@ -285,16 +292,18 @@ void OptimizerStore::enqueue_write(const Instruction& i) {
   file_->write(file_records_[r], window_of(cpu_windows_, i.cpu_window), "nvme write", i.amount);
 }
 
-// Neighbours whose elements all have states are updated as one, with the padding behind them; padding behind others has none.
+// Neighbours whose elements all have states are updated as one, with the padding up to the alignment behind them.
 std::vector<OptimizerStore::Run> OptimizerStore::runs_of(std::size_t r) const {
   const OptimizerRecord& record = records()[r];
   const UnitLayout& unit = layout_.units[static_cast<std::size_t>(record.unit)];
   std::vector<Run> runs;
   for (std::size_t i = 0; i < pieces_[r].size(); ++i) {
-    const auto& [piece, states_at] = pieces_[r][i];
+    const ParamPiece& piece = pieces_[r][i].of;
+    const std::int64_t states_at = pieces_[r][i].states_at;
     const std::int64_t next = i + 1 < pieces_[r].size() ? pieces_[r][i + 1].of.offset : record.range.count;
     const int group = unit.params[piece.param].group;
     const StatefulChoices::Choice choice = choices_.of(record.unit, piece.param);
+    if (pieces_[r][i].rank > 0) continue;  // rows_ has it
     if (!choice.is_everything) {
       runs.push_back({.first = piece.offset,
                       .count = piece.count,
@@ -304,17 +313,44 @@ std::vector<OptimizerStore::Run> OptimizerStore::runs_of(std::size_t r) const {
                       .first_of_set = piece.first,
                       .gpu_words = choice.gpu_words,
                       .states_are_zero = choice.states_are_zero});
-      if (const std::int64_t padding = next - piece.offset - piece.count; padding > 0)
-        runs.push_back({.first = next - padding, .count = padding, .group = group, .set = StatefulSet::none(1, padding)});
       continue;
     }
+    const std::int64_t end =
+        std::min(next, piece.offset + (piece.count + kParamAlignment - 1) / kParamAlignment * kParamAlignment);
     if (Run* last = runs.empty() ? nullptr : &runs.back();
         last != nullptr && !last->set && last->group == group && states_at - last->states_at == piece.offset - last->first)
-      last->count = next - last->first;
+      last->count = end - last->first;
     else
-      runs.push_back({.first = piece.offset, .count = next - piece.offset, .states_at = states_at, .group = group});
+      runs.push_back({.first = piece.offset, .count = end - piece.offset, .states_at = states_at, .group = group});
   }
   return runs;
+}
+
+const std::byte* OptimizerStore::near_grads(const Instruction& i) const {
+  const UpdateRoute route = route_of(plan_.schedule.shape, static_cast<std::size_t>(i.record));
+  return route.grads_down || route.grads_up ? staging_of(i)->grads.data() : sums_of(i);
+}
+
+void OptimizerStore::enqueue_measure(const Instruction& i, const UpdateStep& step) {
+  rows_.enqueue_measure(static_cast<std::size_t>(i.record), near_grads(i), grads_.dtype(), step, stream_of(i.resource),
+                        i.amount);
+}
+
+std::vector<Slice> OptimizerStore::not_updated(std::size_t r, const std::vector<Run>& runs) const {
+  std::vector<Slice> updated;
+  updated.reserve(runs.size());
+  for (const Run& run : runs) updated.push_back({run.first, run.count});
+  for (const StatePiece& piece : pieces_[r])
+    if (piece.rank > 0) updated.push_back({piece.of.offset, piece.of.count});
+  std::sort(updated.begin(), updated.end(), [](const Slice& x, const Slice& y) { return x.first < y.first; });
+  updated.push_back({records()[r].range.count, 0});
+  std::vector<Slice> rest;
+  std::int64_t end = 0;
+  for (const Slice& part : updated) {
+    if (end < part.first) rest.push_back({end, part.first - end});
+    end = part.first + part.count;
+  }
+  return rest;
 }
 
 void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step) {
@@ -323,8 +359,7 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step
   const RecordState state = state_in(r, work_memory(i));
   const UpdateRoute route = route_of(plan_.schedule.shape, r);
   const Staging* const staged = staging_of(i);
-  const bool grads_travel = route.grads_down || route.grads_up;
-  const std::byte* const grads = grads_travel ? staged->grads.data() : sums_of(i);
+  const std::byte* const grads = near_grads(i);
   const bool rounded = grads_.dtype() != DType::f32;
   std::byte* new_params = nullptr;  // where the update leaves its compute copy, if not in p
   if (i.params_window >= 0 && !route.params_down) {
@@ -340,7 +375,8 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step
   const StreamRef stream = stream_of(i.resource);
   std::vector<std::pair<UpdateSlice, ParamGroup>> slices;
   std::vector<StatefulSet> sets;  // that the slices refer to
-  for (const Run& run : runs_of(r)) {
+  const std::vector<Run> runs = runs_of(r);
+  for (const Run& run : runs) {
     UpdateSlice slice{.p = state.p + run.first,
                       .g = rounded ? nullptr : reinterpret_cast<const float*>(grads) + run.first,
                       .g16 = rounded ? reinterpret_cast<const bf16*>(grads) + run.first : nullptr,
@@ -358,14 +394,32 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step
     }
     slices.emplace_back(slice, options_.groups[run.group]);
   }
+  std::vector<std::pair<RowUpdates::Application, ParamGroup>> matrices;
+  if (rows_.has(r))
+    for (const RowUpdates::Stretch& s : rows_.stretches(r))
+      matrices.emplace_back(rows_.application(r, s, grads, grads_.dtype(), state.p, p16), options_.groups[s.group]);
+  // Windows and second copies have held others' elements: what no update writes must not be theirs.
+  std::vector<std::span<std::byte>> zeros;
+  for (const Slice& padding : not_updated(r, runs)) {
+    const auto n = static_cast<std::size_t>(padding.count);
+    if (p16 != nullptr) zeros.push_back(std::as_writable_bytes(std::span(p16 + padding.first, n)));
+    if (elsewhere) zeros.push_back(std::as_writable_bytes(std::span(result.p + padding.first, n)));
+  }
   const Optimizer& method = *options_.method;
   if (stream.on_gpu()) {
     const GpuOperation operation(stream, method.name());
-    for (const auto& [slice, group] : slices)
-      method.enqueue_on_gpu(slice, step, group, stream.device().gpu(), operation.queue());
+    for (const std::span<std::byte> zero : zeros) operation.queue().zero(zero.data(), zero.size());
+    const GpuDriver& driver = stream.device().gpu();
+    for (const auto& [slice, group] : slices) method.enqueue_on_gpu(slice, step, group, driver, operation.queue());
+    for (const auto& [rows, group] : matrices)
+      method.rows()->enqueue_apply(rows.block, rows.s, rows.weights, rows.scale, step, group, driver, operation.queue());
   } else {
-    const auto work = [slices = std::move(slices), sets = std::move(sets), step, &method, &pool = stream.device().pool()] {
+    const auto work = [slices = std::move(slices), sets = std::move(sets), matrices = std::move(matrices),
+                       zeros = std::move(zeros), step, &method, &pool = stream.device().pool()] {
+      for (const std::span<std::byte> zero : zeros) std::fill(zero.begin(), zero.end(), std::byte{0});
       for (const auto& [slice, group] : slices) update(method, slice, step, group, pool);
+      for (const auto& [rows, group] : matrices)
+        apply(*method.rows(), rows.block, rows.s, rows.weights, rows.scale, step, group, pool);
       return Status();
     };
     stream.enqueue(method.name(), work, i.amount);
@@ -409,6 +463,7 @@ void OptimizerStore::execute(const Instruction& i, const UpdateStep& step) {
       case Action::read_grads: return grads_.read_piece(r, grads_window(i.grads_window));
       case Action::grads_down:
       case Action::grads_up: return enqueue_grads(i);
+      case Action::measure: return enqueue_measure(i, step);
       case Action::update: return enqueue_update(i, step);
       case Action::params_up:
       case Action::params_down: return enqueue_params(i);
@@ -452,7 +507,7 @@ void OptimizerStore::advance_early() {
   }
 }
 
-bool OptimizerStore::begin_update(const UpdateStep& step, const Event& after) {
+Result<bool> OptimizerStore::begin_update(const UpdateStep& step, const Event& after) {
   complete_all();
   begun_ = false;
   slots_[static_cast<std::size_t>(plan_.schedule.slots.norm())] = {after, {}};
@@ -464,6 +519,10 @@ bool OptimizerStore::begin_update(const UpdateStep& step, const Event& after) {
              .through = instructions_through_units(schedule),
              .step = step,
              .next = guessed && !kept ? 0 : early_instructions(schedule)};
+  if (!rows_.any()) return kept;
+  for (const std::size_t end = measuring_instructions(schedule); update_->next < end; ++update_->next)
+    execute(schedule.instructions[update_->next], step);
+  STRATA_RETURN_IF_ERROR(rows_.exchange(options_.exchange));
   return kept;
 }
 
@@ -551,7 +610,15 @@ OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
     view.slot = slots.home(static_cast<int>(r));
     view.state = state_in(r, homes_[r].data());
   }
+  if (rows_.has(r)) {
+    view.rows = rows_.on_gpu(r) ? slots.count() + 3 : slots.rows(static_cast<int>(r));
+    view.state.rows = rows_.on_gpu(r) ? rows_.image(r) : rows_.moments(r);
+  }
   return view;
+}
+
+std::vector<int> OptimizerStore::slots_of(const HostView& view) {
+  return view.rows < 0 ? std::vector<int>{view.slot} : std::vector<int>{view.slot, view.rows};
 }
 
 void OptimizerStore::copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const {
@@ -561,7 +628,16 @@ void OptimizerStore::copy_state(std::size_t r, RecordState from, RecordState to,
     copy_async(from.states[k], to.states[k], bytes(records()[r].states), stream);
 }
 
+void OptimizerStore::copy_rows(std::size_t r, std::array<float*, 2> from, std::array<float*, 2> to, StreamRef stream) const {
+  for (std::size_t k = 0; k < from.size(); ++k)
+    copy_async(from[k], to[k], static_cast<std::size_t>(rows_.moment_count(r)) * sizeof(float), stream);
+}
+
 void OptimizerStore::load(std::size_t r, const HostView& view) {
+  if (rows_.has(r) && rows_.on_gpu(r)) {
+    const std::array<int, 1> of_gpu = {plan_.schedule.slots.rows(static_cast<int>(r))}, image = {view.rows};
+    ordered(streams_.gpu_to_cpu, of_gpu, image, [&] { copy_rows(r, rows_.moments(r), rows_.image(r), streams_.gpu_to_cpu); });
+  }
   const std::array<int, 1> home = {plan_.schedule.slots.home(static_cast<int>(r))}, here = {view.slot};
   if (home == here) return;
   if (placement(r).home == Tier::nvme) {
@@ -573,6 +649,10 @@ void OptimizerStore::load(std::size_t r, const HostView& view) {
 }
 
 void OptimizerStore::store(std::size_t r, const HostView& view) {
+  if (rows_.has(r) && rows_.on_gpu(r)) {
+    const std::array<int, 1> of_gpu = {plan_.schedule.slots.rows(static_cast<int>(r))}, image = {view.rows};
+    ordered(streams_.cpu_to_gpu, image, of_gpu, [&] { copy_rows(r, rows_.image(r), rows_.moments(r), streams_.cpu_to_gpu); });
+  }
   const std::array<int, 1> home = {plan_.schedule.slots.home(static_cast<int>(r))}, here = {view.slot};
   if (home == here) return;
   if (placement(r).home == Tier::nvme) {
@@ -634,7 +714,7 @@ Status OptimizerStore::fill(const std::function<Status(const OptimizerRecord&, R
   const std::array<int, 0> none{};
   for (std::size_t r = 0; r < records().size(); ++r) {
     const HostView view = host_view(r);
-    ordered(streams_.host, none, std::array<int, 1>{view.slot}, [&] {
+    ordered(streams_.host, none, slots_of(view), [&] {
       streams_.host.enqueue("fill record", [&fill, &record = records()[r], state = view.state] { return fill(record, state); });
     });
     refresh(r, view);
@@ -650,7 +730,7 @@ Status OptimizerStore::visit(const std::function<Status(const OptimizerRecord&, 
   for (std::size_t r = 0; r < records().size(); ++r) {
     const HostView view = host_view(r);
     load(r, view);
-    ordered(streams_.host, std::array<int, 1>{view.slot}, none, [&] {
+    ordered(streams_.host, slots_of(view), none, [&] {
       streams_.host.enqueue("visit record",
                             [&visit, &record = records()[r], state = view.state] { return visit(record, state); });
     });
@@ -661,21 +741,25 @@ Status OptimizerStore::visit(const std::function<Status(const OptimizerRecord&, 
 std::vector<HeldPiece> OptimizerStore::held(const OptimizerRecord& record, Slice within) const {
   const UnitLayout& unit = layout_.units[static_cast<std::size_t>(record.unit)];
   std::vector<HeldPiece> all;
-  for (const auto& [piece, states_at] : pieces_[static_cast<std::size_t>(&record - records().data())]) {
+  for (const StatePiece& of : pieces_[static_cast<std::size_t>(&record - records().data())]) {
+    const ParamPiece& piece = of.of;
     const std::int64_t param_at = unit.params[piece.param].offset;
     const std::int64_t first = std::max(piece.first, within.first - param_at);
     const std::int64_t end = std::min(piece.first + piece.count, within.end() - param_at);
     if (first >= end) continue;
     const StatefulChoices::Choice choice = choices_.of(record.unit, piece.param);
-    const auto before = [&](std::int64_t element) { return states_before(choice.set.map(), element); };
+    const auto before = [&](std::int64_t element) {
+      return of.rank > 0 ? element / unit.params[piece.param].columns * of.rank : states_before(choice.set.map(), element);
+    };
     all.push_back({.param = piece.param,
                    .first = first,
                    .offset = piece.offset + first - piece.first,
                    .count = end - first,
                    .first_state = before(first),
-                   .state_offset = states_at + before(first) - before(piece.first),
+                   .state_offset = of.states_at + before(first) - before(piece.first),
                    .state_count = before(end) - before(first),
-                   .states_are_zero = choice.states_are_zero});
+                   .states_are_zero = of.rank == 0 && choice.states_are_zero,
+                   .of_rows = of.rank > 0});
   }
   return all;
 }

@@ -22,6 +22,7 @@
 #include "offload/nvme_records.h"
 #include "offload/param_store.h"
 #include "offload/records.h"
+#include "offload/row_updates.h"
 #include "offload/stateful_choices.h"
 #include "offload/update_plan.h"
 #include "optim/adamw.h"
@@ -42,13 +43,15 @@ struct OptimizerStoreOptions {
   DType compute = DType::f32;                         // of the parameter store: f32 or bf16
   std::vector<std::string> nvme_files = {};           // paths of this rank's state files
   NvmeOptions nvme = {};
+  ByteExchange exchange = {};  // where ranks share the rows of matrices (Optimizer::rows())
 };
 
-// f32: range.count elements, and OptimizerRecord::states values of each state.
+// f32: range.count elements, OptimizerRecord::states values of each state, and of its rows row_states of each.
 struct RecordState {
   float* p = nullptr;
   std::array<float*, kMaxStates> states{};  // in the order of Optimizer::states(); the first `count` are there
   std::size_t count = 0;
+  std::array<float*, kMaxStates> rows{};  // where the record has some; likewise
 };
 
 // Sets all of a record's values to 0. Padding between parameters must be.
@@ -64,6 +67,7 @@ struct HeldPiece {
   std::int64_t state_offset = 0;  // the same one's place in each of the record's state arrays
   std::int64_t state_count = 0;
   bool states_are_zero = false;  // whatever is stored
+  bool of_rows = false;          // its states are RecordState::rows
 };
 
 struct UpdateStreams {
@@ -102,16 +106,18 @@ class OptimizerStore {
   // record that could not be written stops the next step (its read waits for that write); after the last step, synchronize
   // nvme_write to hear of it. Where `step` is not the one that was guessed, every record is updated from its old state: the
   // same bits as without the guess. Returns whether the guess was kept.
-  bool step(const UpdateStep& step, const Event& after) {
-    const bool kept = begin_update(step, after);
-    finish_update();
+  Result<bool> step(const UpdateStep& step, const Event& after) {
+    Result<bool> kept = begin_update(step, after);
+    if (kept.ok()) finish_update();
     return kept;
   }
   // The same in pieces. begin_update() enqueues only what could have begun before the norm was known; advance() enqueues as
   // much as makes the parameters of units 0 to u new, in the order of the schedule, and publishes them; finish_update() the
   // rest. So what the next forward moves can be enqueued in between, and need not stand behind all of the update on the streams
   // they share. begin_step(), fill() and visit() finish it first.
-  bool begin_update(const UpdateStep& step, const Event& after);
+  // Where rows of matrices are measured first, begin_update() enqueues that, blocks until it is done, and exchanges what the
+  // other ranks must know (OptimizerStoreOptions::exchange). A failure of it is its error.
+  Result<bool> begin_update(const UpdateStep& step, const Event& after);
   void advance(int u);
   void finish_update();
   // Blocking. Instead of step(): the step has no update. Parameters and states are as they were before begin_step().
@@ -129,6 +135,10 @@ class OptimizerStore {
   std::int64_t held_choice() const { return choices_.held(); }
   // What fill() gives next are states of this choice, after as many updates.
   void hold_choice(std::int64_t choice, std::int64_t updates_done) { choices_.hold(choice, updates_done); }
+
+  // What matrices keep from step to step beside their states (RowMethod::scale), one number for each part; of others none.
+  std::vector<double> row_memory(int unit, std::size_t param) const { return rows_.memory(unit, param); }
+  void set_row_memory(int unit, std::size_t param, const std::vector<double>& values) { rows_.set_memory(unit, param, values); }
 
   const std::vector<OptimizerRecord>& records() const { return plan_.schedule.shape.records; }
   const UpdatePlan& plan() const { return plan_; }
@@ -162,6 +172,7 @@ class OptimizerStore {
     RecordState state;
     int slot = 0;
     std::span<std::byte> window = {};  // of a record on NVMe
+    int rows = -1;                     // slot of its rows; -1: has none
   };
   const UpdateSchedule& schedule(bool guessing) const { return guessing || !plan_.waiting ? plan_.schedule : *plan_.waiting; }
   const RecordPlacement& placement(std::size_t r) const { return plan_.schedule.shape.placements[r]; }
@@ -209,9 +220,13 @@ class OptimizerStore {
     bool states_are_zero = false;
   };
   std::vector<Run> runs_of(std::size_t r) const;
+  // The padding that none of `runs` and no rows cover, in order.
+  std::vector<Slice> not_updated(std::size_t r, const std::vector<Run>& runs) const;
+  void enqueue_measure(const Instruction& instruction, const UpdateStep& step);
   void enqueue_update(const Instruction& instruction, const UpdateStep& step);
-  void enqueue_params(const Instruction& instruction);             // up or down
-  const std::byte* sums_of(const Instruction& instruction) const;  // gradients of its record, at home or in their window
+  const std::byte* near_grads(const Instruction& instruction) const;  // of its record, where it is updated
+  void enqueue_params(const Instruction& instruction);                // up or down
+  const std::byte* sums_of(const Instruction& instruction) const;     // gradients of its record, at home or in their window
   void enqueue_grads(const Instruction& instruction);
   // Keeps every unit's gradient sums until what is enqueued has read them.
   void hold_gradients();
@@ -220,12 +235,15 @@ class OptimizerStore {
   void publish_all();
   // fill() and visit(): the state of record r in memory that the host reaches; the window or image after it is used in turn.
   HostView host_view(std::size_t r);
+  // What the host reads and writes through a view.
+  static std::vector<int> slots_of(const HostView& view);
   void load(std::size_t r, const HostView& view);
   void store(std::size_t r, const HostView& view);
   // Makes the compute copy of p anew.
   void refresh(std::size_t r, const HostView& view);
   void enqueue_compute_copy(const float* p, std::byte* to, std::int64_t n);  // on the host stream
   void copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const;
+  void copy_rows(std::size_t r, std::array<float*, 2> from, std::array<float*, 2> to, StreamRef stream) const;
   Status synchronize();
 
   const StateLayout& layout_;
@@ -247,7 +265,7 @@ class OptimizerStore {
   };
   std::optional<Update> update_;
   std::optional<UpdateStep> guess_;           // of the step that has begun
-  std::vector<SlotEvents> slots_;             // of the schedule, then of image_, rounded_ and direct_image_
+  std::vector<SlotEvents> slots_;             // of the schedule, then of image_, rounded_, direct_image_ and rows' image
   std::vector<Buffer> homes_;                 // empty for records on NVMe
   std::vector<Buffer> shadows_;               // empty for records that need none
   std::vector<std::uint64_t> kept_versions_;  // of the file's records, when the step began
@@ -265,6 +283,7 @@ class OptimizerStore {
   std::vector<Buffer> direct_scratch_, direct_bounce_;
   std::vector<std::vector<StatePiece>> pieces_;  // of each record
   StatefulChoices choices_;
+  RowUpdates rows_;
   const bool separate_;  // whether the gpu tier is another memory
   std::unique_ptr<NvmeRecords> file_;
 };

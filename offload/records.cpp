@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "optim/row_method.h"
+
 namespace strata {
 
 std::vector<OptimizerRecord> cut_optimizer_records(const StateLayout& layout, Rank rank, int zero_stage,
@@ -11,25 +13,37 @@ std::vector<OptimizerRecord> cut_optimizer_records(const StateLayout& layout, Ra
   for (std::size_t u = 0; u < layout.units.size(); ++u) {
     const UnitLayout& unit = layout.units[u];
     const Slice mine = zero_stage == 0 ? Slice{0, unit.numel} : unit.slices[static_cast<std::size_t>(rank.v)];
-    for (const Slice& range : cut_records(mine, size)) records.push_back({static_cast<int>(u), range, range.count});
+    for (const Slice& range : cut_stretches(unit, mine, size)) records.push_back({static_cast<int>(u), range, range.count});
   }
   return records;
 }
 
 namespace {
 
-// Calls body(piece, where its states begin), and gives how many there are of all pieces.
-template <class Body>
-std::int64_t for_each_piece(const UnitLayout& unit, Slice range, const Optimizer& method, const ParamGroups& groups,
-                            Body body) {
-  std::int64_t states = 0;
-  for (const ParamPiece& piece : params_in(unit, range)) {
+// Sets what the record has of `method`, and gives its pieces.
+std::vector<StatePiece> add_states(const StateLayout& layout, OptimizerRecord& record, const Optimizer& method,
+                                   const ParamGroups& groups) {
+  const UnitLayout& unit = layout.units[static_cast<std::size_t>(record.unit)];
+  std::vector<StatePiece> pieces;
+  record.states = record.rows = record.row_states = 0;
+  for (const ParamPiece& piece : params_in(unit, record.range)) {
     const ParamExtent& param = unit.params[piece.param];
-    body(piece, states);
-    const std::int64_t most = method.most_states(shape_of(param), groups[param.group], piece.first, piece.count);
-    states += (most + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
+    const ParamGroup& group = groups[param.group];
+    if (const std::int64_t rank = method.rows() == nullptr ? 0 : method.rows()->rank(shape_of(param), group); rank > 0) {
+      STRATA_CHECK(param.cut > 0 && piece.first % param.columns == 0 && piece.count % param.columns == 0,
+                   "a matrix whose rows stay together is cut between them");
+      const std::int64_t rows = piece.count / param.columns;
+      pieces.push_back({piece, record.row_states, rank, record.rows});
+      record.rows += rows;
+      record.row_states += rows * rank;
+      record.measuring += static_cast<double>(piece.count) * method.rows()->measuring(rank);
+      continue;
+    }
+    pieces.push_back({piece, record.states});
+    const std::int64_t most = method.most_states(shape_of(param), group, piece.first, piece.count);
+    record.states += (most + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
   }
-  return states;
+  return pieces;
 }
 
 }  // namespace
@@ -38,21 +52,21 @@ std::vector<OptimizerRecord> cut_optimizer_records(const StateLayout& layout, Ra
                                                    std::int64_t record_size, const Optimizer& method,
                                                    const ParamGroups& groups) {
   std::vector<OptimizerRecord> records = cut_optimizer_records(layout, rank, zero_stage, record_size);
-  for (OptimizerRecord& record : records) {
-    const UnitLayout& unit = layout.units[static_cast<std::size_t>(record.unit)];
-    record.states = for_each_piece(unit, record.range, method, groups, [](const ParamPiece&, std::int64_t) {});
-  }
+  for (OptimizerRecord& record : records) add_states(layout, record, method, groups);
   return records;
+}
+
+std::int64_t state_count(const ParamExtent& param, const Optimizer& method, const ParamGroups& groups) {
+  const ParamShape shape = shape_of(param);
+  const ParamGroup& group = groups[param.group];
+  const std::int64_t rank = method.rows() == nullptr ? 0 : method.rows()->rank(shape, group);
+  return rank > 0 ? shape.rows * rank : method.most_states(shape, group, 0, param.numel);
 }
 
 std::vector<StatePiece> state_pieces(const StateLayout& layout, const OptimizerRecord& record, const Optimizer& method,
                                      const ParamGroups& groups) {
-  std::vector<StatePiece> pieces;
-  for_each_piece(layout.units[static_cast<std::size_t>(record.unit)], record.range, method, groups,
-                 [&](const ParamPiece& piece, std::int64_t states_at) {
-                   pieces.push_back({piece, states_at});
-                 });
-  return pieces;
+  OptimizerRecord same = record;
+  return add_states(layout, same, method, groups);
 }
 
 }  // namespace strata

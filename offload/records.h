@@ -15,6 +15,9 @@ struct OptimizerRecord {
   Slice range;  // in the unit's flat range
   std::int64_t states =
       0;  // values in the array of each of the optimizer's states; of elements that all have some: range.count
+  // Of matrices that a RowMethod updates: their rows, and what these have of each state, which lies apart.
+  std::int64_t rows = 0, row_states = 0;
+  double measuring = 0.0;  // work of it, in parameters that are updated (RowMethod::measuring)
 };
 
 // Where a record's state lives, and whether the GPU updates it. A record at home on the GPU is updated there.
@@ -44,10 +47,17 @@ std::vector<OptimizerRecord> cut_optimizer_records(const StateLayout& layout, Ra
 struct StatePiece {
   ParamPiece of;
   std::int64_t states_at = 0;  // where those of its elements begin, in each of the record's state arrays
+  // Of a matrix that a RowMethod updates: values of each row, and the piece's first row among the record's. states_at is then
+  // in the arrays of the rows.
+  std::int64_t rank = 0;
+  std::int64_t rows_at = 0;
 };
 // By place. What has states throughout has them where its elements are, counted from the first of them, padding included, so
 // that neighbours of that kind can be updated as one.
 std::vector<StatePiece> state_pieces(const StateLayout& layout, const OptimizerRecord& record, const Optimizer& method,
                                      const ParamGroups& groups);
+
+// Values of each of the optimizer's states that all of a parameter has.
+std::int64_t state_count(const ParamExtent& param, const Optimizer& method, const ParamGroups& groups);
 
 }  // namespace strata

@@ -31,6 +31,7 @@ const char* to_string(Action action) {
     case Action::state_up: return "state up";
     case Action::grads_down: return "gradients down";
     case Action::grads_up: return "gradients up";
+    case Action::measure: return "measure";
     case Action::update: return "update";
     case Action::params_up: return "parameters up";
     case Action::params_down: return "parameters down";
@@ -68,8 +69,10 @@ bool speculates(const UpdateShape& shape, std::size_t record) {
   return !shape.speculates.empty() && shape.speculates[record] != 0;
 }
 
+bool measures(const UpdateShape& shape, std::size_t record) { return shape.records[record].rows > 0; }
+
 bool can_speculate(const UpdateShape& shape, std::size_t record) {
-  return shape.placements[record].home != Tier::gpu && has_master(shape, record);
+  return !shape.two_passes && shape.placements[record].home != Tier::gpu && has_master(shape, record);
 }
 
 bool needs_shadow(const UpdateShape& shape, std::size_t record) {
@@ -108,15 +111,22 @@ Rates common_rates() {
 
 enum class Kind { cpu, gpu, staging, gpu_staging, params, grads };
 constexpr std::size_t kKinds = 6;
-constexpr std::size_t kMostTasks = 11;  // of a record: one for each action
+constexpr std::size_t kMostTasks = 14;  // of a record: one for each action, and its gradients once more
 
 std::size_t index(Kind kind) { return static_cast<std::size_t>(kind); }
+
+// What is done with a record while it has windows: it is measured, or updated.
+struct Pass {
+  int record;
+  bool measures;
+};
 
 // An instruction before it has windows.
 struct Task {
   Action action;
   Resource resource;
   int record;
+  int pass;
   double amount;
   double earliest = 0.0;                  // when the backward has given what it needs
   Few after = {};                         // tasks of the same record that wait for it
@@ -164,16 +174,15 @@ class ListScheduler {
     for (std::size_t k = 0; k < kKinds; ++k)
       for (int w = 0; w < counts[k]; ++w) free_[k].push_back(w);
     const std::size_t records = shape.records.size();
-    windows_.assign(records, {-1, -1, -1, -1, -1, -1});
-    openers_.assign(records, {-1, -1, -1, -1, -1, -1});
-    users_.assign(records, {});
     routes_.reserve(records);
     for (std::size_t r = 0; r < records; ++r) routes_.push_back(route_of(shape, r));
     tasks_.reserve(kMostTasks * records);
-    for (std::size_t r = records; r-- > 0;)
-      if (speculates(shape, r)) add_record(r);
     for (std::size_t r = 0; r < records; ++r)
-      if (!speculates(shape, r)) add_record(r);
+      if (strata::measures(shape, r)) add_measuring(r);
+    for (std::size_t r = records; r-- > 0;)
+      if (speculates(shape, r)) add_update(r);
+    for (std::size_t r = 0; r < records; ++r)
+      if (!speculates(shape, r)) add_update(r);
   }
 
   UpdateSchedule run() {
@@ -203,59 +212,116 @@ class ListScheduler {
     bool operator>(const At& other) const { return std::pair(time, task) > std::pair(other.time, other.task); }
   };
 
-  void add_record(std::size_t r) {
-    const UpdateShape& shape = schedule_.shape;
-    const UpdateRoute& route = routes_[r];
-    for (std::size_t k = 0; k < kKinds; ++k)
-      if (uses(shape, route, static_cast<Kind>(k))) waiting_[k].push_back(static_cast<int>(r));
-    const auto n = static_cast<double>(shape.records[r].range.count);
-    const double state = state_bytes(shape, r), params = n * static_cast<double>(size_of(shape.compute));
-    const double gradients = n * static_cast<double>(size_of(shape.grads));
-    const std::size_t first = tasks_.size();
-    int last = -1;
-    const auto add = [&](Action action, Resource resource, double amount, Few before) {
-      Task task{.action = action, .resource = resource, .record = static_cast<int>(r), .amount = amount};
-      task.earliest = earliest(task);
-      const auto t = static_cast<int>(tasks_.size());
+  // Adds tasks of one pass: each waits for others of it.
+  class Adder {
+   public:
+    Adder(ListScheduler& to, std::size_t record, bool measures) : to_(to), first_(to.tasks_.size()) {
+      to.passes_.push_back({static_cast<int>(record), measures});
+      to.windows_.push_back({-1, -1, -1, -1, -1, -1});
+      to.openers_.push_back({-1, -1, -1, -1, -1, -1});
+      to.users_.push_back({});
+      for (std::size_t k = 0; k < kKinds; ++k)
+        if (to.uses_window(to.passes_.back(), static_cast<Kind>(k))) to.waiting_[k].push_back(pass());
+    }
+    int operator()(Action action, Resource resource, double amount, Few before) {
+      Task task{.action = action, .resource = resource, .record = to_.passes_.back().record, .pass = pass(), .amount = amount};
+      task.earliest = to_.earliest(task);
+      const auto t = static_cast<int>(to_.tasks_.size());
       for (const int b : before) {
         if (b < 0) continue;
-        at(b).after.push_back(t);
+        to_.at(b).after.push_back(t);
         ++task.missing;
       }
-      tasks_.push_back(task);
+      to_.tasks_.push_back(task);
       return t;
-    };
+    }
+    void finish() {
+      const auto p = static_cast<std::size_t>(pass());
+      for (std::size_t t = first_; t < to_.tasks_.size(); ++t) {
+        for (std::size_t k = 0; k < kKinds; ++k) {
+          if (!to_.touches(to_.tasks_[t], static_cast<Kind>(k))) continue;
+          to_.tasks_[t].touches[k] = true;
+          if (to_.users_[p][k]++ > 0) continue;
+          to_.tasks_[t].opens[k] = true;
+          to_.openers_[p][k] = static_cast<int>(t);
+        }
+      }
+    }
+
+   private:
+    int pass() const { return static_cast<int>(to_.passes_.size()) - 1; }
+    ListScheduler& to_;
+    const std::size_t first_;
+  };
+
+  double gradient_bytes(std::size_t r) const {
+    const UpdateShape& shape = schedule_.shape;
+    return static_cast<double>(shape.records[r].range.count) * static_cast<double>(size_of(shape.grads));
+  }
+
+  // The gradients' way to where they are needed; -1: they are there.
+  int add_gradients(Adder& add, std::size_t r) {
+    int grads = -1;
+    if (routes_[r].reads_grads) grads = add(Action::read_grads, Resource::nvme_read, gradient_bytes(r), {});
+    if (routes_[r].grads_down) grads = add(Action::grads_down, Resource::gpu_to_cpu, gradient_bytes(r), {});
+    if (routes_[r].grads_up) grads = add(Action::grads_up, Resource::cpu_to_gpu, gradient_bytes(r), {grads});
+    return grads;
+  }
+
+  void add_measuring(std::size_t r) {
+    Adder add(*this, r, true);
+    const int grads = add_gradients(add, r);
+    add(Action::measure, routes_[r].on_gpu ? Resource::gpu_update : Resource::cpu_update, schedule_.shape.records[r].measuring,
+        {grads});
+    add.finish();
+    ++measuring_;
+  }
+
+  void add_update(std::size_t r) {
+    const UpdateShape& shape = schedule_.shape;
+    const UpdateRoute& route = routes_[r];
+    const auto n = static_cast<double>(shape.records[r].range.count);
+    const double state = state_bytes(shape, r), params = n * static_cast<double>(size_of(shape.compute));
+    Adder add(*this, r, false);
+    int last = -1;
     if (route.reads_file) last = add(Action::read_state, Resource::nvme_read, state, {});
     if (route.state_travels) last = add(Action::state_up, Resource::cpu_to_gpu, state, {last});
-    int grads = -1;
-    if (route.reads_grads) grads = add(Action::read_grads, Resource::nvme_read, gradients, {});
-    if (route.grads_down) grads = add(Action::grads_down, Resource::gpu_to_cpu, gradients, {});
-    if (route.grads_up) grads = add(Action::grads_up, Resource::cpu_to_gpu, gradients, {grads});
+    const int grads = add_gradients(add, r);
     last = add(Action::update, route.on_gpu ? Resource::gpu_update : Resource::cpu_update, n, {last, grads});
+    if (strata::measures(shape, r)) {
+      ++at(last).missing;
+      wait_for_measuring_.push_back(last);
+    }
     if (route.params_up) add(Action::params_up, Resource::cpu_to_gpu, params, {last});
     int copied = last;
     if (route.params_down) copied = add(Action::params_down, Resource::gpu_to_cpu, params, {last});
     if (route.writes_params) add(Action::write_params, Resource::nvme_write, params, {copied});
     if (route.state_travels) last = add(Action::state_down, Resource::gpu_to_cpu, state, {last});
     if (route.reads_file) add(Action::write_state, Resource::nvme_write, state, {last});
-    for (std::size_t t = first; t < tasks_.size(); ++t) {
-      for (std::size_t k = 0; k < kKinds; ++k) {
-        if (!touches(tasks_[t], static_cast<Kind>(k))) continue;
-        tasks_[t].touches[k] = true;
-        if (users_[r][k]++ > 0) continue;
-        tasks_[t].opens[k] = true;
-        openers_[r][k] = static_cast<int>(t);
-      }
-    }
+    add.finish();
   }
 
   Task& at(int t) { return tasks_[static_cast<std::size_t>(t)]; }
   const Task& at(int t) const { return tasks_[static_cast<std::size_t>(t)]; }
 
-  // Whether the task uses its record's window of this kind.
+  bool uses_window(const Pass& pass, Kind kind) const {
+    const UpdateRoute& route = routes_[static_cast<std::size_t>(pass.record)];
+    if (!pass.measures) return uses(schedule_.shape, route, kind);
+    switch (kind) {
+      case Kind::staging: return route.grads_down;
+      case Kind::gpu_staging: return route.grads_up;
+      case Kind::grads: return route.reads_grads;
+      case Kind::cpu:
+      case Kind::gpu:
+      case Kind::params: break;
+    }
+    return false;
+  }
+
+  // Whether the task uses its pass's window of this kind.
   bool touches(const Task& task, Kind kind) const {
     const UpdateRoute& route = routes_[static_cast<std::size_t>(task.record)];
-    if (!uses(schedule_.shape, route, kind)) return false;
+    if (!uses_window(passes_[static_cast<std::size_t>(task.pass)], kind)) return false;
     switch (task.action) {
       case Action::read_state:
       case Action::write_state: return kind == (route.direct ? Kind::gpu : Kind::cpu);
@@ -268,6 +334,7 @@ class ListScheduler {
       case Action::params_down:
         return kind == (copies_p() ? Kind::gpu : Kind::gpu_staging) || (kind == Kind::params && route.writes_params);
       case Action::write_params: return kind == Kind::params;
+      case Action::measure: return kind != Kind::grads || !route.on_gpu;
       case Action::update:
         return kind == Kind::params || kind == Kind::grads ? !route.on_gpu : kind != (route.on_gpu ? Kind::cpu : Kind::gpu);
     }
@@ -286,20 +353,21 @@ class ListScheduler {
   }
 
   bool waits_for_norm(const Task& task) const {
-    return task.action == Action::update && !speculates(schedule_.shape, static_cast<std::size_t>(task.record));
+    return task.action == Action::measure ||
+           (task.action == Action::update && !speculates(schedule_.shape, static_cast<std::size_t>(task.record)));
   }
 
   bool reads_grads(const Task& task) const {
     const UpdateRoute& route = routes_[static_cast<std::size_t>(task.record)];
     if (route.reads_grads) return task.action == Action::read_grads;
     return task.action == Action::grads_down || task.action == Action::grads_up ||
-           (task.action == Action::update && !route.grads_down && !route.grads_up);
+           ((task.action == Action::update || task.action == Action::measure) && !route.grads_down && !route.grads_up);
   }
 
   // Windows of a kind are granted in the records' order.
   bool is_its_turn(const Task& task) const {
     for (std::size_t k = 0; k < kKinds; ++k)
-      if (task.opens[k] && waiting_[k][granted_[k]] != task.record) return false;
+      if (task.opens[k] && waiting_[k][granted_[k]] != task.pass) return false;
     return true;
   }
 
@@ -323,10 +391,10 @@ class ListScheduler {
 
   // Gives the task the windows that it opens; others may then be next for one.
   void grant(const Task& task) {
-    const auto r = static_cast<std::size_t>(task.record);
+    const auto p = static_cast<std::size_t>(task.pass);
     for (std::size_t k = 0; k < kKinds; ++k) {
       if (!task.opens[k]) continue;
-      windows_[r][k] = free_[k].front();
+      windows_[p][k] = free_[k].front();
       free_[k].pop_front();
       if (++granted_[k] == waiting_[k].size()) continue;
       const int next = openers_[static_cast<std::size_t>(waiting_[k][granted_[k]])][k];
@@ -355,27 +423,30 @@ class ListScheduler {
     busy_[static_cast<std::size_t>(task.resource)] = false;
     for (const int next : task.after)
       if (--at(next).missing == 0) make_ready(next);
-    const auto r = static_cast<std::size_t>(task.record);
+    const auto p = static_cast<std::size_t>(task.pass);
     for (std::size_t k = 0; k < kKinds; ++k)
-      if (task.touches[k] && --users_[r][k] == 0) free_[k].push_back(windows_[r][k]);
+      if (task.touches[k] && --users_[p][k] == 0) free_[k].push_back(windows_[p][k]);
+    if (task.action != Action::measure || --measuring_ > 0) return;
+    for (const int next : wait_for_measuring_)
+      if (--at(next).missing == 0) make_ready(next);
   }
 
   void emit(const Task& task) {
     const UpdateShape& shape = schedule_.shape;
     const Slots& slots = schedule_.slots;
-    const auto r = static_cast<std::size_t>(task.record);
+    const auto r = static_cast<std::size_t>(task.record), p = static_cast<std::size_t>(task.pass);
     const UpdateRoute& route = routes_[r];
     Instruction i;
     i.action = task.action;
     i.resource = task.resource;
     i.record = task.record;
     i.amount = task.amount;
-    i.cpu_window = windows_[r][index(Kind::cpu)];
-    i.gpu_window = windows_[r][index(Kind::gpu)];
-    i.staging = windows_[r][index(Kind::staging)];
-    i.gpu_staging = windows_[r][index(Kind::gpu_staging)];
-    i.params_window = windows_[r][index(Kind::params)];
-    i.grads_window = windows_[r][index(Kind::grads)];
+    i.cpu_window = windows_[p][index(Kind::cpu)];
+    i.gpu_window = windows_[p][index(Kind::gpu)];
+    i.staging = windows_[p][index(Kind::staging)];
+    i.gpu_staging = windows_[p][index(Kind::gpu_staging)];
+    i.params_window = windows_[p][index(Kind::params)];
+    i.grads_window = windows_[p][index(Kind::grads)];
     const int new_params = route.writes_params ? slots.params_window(i.params_window) : slots.params(task.record);
     const int sums = slots.grads(shape.records[r].unit);
     const int grads = route.reads_grads ? slots.grads_window(i.grads_window) : sums;  // where they are near
@@ -390,10 +461,18 @@ class ListScheduler {
       case Action::state_up: i.reads = {in_cpu}, i.writes = {worked_on}; break;
       case Action::grads_down: i.reads = {grads}, i.writes = {slots.staging(i.staging)}; break;
       case Action::grads_up: i.reads = {grads}, i.writes = {slots.gpu_staging(i.gpu_staging)}; break;
+      case Action::measure:
+        i.reads = {slots.norm()};
+        if (!route.grads_down && !route.grads_up) i.reads.push_back(grads);
+        if (i.staging >= 0) i.reads.push_back(slots.staging(i.staging));
+        if (i.gpu_staging >= 0) i.reads.push_back(slots.gpu_staging(i.gpu_staging));
+        i.writes = {slots.rows(task.record)};
+        break;
       case Action::update:
         if (waits_for_norm(task)) i.reads = {slots.norm()};
         i.writes = {worked_on};
         if (!route.grads_down && !route.grads_up) i.reads.push_back(grads);
+        if (strata::measures(shape, r)) i.reads.push_back(slots.rows(task.record));
         // Of staging it reads the gradients and writes the parameters.
         if (i.staging >= 0) i.writes.push_back(slots.staging(i.staging));
         if (i.gpu_staging >= 0) i.writes.push_back(slots.gpu_staging(i.gpu_staging));
@@ -419,10 +498,13 @@ class ListScheduler {
   UpdateSchedule schedule_;
   std::vector<Task> tasks_;
   std::vector<UpdateRoute> routes_;
-  std::vector<std::array<int, kKinds>> windows_;  // of each record
-  std::vector<std::array<int, kKinds>> openers_;  // of each record: the first task that uses its window; -1: has none
+  std::vector<Pass> passes_;
+  std::vector<std::array<int, kKinds>> windows_;  // of each pass
+  std::vector<std::array<int, kKinds>> openers_;  // of each pass: the first task that uses its window; -1: has none
   std::vector<std::array<int, kKinds>> users_;    // tasks left that use them
-  std::array<std::vector<int>, kKinds> waiting_;  // records by kind
+  int measuring_ = 0;                             // tasks of this kind that are left
+  std::vector<int> wait_for_measuring_;           // updates, until none is
+  std::array<std::vector<int>, kKinds> waiting_;  // passes by kind
   std::array<std::size_t, kKinds> granted_{};     // of waiting_
   // In the order in which they became free: the one that rested longest is given next, so that a record whose predecessor is
   // slower than the rates say need not wait for it.
@@ -437,9 +519,17 @@ class ListScheduler {
 std::size_t early_instructions(const UpdateSchedule& schedule) {
   const auto first =
       std::find_if(schedule.instructions.begin(), schedule.instructions.end(), [&schedule](const Instruction& i) {
-        return i.action == Action::update && !speculates(schedule.shape, static_cast<std::size_t>(i.record));
+        return i.action == Action::measure ||
+               (i.action == Action::update && !speculates(schedule.shape, static_cast<std::size_t>(i.record)));
       });
   return static_cast<std::size_t>(first - schedule.instructions.begin());
+}
+
+std::size_t measuring_instructions(const UpdateSchedule& schedule) {
+  std::size_t end = 0;
+  for (std::size_t i = 0; i < schedule.instructions.size(); ++i)
+    if (schedule.instructions[i].action == Action::measure) end = i + 1;
+  return end;
 }
 
 int needs_gradients_of(const UpdateSchedule& schedule, const Instruction& instruction) {

@@ -21,7 +21,8 @@ enum class Action {
   state_up,      // CPU home or window -> GPU window
   grads_down,    // gradient sums -> staging in CPU memory
   grads_up,      // gradient sums -> staging on the GPU
-  update,        // on cpu_update or gpu_update
+  measure,       // on cpu_update or gpu_update: rows of matrices, before any of them is updated (optim/row_method.h)
+  update,        // likewise
   params_up,     // staging or the CPU's p -> compute copy in the gpu tier
   params_down,   // staging or the GPU's p -> compute copy in CPU memory, or parameter window
   write_params,  // parameter window -> compute copy in an NVMe file
@@ -60,7 +61,8 @@ class Slots {
   int norm() const { return units_; }
   int params(int record) const { return units_ + 1 + record; }
   int home(int record) const { return params(records_) + record; }
-  int cpu_window(int w) const { return home(records_) + w; }
+  int rows(int record) const { return home(records_) + record; }  // what lies apart of its matrices' rows
+  int cpu_window(int w) const { return rows(records_) + w; }
   int gpu_window(int w) const { return cpu_window(windows_.cpu) + w; }
   int staging(int s) const { return gpu_window(windows_.gpu) + s; }
   int gpu_staging(int s) const { return staging(windows_.staging) + s; }
@@ -87,6 +89,7 @@ struct UpdateShape {
   bool separate_memory = false;  // CPU and GPU memory are two: gradients and parameters are copied between them
   DType compute = DType::f32;    // of the parameters that are computed with
   DType grads = DType::f32;      // of the gradient sums that the update reads
+  bool two_passes = false;       // some rank has records whose rows are measured before they are updated; then none speculates
   int states = 2;                // of the optimizer: arrays of f32 that a record has of OptimizerRecord::states values each
 };
 
@@ -96,6 +99,9 @@ UnitPlacement unit_placement(const UpdateShape& shape, std::size_t record);
 bool has_master(const UpdateShape& shape, std::size_t record);
 double state_bytes(const UpdateShape& shape, std::size_t record);
 bool speculates(const UpdateShape& shape, std::size_t record);
+// Whether it has rows of matrices to be measured: then all of those are before any such record is updated, and gradients that
+// come from elsewhere come twice.
+bool measures(const UpdateShape& shape, std::size_t record);
 // Whether it could: it holds its master, so that the compute copy can be made again, and lives where a second copy can be kept
 // beside the first: on NVMe, where every record has two slots, or in CPU memory.
 bool can_speculate(const UpdateShape& shape, std::size_t record);
@@ -135,6 +141,9 @@ struct UpdateSchedule {
 
 // How many instructions at the list's beginning do not wait for the norm: they run beside the backward.
 std::size_t early_instructions(const UpdateSchedule& schedule);
+
+// How many, from the list's beginning, until all rows are measured; 0: none is.
+std::size_t measuring_instructions(const UpdateSchedule& schedule);
 
 // The unit whose gradient sums the instruction reads where they are at home, or -1.
 int needs_gradients_of(const UpdateSchedule& schedule, const Instruction& instruction);

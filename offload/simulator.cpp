@@ -44,6 +44,7 @@ class StepSimulator {
     for (int u = compute.units - 2; u >= 0; --u) order_.push_back(u);
     through_ = instructions_through_units(schedule);
     early_ = early_instructions(schedule);
+    measuring_ = measuring_instructions(schedule);
     completed_.assign(static_cast<std::size_t>(compute.units), 0);
     next_ = schedule.instructions.size();
     interleaves_ = compute.moves_in_forward() && compute.delayed_share == 1.0;
@@ -320,8 +321,18 @@ class StepSimulator {
     advance_early();
     begun_ = false;
     after_ = norm_;
+    run_measuring();
     if (!interleaves_) return finish_update();
     advance(std::min(compute_.prefetch_units, compute_.units - 1));
+  }
+  // The rest is enqueued when all rows are measured, and what is known of them is exchanged.
+  void run_measuring() {
+    double measured = after_;
+    for (; next_ < measuring_; ++next_) {
+      const double end = execute(next_, after_);
+      if (schedule_.instructions[next_].action == Action::measure) measured = std::max(measured, end);
+    }
+    after_ = measured;
   }
   void begin_step() {
     begun_ = true;
@@ -344,7 +355,7 @@ class StepSimulator {
     if (begun_) return;
     for (; next_ < schedule_.instructions.size(); ++next_) execute(next_, after_);
   }
-  void execute(std::size_t i, double after) {
+  double execute(std::size_t i, double after) {
     const Instruction& instruction = schedule_.instructions[i];
     double ready = after;
     for (const int s : instruction.reads) ready = std::max(ready, written_[slot(s)]);
@@ -352,6 +363,7 @@ class StepSimulator {
     const double end = take(instruction.resource, ready, instruction.amount, static_cast<int>(i));
     for (const int s : instruction.reads) read_[slot(s)] = std::max(read_[slot(s)], end);
     for (const int s : instruction.writes) written_[slot(s)] = end;
+    return end;
   }
   void wait_for_prompt_records() {
     const std::size_t prompt = prompt_records(schedule_.shape.records.size(), compute_.delayed_share);
@@ -384,6 +396,7 @@ class StepSimulator {
   std::vector<std::size_t> through_;  // instructions_through_units()
   std::size_t next_ = 0;              // instruction of the update that has begun
   std::size_t early_ = 0;             // early_instructions()
+  std::size_t measuring_ = 0;         // measuring_instructions()
   bool begun_ = false;                // the step's own early instructions are being enqueued
   std::vector<char> completed_;       // units whose gradients the step at hand has
   double after_ = 0.0;                // when its norm was known

@@ -1,9 +1,10 @@
 // An optimizer: what it keeps for each parameter, and what a step makes of both. Stores, plans, checkpoints and the trainer
 // know optimizers by this alone; examples/custom_optimizer adds one.
 //
-// Element-wise: what becomes of an element depends on its own gradient, value and states, the step's scalars, its group and
-// whether it has states, and on nothing else, so that records may be cut anywhere. Every update is one written sequence of
-// correctly rounded IEEE f32 operations: the same bits on every processor, whatever the vector width, slicing or alignment.
+// Element-wise, but for what rows() does: what becomes of an element depends on its own gradient, value and states, the step's
+// scalars, its group and whether it has states, and on nothing else, so that records may be cut anywhere. Every update is one
+// written sequence of correctly rounded IEEE operations: the same bits on every processor, whatever the vector width, slicing
+// or alignment.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,7 @@ namespace strata {
 
 class GpuQueue;
 class GpuDriver;
+class RowMethod;
 
 // What all elements of a step have in common. Equal steps give equal updates.
 struct UpdateStep {
@@ -66,8 +68,10 @@ class Optimizer {
   }
   // How many words() the sets of this parameter have.
   virtual std::int64_t stateful_words(const ParamShape& /*param*/, const ParamGroup& /*group*/) const { return 0; }
-  // What choices depend on besides the parameters, as a text: checkpoints hold it, and states of another one are refused.
-  // Empty: nothing is chosen.
+  // Where some parameters are not updated element by element: what is done with them (row_method.h). Null: none is.
+  virtual const RowMethod* rows() const { return nullptr; }
+  // What choices and projections depend on besides the parameters, as a text: checkpoints hold it, and states of another one
+  // are refused. Empty: there are none.
   virtual std::string choice_rule() const { return {}; }
 
   // On the calling thread.

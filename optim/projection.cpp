@@ -1,5 +1,6 @@
 #include "optim/projection.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <utility>
@@ -20,11 +21,26 @@ void check(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> 
 
 }  // namespace
 
+void ProjectionSource::fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection,
+                            ThreadPool&) const {
+  fill(matrix, number, projection);
+}
+
 void PhiloxProjections::fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection) const {
+  ThreadPool alone(1);
+  fill(matrix, number, projection, alone);
+}
+
+void PhiloxProjections::fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection,
+                             ThreadPool& pool) const {
   check(matrix, number, projection);
   const auto deviation = static_cast<float>(1.0 / std::sqrt(static_cast<double>(matrix.rank)));
   const Philox values(seed_, stream_id("projection " + std::to_string(number) + "/" + matrix.name));
-  values.normal(0, 0.0f, deviation, projection);
+  constexpr std::size_t kTask = std::size_t{1} << 14;
+  pool.parallel_for(static_cast<std::int64_t>((projection.size() + kTask - 1) / kTask), [&](std::int64_t task) {
+    const std::size_t first = static_cast<std::size_t>(task) * kTask;
+    values.normal(first, 0.0f, deviation, projection.subspan(first, std::min(kTask, projection.size() - first)));
+  });
 }
 
 void TorchProjections::fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection) const {

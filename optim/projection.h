@@ -7,6 +7,8 @@
 #include <span>
 #include <string>
 
+#include "runtime/thread_pool.h"
+
 namespace strata {
 
 struct ProjectedMatrix {
@@ -23,6 +25,8 @@ class ProjectionSource {
   virtual ~ProjectionSource() = default;
   // Fills projection, columns x rank (LowRankBlock::projection), with the matrix's projection of this number, from 0.
   virtual void fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection) const = 0;
+  // The same values; the pool's threads take part where they can.
+  virtual void fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection, ThreadPool& pool) const;
 };
 
 // Normal values of deviation 1 / sqrt(rank), element i of the projection from counter i of a Philox stream of the parameter's
@@ -31,6 +35,7 @@ class PhiloxProjections final : public ProjectionSource {
  public:
   explicit PhiloxProjections(std::uint64_t seed) : seed_(seed) {}
   void fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection) const override;
+  void fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection, ThreadPool& pool) const override;
 
  private:
   std::uint64_t seed_;
@@ -40,6 +45,7 @@ class PhiloxProjections final : public ProjectionSource {
 // the one before. The time grows with the number of the projection, by microseconds each.
 class TorchProjections final : public ProjectionSource {
  public:
+  using ProjectionSource::fill;
   void fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection) const override;
 };
 

@@ -9,6 +9,7 @@
 #include "model/config.h"
 #include "optim/param_groups.h"
 #include "trainer/config_schema.h"
+#include "trainer/model_setup.h"
 
 namespace strata {
 namespace {
@@ -176,23 +177,24 @@ class Resolver {
     auto& o = c_.optimizer;
     using Type = Config::Optimizer::Type;
     using Stateful = Config::Optimizer::Stateful;
-    const bool frugal = o.type == Type::frugal;
-    const char* const name = o.type == Type::frugal  ? "frugal"
+    const bool frugal = o.type == Type::frugal, apollo = o.type == Type::apollo;
+    const char* const name = frugal                  ? "frugal"
+                             : apollo                ? "apollo"
                              : o.type == Type::adamw ? "adamw"
                              : o.type == Type::lion  ? "lion"
                                                      : "sgd";
     optional("stateful", o.stateful, frugal, name, Stateful::adamw);
-    const Stateful stateful = frugal                  ? *o.stateful
-                              : o.type == Type::adamw ? Stateful::adamw
-                              : o.type == Type::lion  ? Stateful::lion
-                                                      : Stateful::sgd;
+    const Stateful stateful = frugal                            ? *o.stateful
+                              : o.type == Type::adamw || apollo ? Stateful::adamw
+                              : o.type == Type::lion            ? Stateful::lion
+                                                                : Stateful::sgd;
     const char* const type = stateful == Stateful::adamw  ? "adamw"
                              : stateful == Stateful::lion ? "lion"
                                                           : "sgd";  // of its states
     const bool sgd = stateful == Stateful::sgd;
     optional("beta1", o.beta1, !sgd, type, 0.9);
-    optional("beta2", o.beta2, !sgd, type, stateful == Stateful::lion ? 0.99 : 0.95);
-    optional("eps", o.eps, stateful == Stateful::adamw, type, 1e-8);
+    optional("beta2", o.beta2, !sgd, type, apollo ? 0.999 : stateful == Stateful::lion ? 0.99 : 0.95);
+    optional("eps", o.eps, stateful == Stateful::adamw, type, apollo ? 1e-6 : 1e-8);
     optional("momentum", o.momentum, sgd, type, frugal ? 0.9 : 0.0);
     optional("nesterov", o.nesterov, sgd && !frugal, name, false);
     optional("coord_choice", o.coord_choice, frugal, name, Config::Optimizer::Choice::columns);
@@ -202,6 +204,20 @@ class Resolver {
     optional("inactive_update_rule", o.inactive_update_rule, frugal, name, Config::Optimizer::Inactive::sign_sgd);
     optional("inactive_lr_scale", o.inactive_lr_scale, frugal, name, 1.0);
     optional("proj_params_lr_scale", o.proj_params_lr_scale, frugal, name, 1.0);
+    using Scaling = Config::Optimizer::Scaling;
+    optional("scale_type", o.scale_type, apollo, name, Scaling::channel);
+    const bool tensor = apollo && *o.scale_type == Scaling::tensor;
+    require(apollo || o.rank == 0, "optimizer.rank: {} has none; remove it", name);
+    if (apollo && o.rank == 0) o.rank = tensor ? 1 : 256;
+    optional("scale", o.scale, apollo, name, tensor ? 128.0 : 1.0);
+    require(apollo || o.update_proj_gap == 0, "optimizer.update_proj_gap: {} has none; remove it", name);
+    if (apollo && o.update_proj_gap == 0) o.update_proj_gap = 200;
+    optional("scale_front", o.scale_front, apollo, name, false);
+    optional("disable_nl", o.disable_nl, apollo, name, false);
+    require(!o.disable_nl.value_or(false) || !o.nl_floor,
+            "optimizer.nl_floor: is of the limiter that disable_nl turns off; remove one");
+    optional("nl_floor", o.nl_floor, apollo, name, 1.0);
+    optional("proj_seeds", o.proj_seeds, apollo, name, Config::Optimizer::Seeds::run);
     require(!o.nesterov.value_or(false) || o.momentum.value_or(0.0) > 0.0,
             "optimizer.nesterov: looks one momentum ahead, and there is none; set optimizer.momentum");
     for (const std::string& text : o.groups) {
@@ -292,6 +308,7 @@ ModelConfig model_config(const Config& config) {
   out.qkv_bias = *m.qkv_bias;
   out.qk_norm = *m.qk_norm;
   out.init_std = m.init_std;
+  out.long_rows = wants_long_rows(config.optimizer);
   return out;
 }
 

@@ -83,7 +83,7 @@ struct Config {
   } precision;
 
   struct Optimizer {
-    enum class Type { adamw, lion, sgd, frugal } type = Type::adamw;
+    enum class Type { adamw, lion, sgd, frugal, apollo } type = Type::adamw;
     double lr = 3e-4;
     // Derived: as is usual for the type; absent where it has none.
     std::optional<double> beta1{}, beta2{}, eps{}, momentum{};
@@ -98,6 +98,16 @@ struct Config {
     enum class Inactive { none, sgd, sign_sgd };
     std::optional<Inactive> inactive_update_rule{};
     std::optional<double> inactive_lr_scale{}, proj_params_lr_scale{};
+    // Of apollo alone; likewise.
+    enum class Scaling { channel, tensor };
+    std::optional<Scaling> scale_type{};
+    std::int64_t rank = 0;
+    std::optional<double> scale{};
+    std::int64_t update_proj_gap = 0;
+    std::optional<bool> scale_front{}, disable_nl{};
+    std::optional<double> nl_floor{};
+    enum class Seeds { run, authors };
+    std::optional<Seeds> proj_seeds{};
     double weight_decay = 0.1;
     std::vector<std::string> groups{};  // texts of parse_group_rule()
   } optimizer;
@@ -210,7 +220,7 @@ struct Supplied {
 Result<Config> resolve(const Config& config, WorldSize world, Supplied supplied = {});
 Status validate(const Config& config, WorldSize world);
 
-// The model's shape. config: resolved, with model.hf empty.
+// The model's shape, and how it is stored (wants_long_rows() of model_setup.h). config: resolved, with model.hf empty.
 ModelConfig model_config(const Config& config);
 
 // YAML of every key; parse_config of it gives an equal Config.

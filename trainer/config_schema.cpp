@@ -202,11 +202,14 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
        {{"adamw", Config::Optimizer::Type::adamw},
         {"lion", Config::Optimizer::Type::lion},
         {"sgd", Config::Optimizer::Type::sgd},
-        {"frugal", Config::Optimizer::Type::frugal}},
+        {"frugal", Config::Optimizer::Type::frugal},
+        {"apollo", Config::Optimizer::Type::apollo}},
        "adamw: Loshchilov and Hutter 2019, 8 bytes of state a parameter; lion: Chen et al. 2023, "
        "4 bytes; sgd: stochastic gradient descent, 4 bytes with momentum, else none; frugal: Zmushko et al. 2025, of the "
        "weights of "
-       "linear layers only a part, chosen anew every update_gap steps, has states. Master "
+       "linear layers only a part, chosen anew every update_gap steps, has states; apollo: Zhu et al. 2024, the weights of "
+       "linear layers take the step of "
+       "their gradient, as long as moments of a projection of it to `rank` columns say. Master "
        "weights come on top. Norms and biases are not decayed.")
       .alias("optimizer.name");
   s.add("optimizer.lr", c.optimizer.lr, "Peak learning rate.")
@@ -222,11 +225,11 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
   s.add("optimizer.beta2", c.optimizer.beta2, "Decay of the second moment; of lion, of the momentum.")
       .at_least(0)
       .less_than(1)
-      .automatic("0.95; lion: 0.99; sgd has none")
+      .automatic("0.95; lion: 0.99; apollo: 0.999; sgd has none")
       .alias("adam_beta2");
   s.add("optimizer.eps", c.optimizer.eps, "Added to the root of the second moment.")
       .greater_than(0)
-      .automatic("1e-8; lion and sgd have none")
+      .automatic("1e-8; apollo: 1e-6; lion and sgd have none")
       .alias("adam_eps")
       .alias("optimizer.params.eps");
   s.add("optimizer.momentum", c.optimizer.momentum, "Part of the last step's direction that is kept.")
@@ -271,6 +274,36 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
         "plain one.")
       .at_least(0)
       .automatic("1; only frugal has one");
+  using Scaling = Config::Optimizer::Scaling;
+  s.add_choice<Scaling>("optimizer.scale_type", c.optimizer.scale_type,
+                        {{"channel", Scaling::channel}, {"tensor", Scaling::tensor}},
+                        "apollo: a factor for each row of a matrix (its longer dim), or one for the matrix (APOLLO-Mini).")
+      .automatic("channel; only apollo has one");
+  s.add("optimizer.rank", c.optimizer.rank, "apollo: columns of the projections; moments have as many values a row.")
+      .at_least(1)
+      .at_most(65536)
+      .automatic("256; with scale_type tensor 1; only apollo has one");
+  s.add("optimizer.scale", c.optimizer.scale, "apollo: updates of projected matrices are multiplied by its root.")
+      .greater_than(0)
+      .automatic("1; with scale_type tensor 128; only apollo has one");
+  s.add("optimizer.update_proj_gap", c.optimizer.update_proj_gap, "apollo: steps of a projection.")
+      .at_least(1)
+      .at_most(kMaxSteps)
+      .automatic("200; only apollo has one");
+  s.add("optimizer.scale_front", c.optimizer.scale_front, "apollo: the limiter sees updates that `scale` has multiplied.")
+      .automatic("false; only apollo has one");
+  s.add("optimizer.disable_nl", c.optimizer.disable_nl,
+        "apollo: without the limiter by which the norm of a matrix's update grows by 1 % a step at most.")
+      .automatic("false; only apollo has one");
+  s.add("optimizer.nl_floor", c.optimizer.nl_floor,
+        "apollo: the limiter takes a smaller norm for this one, so that a gradient of zero does not hold a matrix back for "
+        "thousands of steps. 0: as the authors' code.")
+      .at_least(0)
+      .automatic("1; only apollo has one");
+  using Seeds = Config::Optimizer::Seeds;
+  s.add_choice<Seeds>("optimizer.proj_seeds", c.optimizer.proj_seeds, {{"run", Seeds::run}, {"authors", Seeds::authors}},
+                      "apollo: projections from run.seed and the names of parameters, or those of the authors' code on a CPU.")
+      .automatic("run; only apollo has one");
   s.add("optimizer.weight_decay", c.optimizer.weight_decay, "Weight decay: decoupled, but that sgd adds it to the gradient.")
       .at_least(0)
       .alias("weight_decay")
@@ -280,7 +313,8 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
       "Parameters with other settings: each text is a pattern of names (`*` any characters, `?` one) and what holds where it "
       "matches, such as `embed.* lr_scale=0.1 weight_decay=0`. lr_scale multiplies the learning rate; projected=true or false "
       "says "
-      "whether frugal keeps states of a part (else only of the weights of linear layers inside blocks). The first pattern that "
+      "whether frugal keeps states of a part and apollo projects (else only the weights of linear layers inside blocks). The "
+      "first pattern that "
       "matches a "
       "name counts; one that is the first for none is an error.");
 

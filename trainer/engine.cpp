@@ -5,17 +5,25 @@
 #include <cstring>
 
 #include "optim/clip.h"
+#include "optim/row_method.h"
 #include "parallel/nccl_communicator.h"
 
 namespace strata {
-StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& groups) {
+StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& groups, const Optimizer& method) {
   StateLayout layout;
   layout.world = world;
   for (int u = 0; u < model.unit_count(); ++u) {
     std::vector<ParamDecl> params;
     for (const ParamSpec& p : model.unit(u).params()) {
       const int group = groups.of(p.name, {.decays = p.decay, .projected = p.projected});
-      params.push_back({p.name, p.shape.numel(), group, p.shape.rank() == 2 ? p.shape[1] : 0});
+      ParamDecl decl{p.name, p.shape.numel(), group, p.shape.rank() == 2 ? p.shape[1] : 0};
+      if (method.rows() != nullptr && decl.columns > 0) {
+        const ParamShape shape{decl.name, decl.numel / decl.columns, decl.columns};
+        if (method.rows()->rank(shape, groups[group]) > 0) decl.cut = row_cut(shape.rows, shape.columns);
+        decl.transposed = p.transposed;
+        decl.parts = p.parts;
+      }
+      params.push_back(std::move(decl));
     }
     layout.units.push_back(layout_unit(model.unit(u).name(), params, world));
   }
@@ -98,7 +106,7 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
         data_comm_, options_.make_gpu_communicator(std::move(data_comm_), device_.gpu(), options_.gpu_communicator_timeout));
   }
   STRATA_ASSIGN_OR_RETURN(control_, comm.duplicate());
-  layout_ = make_layout(model_, comm.size(), options_.optimizer.groups);
+  layout_ = make_layout(model_, comm.size(), options_.optimizer.groups, *options_.optimizer.method);
   STRATA_RETURN_IF_ERROR(check_order());
   STRATA_RETURN_IF_ERROR(check_gradients());
   compute_ = std::make_unique<Stream>(device_, "compute");
@@ -141,6 +149,9 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   options_.optimizer.zero_stage = options_.zero_stage;
   options_.optimizer.compute = options_.compute;
   options_.optimizer.compute_shape = compute_shape();
+  options_.optimizer.exchange = [this](std::span<const std::byte> mine) {
+    return control_->gather_all(mine, "exchange of sums over rows");
+  };
   STRATA_ASSIGN_OR_RETURN(
       optimizer_, OptimizerStore::create(layout_, comm.rank(), options_.optimizer, gpu_, cpu_, *params_, *grads_,
                                          UpdateStreams{*cpu_update_, gpu_update_ ? *gpu_update_ : *cpu_update_, *nvme_read_,
@@ -235,7 +246,9 @@ void Engine::pace_compute(double forwards) {
 
 Status Engine::allocate_scratch() {
   if (!device_.has_separate_memory()) return {};
-  for (auto [stream, buffer] : {std::pair(compute_.get(), &compute_scratch_), std::pair(comm_stream_.get(), &comm_scratch_)}) {
+  std::vector<std::pair<Stream*, Buffer*>> users = {{compute_.get(), &compute_scratch_}, {comm_stream_.get(), &comm_scratch_}};
+  if (options_.optimizer.method->rows() != nullptr) users.emplace_back(gpu_update_.get(), &update_scratch_);
+  for (const auto& [stream, buffer] : users) {
     STRATA_ASSIGN_OR_RETURN(*buffer, gpu_.allocate(kGpuScratchBytes, Category::workspace, "scratch of a stream"));
     stream->set_scratch({buffer->data(), buffer->size()});
   }
@@ -414,7 +427,8 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
   }
   result.clip = clip_coefficient(result.grad_norm, options_.clip_norm);
   steps_unclipped_ = result.clip == 1.0 ? steps_unclipped_ + 1 : 0;
-  const bool kept = optimizer_->begin_update({.number = step, .lr = lr, .grad_scale = result.clip}, compute_->ref().record());
+  STRATA_ASSIGN_OR_RETURN(const bool kept, optimizer_->begin_update({.number = step, .lr = lr, .grad_scale = result.clip},
+                                                                    compute_->ref().record()));
   if (guess) result.guess = kept ? Guess::kept : Guess::dropped;
   // What the first units need is worked on while the next step's batch is loaded.
   optimizer_->advance(std::min(options_.prefetch_units, model_.unit_count() - 1));

@@ -30,9 +30,9 @@
 
 namespace strata {
 
-// Units, parameters and slices of a model over `world` ranks; groups: those that the parameters' numbers mean, no matter where
-// only places are asked for.
-StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& groups = ParamGroups());
+// Units, parameters and slices of a model over `world` ranks. groups: those that the parameters' numbers mean; they and the
+// optimizer say where matrices may be cut.
+StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& groups, const Optimizer& method);
 
 // Puts device memory in reach of a group's collectives. timeout: how long a rank may be behind the others.
 using GpuCommunicatorMaker = std::function<Result<std::unique_ptr<Communicator>>(
@@ -219,7 +219,7 @@ class Engine {
   HostMirror losses_;               // f32 [micro_batches, R]
   // Where the gpu tier is a memory of its own: scratch of the two streams whose kernels need it, and a piece of host memory
   // through which values are looked at when a loss is not finite.
-  Buffer compute_scratch_, comm_scratch_, window_;
+  Buffer compute_scratch_, comm_scratch_, update_scratch_, window_;
 };
 
 }  // namespace strata

@@ -26,6 +26,7 @@ Result<std::unique_ptr<InferenceModel>> InferenceModel::load(const std::string& 
   STRATA_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json(reader.manifest().model_json, found + "/manifest.json"));
   STRATA_ASSIGN_OR_RETURN(const ModelConfig config, model_config_from_json(json, found + "/manifest.json"));
   STRATA_ASSIGN_OR_RETURN(std::unique_ptr<Model> model, make_model(config));
+  STRATA_RETURN_IF_ERROR(same_parameters(reader, *model));
   for (std::size_t i = 0; i < reader.file_count(); ++i) STRATA_RETURN_IF_ERROR(reader.verify_file(i));
   std::unique_ptr<InferenceModel> self(new InferenceModel(std::move(model), threads));
   for (int u = 0; u < self->model_->unit_count(); ++u) {
@@ -33,8 +34,8 @@ Result<std::unique_ptr<InferenceModel>> InferenceModel::load(const std::string& 
     for (const ParamSpec& spec : self->model_->unit(u).params()) {
       Tensor& values =
           self->params_.back().emplace_back(self->arena_, Category::parameters, DType::f32, spec.shape, spec.name.c_str());
-      STRATA_RETURN_IF_ERROR(reader.read(spec.name, kParameterState, 0,
-                                         std::span(values.ref().as<float>(), static_cast<std::size_t>(spec.shape.numel()))));
+      STRATA_RETURN_IF_ERROR(
+          reader.read_parameter(spec, 0, std::span(values.ref().as<float>(), static_cast<std::size_t>(spec.shape.numel()))));
     }
   }
   return self;

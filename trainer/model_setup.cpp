@@ -5,6 +5,7 @@
 
 #include "model/hf.h"
 #include "optim/adamw.h"
+#include "optim/apollo_optimizer.h"
 #include "optim/frugal.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
@@ -12,9 +13,21 @@
 
 namespace strata {
 
+bool wants_long_rows(const Config::Optimizer& optimizer) {
+  switch (optimizer.type) {
+    case Config::Optimizer::Type::adamw:
+    case Config::Optimizer::Type::lion:
+    case Config::Optimizer::Type::sgd:
+    case Config::Optimizer::Type::frugal: break;
+    case Config::Optimizer::Type::apollo: return true;
+  }
+  return false;
+}
+
 Result<ModelConfig> model_config_of(const Config& resolved) {
   if (resolved.model.hf.empty()) return model_config(resolved);
-  STRATA_ASSIGN_OR_RETURN(const ModelConfig config, read_hf_config(resolved.model.hf));
+  STRATA_ASSIGN_OR_RETURN(ModelConfig config, read_hf_config(resolved.model.hf));
+  config.long_rows = wants_long_rows(resolved.optimizer);
   using Type = Config::Model::Type;
   const Type found = config.architecture == Architecture::gpt2 ? Type::gpt2 : Type::llama;
   if (resolved.model.type != Type::automatic && resolved.model.type != found)
@@ -63,10 +76,29 @@ std::shared_ptr<const Optimizer> make_frugal(const Config::Optimizer& o, std::ui
   return std::make_shared<Frugal>(config, seed);
 }
 
+std::shared_ptr<const Optimizer> make_apollo(const Config::Optimizer& o, std::uint64_t seed) {
+  return std::make_shared<Apollo>(
+      ApolloMethodConfig{
+          .apollo = {.beta1 = o.beta1.value(),
+                     .beta2 = o.beta2.value(),
+                     .eps = o.eps.value(),
+                     .scaling =
+                         *o.scale_type == Config::Optimizer::Scaling::channel ? ApolloScaling::channel : ApolloScaling::tensor,
+                     .scale = o.scale.value(),
+                     .scale_front = o.scale_front.value(),
+                     .limit_growth = !o.disable_nl.value(),
+                     .norm_floor = o.nl_floor.value()},
+          .rank = o.rank,
+          .update_gap = o.update_proj_gap,
+          .projections = *o.proj_seeds == Config::Optimizer::Seeds::run ? ProjectionKind::philox : ProjectionKind::torch},
+      seed);
+}
+
 // seed: of what an optimizer draws.
 std::shared_ptr<const Optimizer> make_optimizer(const Config::Optimizer& o, std::uint64_t seed) {
   switch (o.type) {
     case Config::Optimizer::Type::frugal: return make_frugal(o, seed);
+    case Config::Optimizer::Type::apollo: return make_apollo(o, seed);
     case Config::Optimizer::Type::adamw:
       return std::make_shared<AdamW>(AdamWConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value(), .eps = o.eps.value()});
     case Config::Optimizer::Type::lion:

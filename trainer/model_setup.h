@@ -12,6 +12,9 @@
 
 namespace strata {
 
+// Whether this optimizer needs ModelConfig::long_rows. The one place that decides: every model that is built from a resolved
+// config has what it says, and one from a checkpoint what the checkpoint's manifest says.
+bool wants_long_rows(const Config::Optimizer& optimizer);
 // The model's shape: the config's own keys, or the config.json of model.hf.
 Result<ModelConfig> model_config_of(const Config& resolved);
 // Everything but the two budgets.

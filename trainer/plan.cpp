@@ -288,8 +288,8 @@ Result<Plan> make_plan(const Model& model, const EngineOptions& asked, WorldSize
   return a && b && b->step_seconds < a->step_seconds ? second : first;
 }
 
-Rank largest_rank(const Model& model, WorldSize world) {
-  const StateLayout layout = make_layout(model, world);
+Rank largest_rank(const Model& model, WorldSize world, const EngineOptions& options) {
+  const StateLayout layout = make_layout(model, world, options.optimizer.groups, *options.optimizer.method);
   Rank largest;
   for (int r = 1; r < world.v; ++r)
     if (layout.owned(Rank{r}) > layout.owned(largest)) largest = Rank{r};

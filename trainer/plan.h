@@ -63,7 +63,7 @@ std::uint64_t nvme_bytes_per_step_of_all(const Plan& plan);
 // How many steps the drives are rated for; absent where nothing is written or the endurance is not known.
 std::optional<std::int64_t> steps_of_drives(const Plan& plan);
 // The rank that owns the most elements (shares differ by at most one block a unit): whose plan stands for all.
-Rank largest_rank(const Model& model, WorldSize world);
+Rank largest_rank(const Model& model, WorldSize world, const EngineOptions& options);
 // invalid_config naming every tier that does not fit, the inequality in numbers and the keys that would mend it.
 Status check_budgets(const Plan& plan, const Budgets& budgets);
 

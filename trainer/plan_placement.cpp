@@ -114,8 +114,8 @@ class GradualPlacement {
     const auto states = static_cast<double>(options.optimizer.method->states().size());
     const bool f32 = options.compute == DType::f32, copied = context.has_separate_memory(options);
     for (const OptimizerRecord& record : cut_optimizer_records(
-             make_layout(context.model, context.world, options.optimizer.groups), context.rank, options.zero_stage,
-             options.optimizer.record_size, *options.optimizer.method, options.optimizer.groups)) {
+             make_layout(context.model, context.world, options.optimizer.groups, *options.optimizer.method), context.rank,
+             options.zero_stage, options.optimizer.record_size, *options.optimizer.method, options.optimizer.groups)) {
       // What the optimizer keeps and, where the compute copy does not serve, p; in whole pages, long arrays apart from each
       // other.
       const double n = static_cast<double>(record.range.count), more = 4096.0 + (n >= 0x1p18 ? 65536.0 : 0.0);

@@ -172,7 +172,7 @@ class Probe::Impl {
     if (budgets.nvme) probe_.nvme_bytes = std::min(probe_.nvme_bytes, *budgets.nvme);
     if (probe_.nvme_bytes < 4 * kMiB) return leave_out(what, "memory.nvme is less than 4 MiB");
     std::int64_t longest = 1;
-    for (const UnitLayout& unit : make_layout(model_, world_).units)
+    for (const UnitLayout& unit : make_layout(model_, world_, options_.optimizer.groups, *options_.optimizer.method).units)
       for (const Slice& slice : unit.slices) longest = std::max(longest, slice.count);
     const auto parameters = static_cast<std::size_t>(std::min(longest, options_.optimizer.record_size));
     const std::size_t most = std::min(kMostRecordBytes, probe_.nvme_bytes / (2 * kLeastRecords));

@@ -312,7 +312,7 @@ Status Trainer::Impl::initialise() {
     if (!config_.model.hf.empty()) {
       note("importing " + config_.model.hf);
       const auto import_weights = [this] {
-        return import_checkpoint(config_.model.hf, checkpoints_folder(), config_.run.seed);
+        return import_checkpoint(config_.model.hf, checkpoints_folder(), config_.run.seed, wants_long_rows(config_.optimizer));
       };
       STRATA_RETURN_IF_ERROR(agree_on_leader(comm, import_weights, "importing model.hf"));
       from = checkpoints_folder() + "/step_0";

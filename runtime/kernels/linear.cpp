@@ -20,6 +20,8 @@ void check_weight(const ConstTensorRef& w_OI, DType dtype, const char* what) {
   STRATA_CHECK(w_OI.shape[0] > 0 && w_OI.shape[1] > 0, std::string(what) + " has shape " + w_OI.shape.str());
 }
 
+Shape weight_shape(std::int64_t O, std::int64_t I, bool transposed) { return transposed ? Shape{I, O} : Shape{O, I}; }
+
 // bf16 operands go to the library as they are only with AVX-512, also when a slower instruction set was asked for.
 bool use_native_bf16() { return active_isa() == Isa::avx512; }
 
@@ -33,40 +35,45 @@ void enqueue_gemm(const char* name, const Gemm& gemm, StreamRef stream) {
 }
 
 // With the checks of what it is made from; y's dtype is the caller's to check. m may be 0.
-Gemm forward_gemm(const ConstTensorRef& x_RI, const ConstTensorRef& w_OI, const ConstTensorRef& b_O, const TensorRef& y_RO) {
+Gemm forward_gemm(const ConstTensorRef& x_RI, const ConstTensorRef& w_OI, const ConstTensorRef& b_O, const TensorRef& y_RO,
+                  bool transposed) {
   const DType dtype = x_RI.dtype;
   check_compute_dtype(dtype, "x");
   check_matrix(x_RI, dtype, "x");
   check_weight(w_OI, dtype, "w");
-  const std::int64_t R = x_RI.shape[0], I = x_RI.shape[1], O = w_OI.shape[0];
-  check_shape(w_OI, {O, I}, "w");
+  const std::int64_t R = x_RI.shape[0], I = x_RI.shape[1], O = w_OI.shape[transposed ? 1 : 0];
+  check_shape(w_OI, weight_shape(O, I, transposed), "w");
   if (is_given(b_O)) check_tensor(b_O, dtype, {O}, "b");
   check_shape(y_RO, {R, O}, "y");
-  return {.shape = {.m = R, .n = O, .k = I, .trans_b = true, .bias = is_given(b_O), .operands = dtype, .result = y_RO.dtype},
-          .pointers = {.a = x_RI.data, .b = w_OI.data, .bias = b_O.data, .c = y_RO.data}};
+  return {
+      .shape = {.m = R, .n = O, .k = I, .trans_b = !transposed, .bias = is_given(b_O), .operands = dtype, .result = y_RO.dtype},
+      .pointers = {.a = x_RI.data, .b = w_OI.data, .bias = b_O.data, .c = y_RO.data}};
 }
 
 // The same for the gradient of the input.
-Gemm input_gemm(const ConstTensorRef& dy_RO, const ConstTensorRef& w_OI, const TensorRef& dx_RI) {
+Gemm input_gemm(const ConstTensorRef& dy_RO, const ConstTensorRef& w_OI, const TensorRef& dx_RI, bool transposed) {
   const DType dtype = dy_RO.dtype;
   check_compute_dtype(dtype, "dy");
   check_matrix(dy_RO, dtype, "dy");
   check_weight(w_OI, dtype, "w");
-  const std::int64_t R = dy_RO.shape[0], O = dy_RO.shape[1], I = w_OI.shape[1];
-  check_shape(w_OI, {O, I}, "w");
+  const std::int64_t R = dy_RO.shape[0], O = dy_RO.shape[1], I = w_OI.shape[transposed ? 0 : 1];
+  check_shape(w_OI, weight_shape(O, I, transposed), "w");
   check_tensor(dx_RI, dtype, {R, I}, "dx");
-  return {.shape = {.m = R, .n = I, .k = O, .operands = dtype, .result = dtype},
+  return {.shape = {.m = R, .n = I, .k = O, .trans_b = transposed, .operands = dtype, .result = dtype},
           .pointers = {.a = dy_RO.data, .b = w_OI.data, .c = dx_RI.data}};
 }
 
+// Transposed: x^T dy.
 Gemm weight_gemm(const LinearBackwardWeightArgs& args) {
-  return {.shape = {.m = args.dy_RO.shape[1],
-                    .n = args.x_RI.shape[1],
-                    .k = args.dy_RO.shape[0],
+  const ConstTensorRef& left = args.transposed ? args.x_RI : args.dy_RO;
+  const ConstTensorRef& right = args.transposed ? args.dy_RO : args.x_RI;
+  return {.shape = {.m = left.shape[1],
+                    .n = right.shape[1],
+                    .k = left.shape[0],
                     .trans_a = true,
                     .accumulate = args.accumulate,
                     .operands = args.x_RI.dtype},
-          .pointers = {.a = args.dy_RO.data, .b = args.x_RI.data, .c = args.dw_OI.data}};
+          .pointers = {.a = left.data, .b = right.data, .c = args.dw_OI.data}};
 }
 
 void clear_weight_gradients(const LinearBackwardWeightArgs& args, StreamRef stream) {
@@ -92,14 +99,14 @@ Status backward_weight(const LinearBackwardWeightArgs& args, const LinearTable& 
 
 void linear_forward(const LinearForwardArgs& args, StreamRef stream) {
   const DType result = args.y_RO.dtype;
-  const Gemm gemm = forward_gemm(args.x_RI, args.w_OI, args.b_O, args.y_RO);
+  const Gemm gemm = forward_gemm(args.x_RI, args.w_OI, args.b_O, args.y_RO, args.transposed);
   STRATA_CHECK(result == args.x_RI.dtype || (result == DType::f32 && !is_given(args.b_O)),
                "y has the dtype of x, or is f32 and has no bias");
   if (gemm.shape.m > 0) enqueue_gemm("linear_forward", gemm, stream);
 }
 
 void linear_gelu_forward(const LinearGeluForwardArgs& args, StreamRef stream) {
-  Gemm gemm = forward_gemm(args.x_RI, args.w_OI, args.b_O, args.y_RO);
+  Gemm gemm = forward_gemm(args.x_RI, args.w_OI, args.b_O, args.y_RO, args.transposed);
   check_dtype(args.y_RO, args.x_RI.dtype, "y");
   check_tensor(args.pre_RO, args.x_RI.dtype, args.y_RO.shape, "pre");
   gemm.epilogue = Epilogue::gelu;
@@ -108,13 +115,13 @@ void linear_gelu_forward(const LinearGeluForwardArgs& args, StreamRef stream) {
 }
 
 void linear_backward_input(const LinearBackwardInputArgs& args, StreamRef stream) {
-  Gemm gemm = input_gemm(args.dy_RO, args.w_OI, args.dx_RI);
+  Gemm gemm = input_gemm(args.dy_RO, args.w_OI, args.dx_RI, args.transposed);
   gemm.shape.accumulate = args.accumulate;
   if (gemm.shape.m > 0) enqueue_gemm("linear_backward_input", gemm, stream);
 }
 
 void gelu_linear_backward_input(const GeluLinearBackwardInputArgs& args, StreamRef stream) {
-  Gemm gemm = input_gemm(args.dy_RO, args.w_OI, args.dpre_RI);
+  Gemm gemm = input_gemm(args.dy_RO, args.w_OI, args.dpre_RI, args.transposed);
   check_tensor(args.pre_RI, args.dy_RO.dtype, args.dpre_RI.shape, "pre");
   gemm.epilogue = Epilogue::gelu_backward;
   gemm.pre = const_cast<std::byte*>(args.pre_RI.data);  // read
@@ -129,7 +136,7 @@ void linear_backward_weight(const LinearBackwardWeightArgs& args, StreamRef stre
   const std::int64_t R = args.dy_RO.shape[0], O = args.dy_RO.shape[1], I = args.x_RI.shape[1];
   check_shape(args.x_RI, {R, I}, "x");
   check_weight(args.dw_OI, DType::f32, "dw");
-  check_shape(args.dw_OI, {O, I}, "dw");
+  check_shape(args.dw_OI, weight_shape(O, I, args.transposed), "dw");
   if (is_given(args.db_O)) check_tensor(args.db_O, DType::f32, {O}, "db");
   if (R == 0) {
     if (!args.accumulate) clear_weight_gradients(args, stream);

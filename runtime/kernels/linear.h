@@ -1,5 +1,6 @@
 // y = x W^T + b and its two gradients, alone and with the GELU of activation.h behind or before it. W is (out, in) as in
-// torch.nn.Linear. See embedding.h for threads and ordering.
+// torch.nn.Linear; with `transposed` it lies in memory as (in, out), and so does its gradient. See embedding.h for threads and
+// ordering.
 // Sums over the inner dim are f32, also for bf16 operands, and are rounded once; denormal bf16 operands may count as zero
 // (the bf16 instructions of AVX-512 do that). I and O are at least 1, R may be 0.
 // Scratch on the host: at most 1 MiB a thread beside what oneDNN packs (about as much); a bf16 product without AVX-512 is
@@ -16,6 +17,7 @@ struct LinearForwardArgs {
   ConstTensorRef w_OI;  // dtype of x
   ConstTensorRef b_O;   // dtype of x; may be empty
   TensorRef y_RO;       // dtype of x, or without a bias f32 (logits)
+  bool transposed = false;
 };
 void linear_forward(const LinearForwardArgs& args, StreamRef stream);
 
@@ -29,6 +31,7 @@ struct LinearGeluForwardArgs {
   // and a forward that is run again for its backward must have the bits of the first.
   TensorRef pre_RO;
   TensorRef y_RO;  // dtype of x
+  bool transposed = false;
 };
 void linear_gelu_forward(const LinearGeluForwardArgs& args, StreamRef stream);
 
@@ -38,6 +41,7 @@ struct LinearBackwardInputArgs {
   ConstTensorRef w_OI;   // dtype of dy
   TensorRef dx_RI;       // dtype of dy
   bool accumulate = false;
+  bool transposed = false;
 };
 void linear_backward_input(const LinearBackwardInputArgs& args, StreamRef stream);
 
@@ -47,6 +51,7 @@ struct GeluLinearBackwardInputArgs {
   ConstTensorRef w_OI;    // dtype of dy
   ConstTensorRef pre_RI;  // dtype of dy
   TensorRef dpre_RI;      // dtype of dy; not the buffer of pre
+  bool transposed = false;
 };
 void gelu_linear_backward_input(const GeluLinearBackwardInputArgs& args, StreamRef stream);
 
@@ -57,6 +62,7 @@ struct LinearBackwardWeightArgs {
   TensorRef dw_OI;         // f32
   TensorRef db_O;          // f32; may be empty
   bool accumulate = true;  // false: dw = dy^T x, db = sums
+  bool transposed = false;
 };
 void linear_backward_weight(const LinearBackwardWeightArgs& args, StreamRef stream);
 

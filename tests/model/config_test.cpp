@@ -74,6 +74,18 @@ TEST(ModelConfig, JsonRoundTrip) {
   EXPECT_FALSE(c == tiny_llama());
 }
 
+// What was written before there was the key is read, and a model that does not need it is written as it always was.
+TEST(ModelConfig, LongRowsAreInTheJsonWhereTheyAreSet) {
+  ModelConfig c = tiny_llama();
+  EXPECT_FALSE(to_json(c).contains("long_rows"));
+  c.long_rows = true;
+  EXPECT_TRUE(model_config_from_json(to_json(c), "t").value().long_rows);
+  EXPECT_FALSE(c == tiny_llama());
+  Json json = to_json(c);
+  json["long_rows"] = 1;
+  EXPECT_NE(model_config_from_json(json, "t").status().message().find("'long_rows'"), std::string::npos);
+}
+
 TEST(ModelConfig, JsonErrorsNameTheKey) {
   const auto message = [](const char* key, const Json& value) {
     Json json = to_json(tiny_llama());

@@ -45,7 +45,8 @@ TEST(RecordsTest, EveryChoiceHasRoomAndNoneIsWasted) {
             const std::vector<StatePiece> pieces = state_pieces(of, record, frugal, groups);
             if (stage == 0 && rank == 0) room += record.states;
             for (std::size_t i = 0; i < pieces.size(); ++i) {
-              const auto& [piece, at] = pieces[i];
+              const ParamPiece& piece = pieces[i].of;
+              const std::int64_t at = pieces[i].states_at;
               const ParamExtent& param = of.units[0].params[piece.param];
               const std::int64_t end = i + 1 < pieces.size() ? pieces[i + 1].states_at : record.states;
               for (std::int64_t refresh = 0; refresh < 20; ++refresh) {

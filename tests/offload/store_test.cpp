@@ -252,7 +252,8 @@ std::vector<float> after_steps(OneRank& one, bool guesses, const std::vector<dou
     const auto clipped = [&](double clip) { return UpdateStep{.number = number, .lr = 1e-2, .grad_scale = clip}; };
     one.gradients(static_cast<int>(i));
     if (guesses) one.store->complete_all(clipped(1.0));
-    EXPECT_EQ(one.store->step(clipped(clips[i]), one.compute.ref().record()), guesses && clips[i] == 1.0) << "step " << i;
+    EXPECT_EQ(one.store->step(clipped(clips[i]), one.compute.ref().record()).value(), guesses && clips[i] == 1.0)
+        << "step " << i;
   }
   return everything(one);
 }
@@ -297,7 +298,7 @@ TEST(OptimizerStore, ADroppedStepLeavesEverythingAsItWas) {
     // And the next step is the third one.
     one.gradients(2);
     one.store->complete_all(UpdateStep{.number = 3, .lr = 1e-2});
-    EXPECT_TRUE(one.store->step(UpdateStep{.number = 3, .lr = 1e-2}, one.compute.ref().record()));
+    EXPECT_TRUE(one.store->step(UpdateStep{.number = 3, .lr = 1e-2}, one.compute.ref().record()).value());
     const std::vector<float> third = everything(one);
     OneRank straight(options);
     EXPECT_TRUE(after_steps(straight, true, {1.0, 1.0, 1.0}) == third) << to_string(home);

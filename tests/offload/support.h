@@ -52,7 +52,7 @@ struct OneRank {
   // Enqueues gradients that depend on the step, and the update.
   void step(int number) {
     gradients(number);
-    store->step({.number = number, .lr = 1e-2}, compute.ref().record());
+    EXPECT_TRUE(store->step({.number = number, .lr = 1e-2}, compute.ref().record()).ok());
   }
 
   void gradients(int number) {

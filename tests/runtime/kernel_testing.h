@@ -126,6 +126,15 @@ inline double rounded(double value, DType dtype) {
   return a.at(0);
 }
 
+// A matrix in the other orientation.
+inline Array transposed(const Array& a) {
+  const std::int64_t rows = a.shape()[0], columns = a.shape()[1];
+  Array out(a.dtype(), {columns, rows});
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < columns; ++c) out.set(c * rows + r, a.at(r * columns + c));
+  return out;
+}
+
 using Outputs = std::vector<Array>;
 
 using Kernel = std::function<Outputs(StreamRef)>;

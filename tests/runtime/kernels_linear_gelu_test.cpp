@@ -54,10 +54,12 @@ struct LinearShape {
 const std::vector<LinearShape> kShapes = {{1, 1, 1},      {1, 7, 13},     {2, 3, 1},      {17, 31, 37},   {64, 64, 64},
                                           {130, 72, 400}, {130, 401, 70}, {521, 37, 397}, {521, 400, 24}, {5, 1030, 3}};
 
-class LinearGeluTest : public ::testing::TestWithParam<std::tuple<LinearShape, DType>> {
+// Shape, dtype, and whether the weight lies as (in, out).
+class LinearGeluTest : public ::testing::TestWithParam<std::tuple<LinearShape, DType, bool>> {
  protected:
   const LinearShape shape = std::get<0>(GetParam());
   const DType dtype = std::get<1>(GetParam());
+  const bool turned = std::get<2>(GetParam());
   const std::int64_t R = shape.R, I = shape.I, O = shape.O;
   Array x = normal(dtype, {R, I}, "x");
   // Sums of order 1 and more: from the left tail of gelu to its right one.
@@ -65,6 +67,7 @@ class LinearGeluTest : public ::testing::TestWithParam<std::tuple<LinearShape, D
   Array b = normal(dtype, {O}, "b");
   Array dy = normal(dtype, {R, O}, "dy");
   Array pre = normal(dtype, {R, I}, "pre", 0.0, 2.0);
+  Array stored_w() const { return turned ? transposed(w) : w; }
 };
 
 TEST_P(LinearGeluTest, ForwardIsTheProductPlusBiasAndItsGelu) {
@@ -80,8 +83,9 @@ TEST_P(LinearGeluTest, ForwardIsTheProductPlusBiasAndItsGelu) {
     on_every_machine_and_way(
         [&](StreamRef stream) {
           Array before = normal(dtype, {R, O}, "what was there before"), y = normal(dtype, {R, O}, "and there");
-          linear_gelu_forward({x.ref(), w.ref(), bias ? ConstTensorRef(b.ref()) : ConstTensorRef(), before.ref(), y.ref()},
-                              stream);
+          Array kept = stored_w();
+          linear_gelu_forward(
+              {x.ref(), kept.ref(), bias ? ConstTensorRef(b.ref()) : ConstTensorRef(), before.ref(), y.ref(), turned}, stream);
           finish(stream);
           return Outputs{before, y};
         },
@@ -103,8 +107,8 @@ TEST_P(LinearGeluTest, BackwardInputIsTheProductTimesTheSlope) {
   }
   on_every_machine_and_way(
       [&](StreamRef stream) {
-        Array dpre = normal(dtype, {R, I}, "what was there before"), read = pre;
-        gelu_linear_backward_input({dy.ref(), w.ref(), read.ref(), dpre.ref()}, stream);
+        Array dpre = normal(dtype, {R, I}, "what was there before"), read = pre, kept = stored_w();
+        gelu_linear_backward_input({dy.ref(), kept.ref(), read.ref(), dpre.ref(), turned}, stream);
         finish(stream);
         EXPECT_TRUE(read == pre) << "pre is only read";
         return Outputs{dpre};
@@ -116,13 +120,13 @@ TEST_P(LinearGeluTest, BackwardInputIsTheProductTimesTheSlope) {
 TEST_P(LinearGeluTest, HostAndRefusingLibraryHaveTheBitsOfTheProductAndThenTheKernel) {
   if (!strata::testing::tests_the_host()) GTEST_SKIP() << "a test of the host and the emulator";
   const Kernel both = [&](StreamRef stream) {
-    Array fused_pre(dtype, {R, O}), fused_y(dtype, {R, O}), fused_dpre(dtype, {R, I});
-    linear_gelu_forward({x.ref(), w.ref(), b.ref(), fused_pre.ref(), fused_y.ref()}, stream);
-    gelu_linear_backward_input({dy.ref(), w.ref(), pre.ref(), fused_dpre.ref()}, stream);
+    Array fused_pre(dtype, {R, O}), fused_y(dtype, {R, O}), fused_dpre(dtype, {R, I}), kept = stored_w();
+    linear_gelu_forward({x.ref(), kept.ref(), b.ref(), fused_pre.ref(), fused_y.ref(), turned}, stream);
+    gelu_linear_backward_input({dy.ref(), kept.ref(), pre.ref(), fused_dpre.ref(), turned}, stream);
     Array alone_pre(dtype, {R, O}), y(dtype, {R, O}), dpre(dtype, {R, I});
-    linear_forward({x.ref(), w.ref(), b.ref(), alone_pre.ref()}, stream);
+    linear_forward({x.ref(), kept.ref(), b.ref(), alone_pre.ref(), turned}, stream);
     gelu_forward({.x = alone_pre.ref(), .y = y.ref()}, stream);
-    linear_backward_input({dy.ref(), w.ref(), dpre.ref()}, stream);
+    linear_backward_input({.dy_RO = dy.ref(), .w_OI = kept.ref(), .dx_RI = dpre.ref(), .transposed = turned}, stream);
     gelu_backward({.x = pre.ref(), .dy = dpre.ref(), .dx = dpre.ref()}, stream);
     finish(stream);
     return Outputs{fused_pre, fused_y, fused_dpre, alone_pre, y, dpre};
@@ -137,11 +141,14 @@ TEST_P(LinearGeluTest, HostAndRefusingLibraryHaveTheBitsOfTheProductAndThenTheKe
 }
 
 std::string name_of(const ::testing::TestParamInfo<LinearGeluTest::ParamType>& info) {
-  const auto& [s, dtype] = info.param;
-  return std::to_string(s.R) + "x" + std::to_string(s.I) + "to" + std::to_string(s.O) + to_string(dtype);
+  const auto& [s, dtype, turned] = info.param;
+  return std::to_string(s.R) + "x" + std::to_string(s.I) + "to" + std::to_string(s.O) + to_string(dtype) +
+         (turned ? "transposed" : "");
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, LinearGeluTest,
-                         ::testing::Combine(::testing::ValuesIn(kShapes), ::testing::Values(DType::f32, DType::bf16)), name_of);
+                         ::testing::Combine(::testing::ValuesIn(kShapes), ::testing::Values(DType::f32, DType::bf16),
+                                            ::testing::Bool()),
+                         name_of);
 
 TEST(LinearGeluEdgeTest, NoRowsAreNoWork) {
   for (const DType dtype : {DType::f32, DType::bf16}) {

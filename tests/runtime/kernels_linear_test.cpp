@@ -20,15 +20,18 @@ const std::vector<LinearShape> kShapes = {{1, 1, 1},    {1, 7, 13},     {2, 3, 1
                                           {65, 63, 33}, {127, 5, 11},   {129, 40, 50}, {130, 70, 401}, {130, 401, 70},
                                           {20, 9, 401}, {521, 37, 397}, {3, 512, 4},   {4, 1024, 2},   {5, 1030, 3}};
 
-class LinearTest : public ::testing::TestWithParam<std::tuple<LinearShape, DType>> {
+// Shape, dtype, and whether the weight lies as (in, out).
+class LinearTest : public ::testing::TestWithParam<std::tuple<LinearShape, DType, bool>> {
  protected:
   const LinearShape shape = std::get<0>(GetParam());
   const DType dtype = std::get<1>(GetParam());
+  const bool turned = std::get<2>(GetParam());
   const std::int64_t R = shape.R, I = shape.I, O = shape.O;
   Array x = normal(dtype, {R, I}, "x");
   Array w = normal(dtype, {O, I}, "w");
   Array b = normal(dtype, {O}, "b");
   Array dy = normal(dtype, {R, O}, "dy");
+  Array stored(const Array& matrix) const { return turned ? transposed(matrix) : matrix; }
 };
 
 std::vector<double> product_forward(const Array& x, const Array& w, const Array* b, const LinearShape& s) {
@@ -50,8 +53,8 @@ TEST_P(LinearTest, ForwardIsTheProductPlusBias) {
       const auto expected = product_forward(x, w, bias ? &b : nullptr, shape);
       on_every_machine(
           [&](StreamRef stream) {
-            Array y = normal(result, {R, O}, "what was there before");
-            linear_forward({x.ref(), w.ref(), bias ? ConstTensorRef(b.ref()) : ConstTensorRef(), y.ref()}, stream);
+            Array y = normal(result, {R, O}, "what was there before"), kept = stored(w);
+            linear_forward({x.ref(), kept.ref(), bias ? ConstTensorRef(b.ref()) : ConstTensorRef(), y.ref(), turned}, stream);
             finish(stream);
             return Outputs{y};
           },
@@ -73,8 +76,8 @@ TEST_P(LinearTest, BackwardInputOverwritesOrAccumulates) {
     }
     on_every_machine(
         [&](StreamRef stream) {
-          Array dx = before;
-          linear_backward_input({dy.ref(), w.ref(), dx.ref(), accumulate}, stream);
+          Array dx = before, kept = stored(w);
+          linear_backward_input({dy.ref(), kept.ref(), dx.ref(), accumulate, turned}, stream);
           finish(stream);
           return Outputs{dx};
         },
@@ -100,13 +103,14 @@ TEST_P(LinearTest, BackwardWeightAccumulatesOrOverwrites) {
     for (const bool bias : {false, true}) {
       on_every_machine(
           [&](StreamRef stream) {
-            Array dw = dw_before, db = db_before;
-            linear_backward_weight({dy.ref(), x.ref(), dw.ref(), bias ? db.ref() : TensorRef(), accumulate}, stream);
+            Array dw = stored(dw_before), db = db_before;
+            linear_backward_weight({dy.ref(), x.ref(), dw.ref(), bias ? db.ref() : TensorRef(), accumulate, turned}, stream);
             finish(stream);
             return Outputs{dw, db};
           },
           [&](const Outputs& out) {
-            expect_close(out[0], dw_expected, "dw", sum_factor(R));
+            EXPECT_TRUE(out[0].guard_is_intact());
+            expect_close(turned ? transposed(out[0]) : out[0], dw_expected, "dw", sum_factor(R));
             if (bias)
               expect_close(out[1], db_expected, "db", sum_factor(R));
             else
@@ -117,11 +121,14 @@ TEST_P(LinearTest, BackwardWeightAccumulatesOrOverwrites) {
 }
 
 std::string name_of(const ::testing::TestParamInfo<LinearTest::ParamType>& info) {
-  const auto& [s, dtype] = info.param;
-  return std::to_string(s.R) + "x" + std::to_string(s.I) + "to" + std::to_string(s.O) + to_string(dtype);
+  const auto& [s, dtype, turned] = info.param;
+  return std::to_string(s.R) + "x" + std::to_string(s.I) + "to" + std::to_string(s.O) + to_string(dtype) +
+         (turned ? "transposed" : "");
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest,
-                         ::testing::Combine(::testing::ValuesIn(kShapes), ::testing::Values(DType::f32, DType::bf16)), name_of);
+                         ::testing::Combine(::testing::ValuesIn(kShapes), ::testing::Values(DType::f32, DType::bf16),
+                                            ::testing::Bool()),
+                         name_of);
 
 TEST(LinearEdgeTest, NoRowsLeaveOutputsAloneButZeroWhatIsOverwritten) {
   Device device(Backend::host, 2);
@@ -138,6 +145,10 @@ TEST(LinearEdgeTest, NoRowsLeaveOutputsAloneButZeroWhatIsOverwritten) {
     linear_backward_weight({y.ref(), x.ref(), dw.ref(), db.ref(), false}, stream);
     finish(stream);
     EXPECT_TRUE(dw == Array(DType::f32, {2, 3}) && db == Array(DType::f32, {2}));
+    Array turned = normal(DType::f32, {3, 2}, "dw transposed");
+    linear_backward_weight({y.ref(), x.ref(), turned.ref(), {}, false, true}, stream);
+    finish(stream);
+    EXPECT_TRUE(turned == Array(DType::f32, {3, 2}));
   }
 }
 
@@ -156,6 +167,11 @@ TEST(LinearEdgeTest, ShapesAndDtypesAreChecked) {
   EXPECT_THROW(linear_backward_input({y.ref(), w.ref(), y.ref()}, stream), ContractViolation);
   EXPECT_THROW(linear_backward_weight({y.ref(), x.ref(), w_bf16.ref(), {}}, stream), ContractViolation);
   EXPECT_THROW(linear_backward_weight({y.ref(), x.ref(), w.ref(), x.ref()}, stream), ContractViolation);
+  EXPECT_THROW(linear_forward({x.ref(), w.ref(), {}, y.ref(), true}, stream), ContractViolation) << "w is (out, in)";
+  EXPECT_THROW(linear_backward_input({y.ref(), w.ref(), x.ref(), false, true}, stream), ContractViolation);
+  EXPECT_THROW(linear_backward_weight({y.ref(), x.ref(), w.ref(), {}, true, true}, stream), ContractViolation);
+  Array turned(DType::f32, {3, 2});
+  EXPECT_THROW(linear_forward({x.ref(), turned.ref(), {}, y.ref()}, stream), ContractViolation) << "w is (in, out)";
 }
 
 #if defined(__linux__)

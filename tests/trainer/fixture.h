@@ -106,11 +106,12 @@ struct RunResult {
 };
 
 // Trains with `world` ranks as threads, each with a GPU of `machine`, or on the host where none is given. broken_off: after so
-// many steps, with a checkpoint, although the config has more; 0: never. optimizer: instead of the config's.
+// many steps, with a checkpoint, although the config has more; 0: never. optimizer, make_model: instead of the config's.
 inline RunResult run_training(Config config, int world, const std::shared_ptr<const DataSource>& data,
                               const std::shared_ptr<const DataSource>& validation = nullptr,
                               const testing::GpuMachine* machine = nullptr, int broken_off = 0,
-                              const std::shared_ptr<const Optimizer>& optimizer = nullptr) {
+                              const std::shared_ptr<const Optimizer>& optimizer = nullptr,
+                              const std::function<std::unique_ptr<Model>()>& make_model = nullptr) {
   if (machine == nullptr) config.device.backend = Config::Device::Choice::host;  // also where there is a GPU
   ThreadGroup group(WorldSize{world});
   const testing::GpuCommunicators gpu_communicators;
@@ -124,6 +125,7 @@ inline RunResult run_training(Config config, int world, const std::shared_ptr<co
     extras.train = data;
     extras.validation = validation;
     extras.optimizer = optimizer;
+    if (make_model) extras.model = make_model();
     if (machine != nullptr) {
       extras.make_gpu = [machine, rank] { return Result<std::unique_ptr<GpuDriver>>(machine->make_driver_of(rank)); };
       extras.make_gpu_communicator = gpu_communicators.maker();

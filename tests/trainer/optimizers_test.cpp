@@ -44,6 +44,7 @@ struct Method {
   std::size_t states;
   Config::Optimizer config;
   std::shared_ptr<const Optimizer> own = nullptr;
+  bool has_rows = false;  // Optimizer::rows()
 };
 
 std::vector<Method> methods() {
@@ -51,6 +52,8 @@ std::vector<Method> methods() {
   using Stateful = Config::Optimizer::Stateful;
   using Choice = Config::Optimizer::Choice;
   using Inactive = Config::Optimizer::Inactive;
+  using Scaling = Config::Optimizer::Scaling;
+  using Seeds = Config::Optimizer::Seeds;
   std::vector<Method> all = {
       {"Lion", 1, {.type = Type::lion, .lr = 1e-3}},
       {"Sgd", 0, {.type = Type::sgd, .lr = 0.3, .weight_decay = 1e-3}},
@@ -76,8 +79,19 @@ std::vector<Method> methods() {
         .update_gap = 3,
         .proj_params_lr_scale = 0.5}},
       {"FrugalNone", 2, {.type = Type::frugal, .lr = 3e-3, .density = 0.0, .update_gap = 1}},
+      {"Apollo", 2, {.type = Type::apollo, .lr = 1e-2, .rank = 8, .update_proj_gap = 3}, nullptr, true},
+      {"ApolloMini",
+       2,
+       {.type = Type::apollo,
+        .lr = 1e-2,
+        .scale_type = Scaling::tensor,
+        .update_proj_gap = 2,
+        .scale_front = true,
+        .proj_seeds = Seeds::authors},
+       nullptr,
+       true},
   };
-  if (testing::kSanitized) all = {all[2], all[4]};
+  if (testing::kSanitized) all = {all[2], all[4], all[8]};
   for (Method& method : all) method.config.groups = {"*attn* lr_scale=0.5", "*mlp* weight_decay=0.02"};
   return all;
 }
@@ -91,6 +105,11 @@ class OptimizersOn : public ::testing::TestWithParam<std::tuple<Processor, Metho
   static Config config(const Placement& placement, const std::string& folder, DType compute) {
     Config c = config_of(placement, folder, compute);
     c.optimizer = method().config;
+    if (method().has_rows) {  // matrices of several cuts
+      c.model.hidden_size = 64;
+      c.model.head_dim = 16;
+      c.model.ffn_size = 192;
+    }
     if (gpu() == nullptr) return c;
     c.training.steps = 4;  // for the emulator's sake
     c.training.global_batch_size = 2;
@@ -134,15 +153,17 @@ TEST_P(OptimizersOn, PlacementChangesNoBitAndThePlanIsTheRun) {
       EXPECT_EQ(result.measured_gpu, result.planned_gpu);
       EXPECT_EQ(result.measured_cpu, result.planned_cpu);
       const UpdateShape& shape = result.plan->update.schedule.shape;
-      std::int64_t elements = 0, with_states = 0;
+      std::int64_t elements = 0, with_states = 0, of_rows = 0;
       for (std::size_t r = 0; r < shape.records.size(); ++r) {
         const OptimizerRecord& record = shape.records[r];
         elements += record.range.count;
         with_states += record.states;
+        of_rows += record.row_states;
         EXPECT_EQ(state_bytes(shape, r), 4.0 * (static_cast<double>(method().states) * static_cast<double>(record.states) +
                                                 (has_master(shape, r) ? static_cast<double>(record.range.count) : 0.0)));
       }
-      if (method().config.type == Config::Optimizer::Type::frugal) {
+      EXPECT_EQ(of_rows > 0, method().has_rows);
+      if (method().has_rows || method().config.type == Config::Optimizer::Type::frugal) {
         EXPECT_LT(with_states, elements * 3 / 4);
       } else {
         EXPECT_EQ(with_states, elements);

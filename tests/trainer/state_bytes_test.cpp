@@ -34,11 +34,11 @@ double state_gib(const Size& size, const Optimizer& method, int world) {
   config.max_positions = 1024;
   const std::unique_ptr<Model> model = make_model(config).value();
   const ParamGroups groups(0.1);
-  const StateLayout layout = make_layout(*model, WorldSize{world}, groups);
+  const StateLayout layout = make_layout(*model, WorldSize{world}, groups, method);
   std::int64_t states = 0;
   for (int rank = 0; rank < world; ++rank)
     for (const OptimizerRecord& record : cut_optimizer_records(layout, Rank{rank}, 3, std::int64_t{16} << 20, method, groups))
-      states += record.states;
+      states += record.states + record.row_states;
   return static_cast<double>(states) * static_cast<double>(method.states().size() * sizeof(float)) / 0x1p30;
 }
 

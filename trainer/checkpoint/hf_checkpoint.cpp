@@ -77,8 +77,9 @@ Status write_import(const std::string& hf_dir, const ModelConfig& config, const 
 
 }  // namespace
 
-Status import_checkpoint(const std::string& hf_dir, const std::string& parent, std::uint64_t seed) {
-  STRATA_ASSIGN_OR_RETURN(const ModelConfig config, read_hf_config(hf_dir));
+Status import_checkpoint(const std::string& hf_dir, const std::string& parent, std::uint64_t seed, bool long_rows) {
+  STRATA_ASSIGN_OR_RETURN(ModelConfig config, read_hf_config(hf_dir));
+  config.long_rows = long_rows;
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(config));
   const std::string target = parent + "/step_0";
   STRATA_RETURN_IF_ERROR(begin_atomic_dir(target));
@@ -96,9 +97,10 @@ Status export_checkpoint(const std::string& checkpoint_dir, const std::string& h
   STRATA_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json(reader.manifest().model_json, found + "/manifest.json"));
   STRATA_ASSIGN_OR_RETURN(const ModelConfig config, model_config_from_json(json, found + "/manifest.json"));
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(config));
+  STRATA_RETURN_IF_ERROR(same_parameters(reader, *model));
   for (std::size_t i = 0; i < reader.file_count(); ++i) STRATA_RETURN_IF_ERROR(reader.verify_file(i));
   const ParamSource source = [&](int unit, int param, std::int64_t first, std::span<float> values) {
-    return reader.read(model->unit(unit).params()[static_cast<std::size_t>(param)].name, kParameterState, first, values);
+    return reader.read_parameter(model->unit(unit).params()[static_cast<std::size_t>(param)], first, values);
   };
   HfExportOptions options;
   const std::string wanted = !dtype.empty() ? dtype : reader.manifest().hf_dtype;

@@ -116,6 +116,29 @@ Status CheckpointReader::read(const std::string& param, const std::string& state
   return {};
 }
 
+Status CheckpointReader::read_parameter(const ParamSpec& spec, std::int64_t first, std::span<float> out) const {
+  const auto has = std::find_if(manifest_.params.begin(), manifest_.params.end(),
+                                [&](const CheckpointParam& param) { return param.name == spec.name; });
+  if (has == manifest_.params.end() || has->transposed == spec.transposed) return read(spec.name, kParameterState, first, out);
+  const std::int64_t rows = spec.shape[0], columns = spec.shape[1];  // in the checkpoint columns and rows
+  const std::int64_t end = first + static_cast<std::int64_t>(out.size());
+  std::vector<float> run;
+  for (std::int64_t at = first; at < end;) {
+    const std::int64_t row = at / columns, column = at % columns;
+    // Whole rows together; what begins or ends inside a row alone.
+    const bool whole = column == 0 && end - at >= columns;
+    run.resize(static_cast<std::size_t>(whole ? (end - at) / columns : 1));
+    const std::int64_t last = whole ? columns : std::min(columns, column + end - at);
+    for (std::int64_t c = column; c < last; ++c) {
+      STRATA_RETURN_IF_ERROR(read(spec.name, kParameterState, c * rows + row, run));
+      for (std::size_t r = 0; r < run.size(); ++r)
+        out[static_cast<std::size_t>(at - first + c - column) + r * static_cast<std::size_t>(columns)] = run[r];
+    }
+    at += whole ? static_cast<std::int64_t>(run.size()) * columns : last - column;
+  }
+  return {};
+}
+
 Result<std::string> CheckpointReader::digest() const {
   constexpr std::int64_t kChunk = 1 << 20;
   Sha256 sha;
@@ -136,18 +159,42 @@ Result<std::string> CheckpointReader::digest() const {
   return sha.hex();
 }
 
-namespace {
-
-Status same_params(const Manifest& manifest, const Model& model, const std::string& path) {
+Status same_parameters(const CheckpointReader& reader, const Model& model) {
   const std::vector<CheckpointParam> wanted = checkpoint_params(model);
-  for (std::size_t i = 0; i < std::max(wanted.size(), manifest.params.size()); ++i) {
-    const std::string has =
-        i < manifest.params.size() ? manifest.params[i].name + " " + manifest.params[i].shape.str() : "nothing";
-    const std::string wants = i < wanted.size() ? wanted[i].name + " " + wanted[i].shape.str() : "nothing";
+  const std::vector<CheckpointParam>& present = reader.manifest().params;
+  // What it is before it is stored.
+  const auto described = [](const std::vector<CheckpointParam>& params, std::size_t i) -> std::string {
+    if (i >= params.size()) return "nothing";
+    const Shape& stored = params[i].shape;
+    const bool swap = params[i].transposed && stored.rank() == 2;
+    return params[i].name + " " + (swap ? Shape{stored[1], stored[0]} : stored).str();
+  };
+  for (std::size_t i = 0; i < std::max(wanted.size(), present.size()); ++i) {
+    const std::string has = described(present, i), wants = described(wanted, i);
     if (has != wants)
       return {Code::invalid_config,
-              path + " is a checkpoint of another model: it has " + has + " where the configured model has " + wants};
+              reader.path() + " is a checkpoint of another model: it has " + has + " where the configured model has " + wants};
+    if (present[i].transposed && present[i].shape.rank() != 2)
+      return {Code::corrupt, reader.path() + "/manifest.json: " + has + " has no two dims, but is said to be transposed"};
   }
+  return {};
+}
+
+namespace {
+
+// After same_parameters(). What an optimizer keeps need not have an element for each, so only parameters are transposed.
+Status same_orientation(const Manifest& manifest, const Model& model, const std::string& path) {
+  if (manifest.optimizer.empty()) return {};
+  const std::vector<CheckpointParam> wanted = checkpoint_params(model);
+  const auto stored = [](const CheckpointParam& param) { return param.transposed ? "(in, out)" : "(out, in)"; };
+  for (std::size_t i = 0; i < wanted.size(); ++i)
+    if (manifest.params[i].transposed != wanted[i].transposed)
+      return {
+          Code::invalid_config,
+          path + " holds " + wanted[i].name + " and its states as " + stored(manifest.params[i]) + ", this run's model as " +
+              stored(wanted[i]) +
+              ": train on with the model and optimizer.type that wrote it, or begin a new run from its weights (strata model "
+              "export, then model.hf)"};
   return {};
 }
 
@@ -172,31 +219,48 @@ Status same_optimizer(const Manifest& manifest, const Optimizer& method, const s
 }
 
 // optimizer.groups may say of which parameters only a part has states.
-Status same_state_counts(const Manifest& manifest, const Engine& engine, const std::string& path) {
+Status same_state_counts(const Manifest& manifest, Engine& engine, const std::string& path) {
   if (manifest.optimizer.empty()) return {};
   const OptimizerStoreOptions& options = engine.options().optimizer;
   std::size_t i = 0;
-  for (const UnitLayout& unit : engine.layout().units)
-    for (const ParamExtent& extent : unit.params) {
-      const std::int64_t has = manifest.params[i++].state_count();
-      const std::int64_t wants = options.method->most_states(shape_of(extent), options.groups[extent.group], 0, extent.numel);
+  int u = 0;
+  for (const UnitLayout& unit : engine.layout().units) {
+    for (std::size_t p = 0; p < unit.params.size(); ++p, ++i) {
+      const std::int64_t has = manifest.params[i].state_count();
+      const std::int64_t wants = state_count(unit.params[p], *options.method, options.groups);
       if (has != wants)
-        return {Code::invalid_config, path + " holds states of " + std::to_string(has) + " elements of " + extent.name +
-                                          ", this run keeps those of " + std::to_string(wants) +
+        return {Code::invalid_config, path + " holds " + std::to_string(has) + " values of each state of " +
+                                          unit.params[p].name + ", this run keeps " + std::to_string(wants) +
                                           ": set optimizer.groups back (projected)"};
+      if (manifest.params[i].memory.size() != engine.optimizer().row_memory(u, p).size())
+        return {Code::corrupt, path + " does not hold what the optimizer keeps of the matrix " + unit.params[p].name};
     }
+    ++u;
+  }
   return {};
 }
 
-Status fill_record(const CheckpointReader& reader, const std::vector<std::string>& states, const UnitLayout& unit,
+void set_row_memory(const Manifest& manifest, Engine& engine) {
+  if (manifest.optimizer.empty()) return;
+  std::size_t i = 0;
+  int u = 0;
+  for (const UnitLayout& unit : engine.layout().units) {
+    for (std::size_t p = 0; p < unit.params.size(); ++p, ++i)
+      engine.optimizer().set_row_memory(u, p, manifest.params[i].memory);
+    ++u;
+  }
+}
+
+Status fill_record(const CheckpointReader& reader, const std::vector<std::string>& states, const std::vector<ParamSpec>& params,
                    const std::vector<HeldPiece>& pieces, RecordState state) {
   for (const HeldPiece& piece : pieces) {
-    const std::string& name = unit.params[piece.param].name;
+    const std::string& name = params[piece.param].name;
     const auto place = [](float* values, std::int64_t n) { return std::span(values, static_cast<std::size_t>(n)); };
-    STRATA_RETURN_IF_ERROR(reader.read(name, kParameterState, piece.first, place(state.p + piece.offset, piece.count)));
+    STRATA_RETURN_IF_ERROR(reader.read_parameter(params[piece.param], piece.first, place(state.p + piece.offset, piece.count)));
+    const auto& arrays = piece.of_rows ? state.rows : state.states;
     for (std::size_t k = 0; k < states.size(); ++k)
       STRATA_RETURN_IF_ERROR(
-          reader.read(name, states[k], piece.first_state, place(state.states[k] + piece.state_offset, piece.state_count)));
+          reader.read(name, states[k], piece.first_state, place(arrays[k] + piece.state_offset, piece.state_count)));
   }
   return {};
 }
@@ -204,9 +268,10 @@ Status fill_record(const CheckpointReader& reader, const std::vector<std::string
 }  // namespace
 
 Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReader& reader) {
-  STRATA_RETURN_IF_ERROR(same_params(reader.manifest(), model, reader.path()));
+  STRATA_RETURN_IF_ERROR(same_parameters(reader, model));
   const Optimizer& method = *engine.options().optimizer.method;
   STRATA_RETURN_IF_ERROR(same_optimizer(reader.manifest(), method, reader.path()));
+  STRATA_RETURN_IF_ERROR(same_orientation(reader.manifest(), model, reader.path()));
   STRATA_RETURN_IF_ERROR(same_state_counts(reader.manifest(), engine, reader.path()));
   Communicator& comm = engine.control();
   Status verified;
@@ -216,10 +281,12 @@ Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReade
   STRATA_RETURN_IF_ERROR(agree(comm, verified, "verification of a checkpoint"));
   OptimizerStore& store = engine.optimizer();
   store.hold_choice(reader.manifest().choice, reader.manifest().step);
+  set_row_memory(reader.manifest(), engine);
+  std::vector<std::vector<ParamSpec>> specs;
+  for (int u = 0; u < model.unit_count(); ++u) specs.push_back(model.unit(u).params());
   return store.fill([&, states = method.states()](const OptimizerRecord& record, RecordState state) {
     zero(record, state);  // padding
-    return fill_record(reader, states, engine.layout().units[static_cast<std::size_t>(record.unit)],
-                       store.held(record, record.range), state);
+    return fill_record(reader, states, specs[static_cast<std::size_t>(record.unit)], store.held(record, record.range), state);
   });
 }
 
@@ -228,7 +295,7 @@ Status same_function(const std::string& checkpoint_json, const std::string& conf
   STRATA_ASSIGN_OR_RETURN(const nlohmann::json has, parse_json(checkpoint_json, checkpoint_dir + "/manifest.json"));
   STRATA_ASSIGN_OR_RETURN(const nlohmann::json wants, parse_json(config_json, "the configured model"));
   for (const auto& [key, value] : wants.items()) {
-    if (key == "max_positions" || key == "init_std") continue;
+    if (key == "max_positions" || key == "init_std" || key == "long_rows") continue;
     const auto it = has.find(key);
     if (it == has.end() || *it != value)
       return {Code::invalid_config, checkpoint_dir + " is a checkpoint of another model: its " + key + " is " +

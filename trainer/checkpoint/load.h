@@ -29,6 +29,9 @@ class CheckpointReader {
   // Elements [first, first + out.size()) of a parameter's state. The optimizer's states are zero where the checkpoint has those
   // of nobody.
   Status read(const std::string& param, const std::string& state, std::int64_t first, std::span<float> out) const;
+  // The same of a model's parameter, as the model stores it: transposed on the way where the checkpoint has it the other way.
+  // That reads a run for each column, as long as the slice has rows. After same_parameters().
+  Status read_parameter(const ParamSpec& spec, std::int64_t first, std::span<float> out) const;
   // SHA-256 over step, then name, shape, p and the states of every parameter, in manifest order: equal for equal states,
   // however they were cut. Reads everything.
   Result<std::string> digest() const;
@@ -51,8 +54,13 @@ class CheckpointReader {
   std::map<std::string, std::map<std::string, Stretches>> slices_;  // by parameter and state
 };
 
+// Whether the checkpoint's parameters are the model's, be they stored transposed or not. Error invalid_config names the first
+// that differs.
+Status same_parameters(const CheckpointReader& reader, const Model& model);
+
 // Collective, blocking: the ranks verify all files between them, then each fills its records. Error invalid_config when the
-// checkpoint's parameters are not the model's (names the first difference), or its states another optimizer's.
+// checkpoint's parameters are not the model's (names the first difference), or its states another optimizer's, or states of a
+// parameter that the model stores the other way: only an import, which has none, is transposed.
 Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReader& reader);
 
 // Whether two models given as JSON (Manifest::model_json) compute the same function. Error invalid_config naming the first

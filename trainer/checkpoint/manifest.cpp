@@ -57,6 +57,8 @@ std::string manifest_to_json(const Manifest& manifest) {
   for (const CheckpointParam& p : manifest.params) {
     json param = {{"name", p.name}, {"shape", shape_to_json(p.shape)}};
     if (p.states >= 0) param["states"] = p.states;
+    if (!p.memory.empty()) param["memory"] = p.memory;
+    if (p.transposed) param["transposed"] = true;
     j["parameters"].push_back(std::move(param));
   }
   for (const CheckpointFile& f : manifest.files)
@@ -85,8 +87,8 @@ Result<Manifest> manifest_from_json(const std::string& text, const std::string& 
     j.at("choice").get_to(m.choice);
     if (!j.at("model").is_null()) m.model_json = j.at("model").dump();
     for (const json& p : j.at("parameters"))
-      m.params.push_back(
-          {p.at("name").get<std::string>(), shape_from_json(p.at("shape")), p.value("states", std::int64_t{-1})});
+      m.params.push_back({p.at("name").get<std::string>(), shape_from_json(p.at("shape")), p.value("states", std::int64_t{-1}),
+                          p.value("transposed", false), p.value("memory", std::vector<double>())});
     for (const json& f : j.at("files"))
       m.files.push_back({f.at("name").get<std::string>(), f.at("bytes").get<std::uint64_t>(),
                          f.at("checksums").get<std::vector<std::string>>()});

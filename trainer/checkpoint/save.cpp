@@ -36,6 +36,7 @@ class RankFile {
     std::size_t array = 0;  // p, then the optimizer's states
     std::int64_t at = 0, count = 0;
     bool is_zero = false;  // whatever is there
+    bool of_rows = false;  // HeldPiece
   };
   std::vector<Stretch> stretches(const OptimizerRecord& record, std::int64_t* sequence) const {
     const UnitLayout& unit = engine_.layout().units[static_cast<std::size_t>(record.unit)];
@@ -50,7 +51,8 @@ class RankFile {
                        k,
                        piece.state_offset,
                        piece.state_count,
-                       piece.states_are_zero});
+                       piece.states_are_zero,
+                       piece.of_rows});
     }
     return all;
   }
@@ -68,7 +70,8 @@ class RankFile {
     for (const Stretch& stretch : stretches(record, sequence)) {
       const auto n = static_cast<std::size_t>(stretch.count);
       const std::vector<float> zeros(stretch.is_zero ? n : 0);
-      const float* const stored = (stretch.array == 0 ? state.p : state.states[stretch.array - 1]) + stretch.at;
+      const auto& arrays = stretch.of_rows ? state.rows : state.states;
+      const float* const stored = (stretch.array == 0 ? state.p : arrays[stretch.array - 1]) + stretch.at;
       const auto bytes = std::as_bytes(std::span(stretch.is_zero ? zeros.data() : stored, n));
       file_.checksums.push_back(checksum_hex(bytes.data(), bytes.size()));
       STRATA_RETURN_IF_ERROR(writer.append(format_slice_name(stretch.name), bytes));
@@ -82,16 +85,19 @@ class RankFile {
   std::vector<std::string> names_ = {kParameterState};  // of what is kept of each element
 };
 
-// Of parameters of which not every element has states.
-void add_state_counts(const Engine& engine, std::vector<CheckpointParam>& params) {
+// Of parameters of which not every element has states, and of matrices that keep something themselves.
+void add_state_counts(Engine& engine, std::vector<CheckpointParam>& params) {
   const OptimizerStoreOptions& options = engine.options().optimizer;
   std::size_t i = 0;
-  for (const UnitLayout& unit : engine.layout().units)
-    for (const ParamExtent& extent : unit.params) {
-      const std::int64_t states = options.method->most_states(shape_of(extent), options.groups[extent.group], 0, extent.numel);
-      if (states != extent.numel) params[i].states = states;
-      ++i;
+  int u = 0;
+  for (const UnitLayout& unit : engine.layout().units) {
+    for (std::size_t p = 0; p < unit.params.size(); ++p, ++i) {
+      const std::int64_t states = state_count(unit.params[p], *options.method, options.groups);
+      if (states != unit.params[p].numel) params[i].states = states;
+      params[i].memory = engine.optimizer().row_memory(u, p);
     }
+    ++u;
+  }
 }
 
 std::string rank_file_name(int rank) {
@@ -115,7 +121,8 @@ Status commit(const std::string& target, Manifest manifest, const std::vector<st
 std::vector<CheckpointParam> checkpoint_params(const Model& model) {
   std::vector<CheckpointParam> params;
   for (int u = 0; u < model.unit_count(); ++u)
-    for (const ParamSpec& p : model.unit(u).params()) params.push_back({p.name, p.shape});
+    for (const ParamSpec& p : model.unit(u).params())
+      params.push_back({.name = p.name, .shape = p.shape, .transposed = p.transposed});
   return params;
 }
 

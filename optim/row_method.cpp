@@ -1,0 +1,60 @@
+#include "optim/row_method.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace strata {
+namespace {
+
+// Rows of a task: large against the cost of handing it out, small against a record.
+std::int64_t rows_of_task(const LowRankBlock& block) {
+  return std::max<std::int64_t>(1, kUpdateBlock / std::max<std::int64_t>(1, block.columns));
+}
+
+LowRankBlock rows_of(const LowRankBlock& block, std::int64_t first, std::int64_t rows) {
+  LowRankBlock part = block;
+  part.rows = rows;
+  const auto move = [](auto*& array, std::int64_t n) {
+    if (array != nullptr) array += n;
+  };
+  move(part.g, first * block.columns);
+  move(part.g16, first * block.columns);
+  for (float** moments : {&part.m, &part.v, &part.new_m, &part.new_v}) move(*moments, first * block.rank);
+  return part;
+}
+
+// Calls body(block of some rows, the first of them).
+template <class Body>
+void for_blocks(const LowRankBlock& block, ThreadPool& pool, const Body& body) {
+  const std::int64_t rows = rows_of_task(block);
+  pool.parallel_for((block.rows + rows - 1) / rows, [&](std::int64_t task) {
+    const std::int64_t first = task * rows;
+    body(rows_of(block, first, std::min(rows, block.rows - first)), first);
+  });
+}
+
+}  // namespace
+
+void measure(const RowMethod& method, const LowRankBlock& block, const UpdateStep& step, const RowResults& results,
+             ThreadPool& pool) {
+  for_blocks(block, pool, [&](const LowRankBlock& part, std::int64_t first) {
+    std::vector<float> workspace(static_cast<std::size_t>(low_rank_workspace(block.rank)));
+    method.measure(part, step,
+                   {results.s + first, results.g_squares + first, results.r_squares + first, results.n_squares + first},
+                   workspace);
+  });
+}
+
+void apply(const RowMethod& method, const LowRankBlock& block, const float* s, const WeightRows& weights, double scale,
+           const UpdateStep& step, const ParamGroup& group, ThreadPool& pool) {
+  for_blocks(block, pool, [&](const LowRankBlock& part, std::int64_t first) {
+    const std::int64_t skip = first * block.columns;
+    method.apply(part, s + first,
+                 {.p = weights.p + skip,
+                  .p16 = weights.p16 == nullptr ? nullptr : weights.p16 + skip,
+                  .new_p = weights.new_p == nullptr ? nullptr : weights.new_p + skip},
+                 scale, step, group);
+  });
+}
+
+}  // namespace strata
