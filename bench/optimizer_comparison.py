@@ -36,7 +36,7 @@ SETTINGS = {
     "frugal_0": {"label": "FRUGAL 0", "lr": [1e-3, 3e-4, 3e-3], "optimizer": {"type": "frugal", **ADAMW, "density": 0, "update_gap": 200}},
     # rank: a quarter of the width.
     "apollo": {"label": "APOLLO", "lr": [1e-2, 3e-3], "rank_divisor": 4, "optimizer": {"type": "apollo", **APOLLO}},
-    "apollo_mini": {"label": "APOLLO-Mini", "lr": [1e-2, 3e-3], "optimizer": {"type": "apollo_mini", **APOLLO}},
+    "apollo_mini": {"label": "APOLLO-Mini", "lr": [1e-2, 3e-3], "optimizer": {"type": "apollo", "scale_type": "tensor", **APOLLO}},
 }
 BASELINE = "adamw"
 MARGIN = 0.03  # of AdamW's loss, that the others may be above it
