@@ -19,18 +19,26 @@ def cpu_name():
     return "unknown"
 
 
+def results_folder():
+    """Of this processor."""
+    return HERE / "results" / re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
+
+
+def commit_name():
+    done = subprocess.run(["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
 def store(output, name, benchmark, results):
     """Writes to `output`, or if that is None to this processor's folder, and says so."""
-    cpu = cpu_name()
-    output = output or HERE / "results" / re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-") / f"{name}.json"
+    output = output or results_folder() / f"{name}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True)
     output.write_text(json.dumps({
         "benchmark": benchmark,
         "date": datetime.date.today().isoformat(),
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit_name(),
         **results,
     }, indent=1) + "\n")
     print(f"written to {output}")

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "launcher/bench_models.h"
+#include "launcher/bench_optimizers.h"
 #include "launcher/bench_step.h"
 
 namespace strata {
@@ -59,6 +60,23 @@ void add_adam(CLI::App& bench, std::function<int()>& action) {
   adam.app->add_option("--parameters", adam.options->parameters, "Parameters updated at once")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))
       ->capture_default_str();
+}
+
+void add_optimizers(CLI::App& bench, std::function<int()>& action) {
+  const Command optimizers =
+      add(bench, "optimizers", "One update of a matrix by each optimizer, side by side: parameters a second",
+          run_bench_optimizers, action);
+  CLI::App& app = *optimizers.app;
+  add_device_options(app, optimizers.options->device);
+  add_count(optimizers, "--rows", optimizers.options->matrix_rows, "Of the matrix: outputs of the layer");
+  add_count(optimizers, "--columns", optimizers.options->matrix_columns, "Of the matrix: inputs of the layer");
+  add_count(optimizers, "--rank", optimizers.options->rank, "Of the projections of apollo and galore");
+  app.add_option("--density", optimizers.options->density, "Part of the elements that have states with frugal")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_option("--method", optimizers.options->methods, "Which ones, separated by commas; default: all")
+      ->check(CLI::IsMember(bench_method_names()))
+      ->delimiter(',');
 }
 
 void add_copy(CLI::App& bench, std::function<int()>& action) {
@@ -158,6 +176,7 @@ void add_bench_command(CLI::App& app, std::function<int()>& action) {
   CLI::App& bench = *app.add_subcommand("bench", "Measure one resource of this machine against its bound");
   bench.require_subcommand(1);
   add_adam(bench, action);
+  add_optimizers(bench, action);
   add_copy(bench, action);
   add_gemm(bench, action);
   add_kernels(bench, action);

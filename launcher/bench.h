@@ -31,6 +31,12 @@ struct BenchOptions {
   std::int64_t heads = 16;            // attention
   std::int64_t kv_heads = 0;          // attention; 0: as many
   std::int64_t head_dim = 128;        // attention
+  // optimizers
+  std::vector<std::string> methods;  // which; empty: all
+  std::int64_t matrix_rows = 4096;   // of the matrix that is updated
+  std::int64_t matrix_columns = 4096;
+  std::int64_t rank = 256;  // of the projections, but of apollo-mini, which has 1
+  double density = 0.25;    // of FRUGAL's states
   // nvme
   std::vector<std::string> paths;                     // folders that are measured
   double seconds = 3.0;                               // of each traffic pattern
@@ -50,6 +56,7 @@ int run_bench_copy(const BenchOptions& options);
 int run_bench_gemm(const BenchOptions& options);
 int run_bench_kernels(const BenchOptions& options);
 int run_bench_nvme(const BenchOptions& options);
+int run_bench_optimizers(const BenchOptions& options);
 
 // Adds `bench` with its subcommands. When one is given on the command line, parsing sets `action` to what runs it.
 void add_bench_command(CLI::App& app, std::function<int()>& action);

@@ -1,30 +1,19 @@
 // `strata bench adam`: the optimizer update against its bound, measured in turns: on the host the same reads and writes of the
 // same arrays without the arithmetic, on a GPU the copy bandwidth of its memory.
-#include <optional>
-
 #include "launcher/bench.h"
-#include "launcher/bench_copy.h"
 #include "launcher/bench_report.h"
+#include "launcher/bench_traffic.h"
 #include "launcher/command.h"
 #include "optim/adamw.h"
-#include "runtime/kernels/traffic.h"
 #include "trainer/sample_update.h"
 #include "trainer/stream_timer.h"
 
 namespace strata {
 namespace {
 
-using kernels::UpdateStores;
-using kernels::UpdateTraffic;
-
-// Elements of an array, so that its traffic is whole chunks.
-std::int64_t whole_chunks(std::int64_t n) {
-  return (n + UpdateTraffic::kChunk - 1) / UpdateTraffic::kChunk * UpdateTraffic::kChunk;
-}
-
 // Its arrays are whole chunks long.
 UpdateSlice make_slice(TensorSet& tensors, std::int64_t n, bool with16) {
-  UpdateSlice slice = sample_update(tensors, whole_chunks(n), {.p16 = with16});
+  UpdateSlice slice = sample_update(tensors, whole_traffic_chunks(n), {.p16 = with16});
   slice.n = n;
   return slice;
 }
@@ -32,69 +21,32 @@ UpdateSlice make_slice(TensorSet& tensors, std::int64_t n, bool with16) {
 // Read p, m, v, g and write p, m, v, and p16.
 double bytes_per_parameter(const UpdateSlice& slice) { return slice.p16 != nullptr ? 30.0 : 28.0; }
 
-// The bound of the host: bytes per second of the update's traffic alone, with each kind of stores.
-class TrafficMeter {
- public:
-  TrafficMeter(const UpdateSlice& slice, StreamRef stream)
-      : bytes_(bytes_per_parameter(slice) * static_cast<double>(whole_chunks(slice.n))) {
-    const UpdateTraffic traffic = {.updated = {slice.p, slice.states[0], slice.states[1]},
-                                   .read = slice.g,
-                                   .written = slice.p16,
-                                   .n = whole_chunks(slice.n)};
-    for (const UpdateStores stores : kernels::available_update_stores()) {
-      timers_.emplace_back(std::vector{stream}, [=] {
-        stream.enqueue("traffic", [=, &pool = stream.device().pool()] {
-          kernels::move_update_traffic(stores, traffic, pool);
-          return Status();
-        });
-      });
-      measurements_.push_back({.name = std::string("the same bytes, ") + kernels::to_string(stores), .unit = "B/s"});
-    }
-  }
-  void sample() {
-    for (std::size_t kind = 0; kind < timers_.size(); ++kind)
-      measurements_[kind].samples.push_back(bytes_ / timers_[kind].sample());
-  }
-  const std::vector<Measurement>& measurements() const { return measurements_; }
-
- private:
-  const double bytes_;
-  std::vector<StreamTimer> timers_;
-  std::vector<Measurement> measurements_;
-};
-
 Status bench_adam(const BenchOptions& options) {
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, make_bench_device(options.device));
   const bool with16 = options.precision == "bf16";
   const std::int64_t n = options.parameters;
   const bool on_gpu = device->has_separate_memory();
-  const auto copied = static_cast<std::size_t>(n) * 2 * sizeof(float);  // as large as two of the update's tensors
   const TierBytes needed = Workbench::rehearse(*device, [&](Workbench& bench) {
-    std::optional<CopyMeter> copy;
-    if (on_gpu) copy.emplace(bench, copied);
     TensorSet tensors(bench);
-    make_slice(tensors, n, with16);
+    const TrafficMeter alone(bench, make_slice(tensors, n, with16));
   });
   STRATA_RETURN_IF_ERROR(require_memory(on_gpu ? 0 : needed.gpu, "bench adam with --parameters " + std::to_string(n)));
   Workbench bench(*device, needed);
-  std::optional<CopyMeter> copy;
-  if (on_gpu) copy.emplace(bench, copied);
   TensorSet tensors(bench);
   const UpdateSlice slice = make_slice(tensors, n, with16);
   const AdamW method;
   const StreamTimer update({bench.stream()}, [&] { enqueue_sample_update(method, slice, bench.stream()); });
-  std::optional<TrafficMeter> alone;
-  if (!on_gpu) alone.emplace(slice, bench.stream());
+  TrafficMeter alone(bench, slice);
 
   Measurement parameters{.name = "update", .unit = "parameters/s"};
   Measurement traffic{.name = "update, traffic", .unit = "B/s"};
   for (int i = 0; i < options.repeats; ++i) {
     const double seconds = update.sample();
-    on_gpu ? copy->sample() : alone->sample();
+    alone.sample();
     parameters.samples.push_back(static_cast<double>(n) / seconds);
     traffic.samples.push_back(bytes_per_parameter(slice) * static_cast<double>(n) / seconds);
   }
-  const std::vector<Measurement> bounds = on_gpu ? copy->measurements() : alone->measurements();
+  const std::vector<Measurement> bounds = alone.measurements();
   bound_by_best(traffic, bounds);
   BenchReport report{.benchmark = "adam",
                      .parameters = {{"precision", options.precision}, {"parameters", std::to_string(n)}},

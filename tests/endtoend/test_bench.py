@@ -1,5 +1,6 @@
 """`strata bench ...` with tiny shapes: on the host, and with the emulator as the GPU of the same program."""
 import pathlib
+import xml.etree.ElementTree
 
 from harness import *
 
@@ -9,6 +10,8 @@ KERNELS = ["embedding forward", "embedding backward", "layernorm forward", "laye
            "head norm forward", "head norm backward", "rope", "gelu forward", "gelu backward", "swiglu forward", "swiglu backward",
            "cross-entropy", "add", "cast f32 to bf16", "cast bf16 to f32", "sum of squares",
            "cast with sum of squares"]
+METHODS = ["adamw", "lion", "sgd", "sgd-momentum", "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0", "apollo", "apollo-mini", "galore"]
+TINY_OPTIMIZERS = ("optimizers", "--rows", "48", "--columns", "64", "--rank", "16")
 LAYERS = ["qkv", "output", "gate and up", "down", "head"]
 TINY_KERNELS = ("kernels", "--model", "tiny", "--batch", "2", "--seq-length", "16", "--bytes", "65536")
 TINY_ATTENTION = ("attention", "--batch", "1", "--seq-length", "48", "--heads", "4", "--kv-heads", "2", "--head-dim", "16")
@@ -52,6 +55,23 @@ class Bench(EndToEnd):
             self.assertGreater(found["update, traffic"]["ratio"], 0.0)
             bytes_a_parameter = found["update, traffic"]["max"] / found["update"]["max"]
             self.assertAlmostEqual(bytes_a_parameter, {"fp32": 28.0, "bf16": 30.0}[precision], places=3)
+
+    def check_optimizers(self):
+        found = self.measurements(*TINY_OPTIMIZERS)
+        # Of work a parameter: states are read and written, 8 bytes each; of FRUGAL's for a quarter of the matrix; of APOLLO's (two
+        # passes, the gradient twice) and GaLore's for 64 rows. Products: 2 operations an entry and direction.
+        work = {"adamw": 28, "lion": 20, "sgd": 12, "sgd-momentum": 20, "frugal-columns": 16, "frugal-rows": 16, "frugal-randk": 16,
+                "frugal-0": 12, "apollo": 2 * 16, "apollo-mini": 16 + 16 / 48, "galore": 4 * 16}
+        self.assertEqual(list(work), METHODS)
+        self.assertEqual([name for name in found if name in METHODS], METHODS)
+        for name, expected in work.items():
+            kind = "products" if name in ("apollo", "galore") else "traffic"
+            other = found[f"{name}, {kind}"]
+            self.assertAlmostEqual(other["max"] / found[name]["max"], expected, places=6, msg=name)
+            self.assertEqual("bound" in other, kind == "traffic", name)
+        found = self.measurements(*TINY_OPTIMIZERS, "--method", "frugal-rows,galore", "--density", "0.5")
+        self.assertEqual([name for name in found if name in METHODS], ["frugal-rows", "galore"])
+        self.assertAlmostEqual(found["frugal-rows, traffic"]["max"] / found["frugal-rows"]["max"], 12 + 8, places=6)
 
     def check_kernels(self, names):
         for precision in ("fp32", "bf16"):
@@ -104,6 +124,9 @@ class Host(Bench):
     def test_adam_is_measured_against_the_copy(self):
         self.check_adam()
 
+    def test_every_optimizer_updates_a_matrix(self):
+        self.check_optimizers()
+
     def test_every_kernel_is_measured_against_the_copy(self):
         self.check_kernels(KERNELS)
 
@@ -129,13 +152,58 @@ class Host(Bench):
         done = self.start(*TINY_STEP, "--backend", "host")
         self.assertRegex(done.stdout, r"note: \d+ tokens/s\n.*planned .*, measured ")
 
+    def compare(self, *arguments):
+        words = [sys.executable, str(BENCH / "optimizer_comparison.py"), "--strata", STRATA, "--work", f"{self.folder}/work", "--text", f"{self.folder}/text",
+                 "--output", f"{self.folder}/results/found.json", "--steps", "4", "--hidden-size", "64", "--layers", "1", "--seq-length", "16",
+                 "--batch", "2", "--micro-batch", "2", "--eval-interval", "2", "--eval-iters", "1", "--threads", "1", "--backend", "host", *arguments]
+        return subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=160)
+
+    def test_optimizers_are_compared_run_by_run(self):
+        os.mkdir(f"{self.folder}/text")
+        pathlib.Path(f"{self.folder}/text/one.txt").write_text(prose(3000))
+        for arguments in (("--only", "frugal_0"), ("--only", "adamw", "--lr", "0.01", "--lr", "1e-5"), ("--only", "adamw", "--lr", "1e-5")):
+            done = self.compare(*arguments)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        found = json.loads(pathlib.Path(f"{self.folder}/results/found.json").read_text())
+        # The third call's run is in the place of the second's.
+        self.assertEqual([(one["name"], one["lr"]) for one in found["runs"]], [("adamw", 1e-5), ("adamw", 0.01), ("frugal_0", 1e-3)])
+        projected = 4 * 64 * 64 + 3 * 64 * 192
+        for one in found["runs"]:
+            self.assertEqual((len(one["losses"]), [step for step, _ in one["validation"]]), (4, [2, 4]))
+            self.assertEqual(one["parameters"], projected + 2 * 257 * 64 + 3 * 64)
+            self.assertEqual(one["state_bytes"], 8 * (one["parameters"] - (projected if one["name"] == "frugal_0" else 0)))
+            self.assertGreaterEqual(one["planned_optimizer_bytes"], one["state_bytes"])
+        # Equal data and weights: the first loss is that of no update, and only the rate tells the runs apart.
+        self.assertEqual(len({one["losses"][0] for one in found["runs"]}), 1)
+        self.assertLess(found["runs"][1]["losses"][-1], found["runs"][0]["losses"][-1])
+        page = pathlib.Path(f"{self.folder}/results/found.md").read_text()
+        self.assertRegex(page, r"\| AdamW \| 0\.01 \| .*\| 1\.000 \|.*\n\| FRUGAL 0 \|")  # of AdamW's two the better
+        self.assertEqual(xml.etree.ElementTree.parse(f"{self.folder}/results/found.svg").getroot().tag, "{http://www.w3.org/2000/svg}svg")
+        done = self.compare("--only", "adamw", "--steps", "5")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("made with another training", done.stderr)
+
+    def test_updates_beside_python_are_compared_by_rounds(self):
+        sys.path.insert(0, str(BENCH))
+        from optimizers_vs_python import summarise
+
+        def run_of(**medians):
+            return {"measurements": [{"name": name, "unit": "parameters/s", "median": median, "samples": [median]} for name, median in medians.items()]
+                    + [{"name": f"{name}, traffic", "unit": "B/s", "ratio": 0.5} for name in medians]}
+
+        # The machine was three times as fast in the second round, whatever ran.
+        runs = {"strata": [run_of(adamw=2.0, lion=4.0), run_of(adamw=6.0, lion=12.0)], "python": [run_of(adamw=1.0), run_of(adamw=3.0)]}
+        adamw, lion = summarise(runs)
+        self.assertEqual((adamw["ratio"], adamw["round_ratios"], adamw["to_adamw"], adamw["measured_over_bound"]), (2.0, [2.0, 2.0], 1.0, 0.5))
+        self.assertEqual((lion["ratio"], lion["python"], lion["to_adamw"]), (None, None, 2.0))
+
     def needs_no_gpu(self):
         if any(" GPU " in line and line.startswith("  ok") for line in run("doctor").stdout.splitlines()):
             self.skipTest("this machine has a GPU")
 
     def test_a_gpu_that_is_not_there_is_one_error(self):
         self.needs_no_gpu()
-        for arguments in (("copy",), ("adam",), TINY_GEMM, TINY_KERNELS, TINY_ATTENTION, TINY_STEP):
+        for arguments in (("copy",), ("adam",), TINY_OPTIMIZERS, TINY_GEMM, TINY_KERNELS, TINY_ATTENTION, TINY_STEP):
             self.assertOneError(self.start(*arguments, "--backend", "cuda", "--json"), 2, "is cuda, but")
 
     def test_every_command_of_run_gpu_is_understood(self):
@@ -158,7 +226,9 @@ class Host(Bench):
 
     def test_wrong_shapes_are_refused(self):
         self.assertOneError(self.start("attention", "--heads", "4", "--kv-heads", "3"), 2, "--heads 4", "--kv-heads 3")
+        self.assertOneError(self.start("optimizers", "--rows", "8", "--columns", "3", "--rank", "4"), 2, "--rank 4", "--columns 3")
         self.assertEqual(self.start("kernels", "--model", "gpt5").returncode, 2)
+        self.assertEqual(self.start("optimizers", "--method", "adamv").returncode, 2)
 
 
 class Gpu(Bench):
@@ -171,6 +241,9 @@ class Gpu(Bench):
 
     def test_adam_is_measured_against_the_copy(self):
         self.check_adam()
+
+    def test_every_optimizer_updates_a_matrix(self):
+        self.check_optimizers()
 
     def test_every_kernel_is_measured_against_the_copy(self):
         self.check_kernels([*KERNELS, "bias column sums"])

@@ -1,0 +1,207 @@
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <memory>
+
+#include "launcher/bench_optimizers.h"
+#include "launcher/bench_traffic.h"
+#include "optim/adamw.h"
+#include "optim/apollo.h"
+#include "optim/frugal.h"
+#include "optim/galore.h"
+#include "optim/lion.h"
+#include "optim/sgd.h"
+#include "trainer/sample_update.h"
+
+namespace strata {
+namespace {
+
+constexpr UpdateStep kStep{.number = 10, .lr = 1e-4, .grad_scale = 0.9};
+constexpr ParamGroup kGroup{.weight_decay = 0.01, .projected = true};
+constexpr ApolloConfig kApollo{};
+constexpr ApolloConfig kApolloMini{.scaling = ApolloScaling::tensor, .scale = 128.0};
+// Rows of a matrix that a thread takes at once: what the kernels take of a block together, twice.
+constexpr std::int64_t kRowsOfTask = 192;
+
+constexpr std::array kChosen = {StatefulKind::columns, StatefulKind::rows, StatefulKind::entries};
+
+// Bytes a parameter with and without two states.
+constexpr double kWeightAndGradient = 12.0, kOneState = 8.0, kTwoStates = 16.0;
+
+}  // namespace
+
+const std::vector<std::string>& bench_method_names() {
+  static const std::vector<std::string> names = {"adamw",          "lion",        "sgd",          "sgd-momentum",
+                                                 "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0",
+                                                 "apollo",         "apollo-mini", "galore"};
+  return names;
+}
+
+class MethodArrays::Impl {
+ public:
+  Impl(Workbench& bench, TensorSet& tensors, const MatrixShape& shape)
+      : bench_(bench),
+        shape_(shape),
+        rows_(std::max(shape.rows, shape.columns)),
+        columns_(std::min(shape.rows, shape.columns)) {
+    slice_ = sample_update(tensors, whole_traffic_chunks(rows_ * columns_), {});
+    slice_.n = rows_ * columns_;
+    projection_ = tensors.filled(DType::f32, {columns_, shape.rank}, 0.2f).as<float>();
+    results_.s = tensors.zeros(DType::f32, {rows_}).as<float>();
+    for (double** squares : {&results_.g_squares, &results_.r_squares, &results_.n_squares})
+      *squares = reinterpret_cast<double*>(tensors.zeros(DType::f32, {2 * rows_}).data);
+    if (!bench.device().has_separate_memory()) return;
+    for (std::size_t i = 0; i < kChosen.size(); ++i)
+      words_[i] = tensors.zeros(DType::f32, {2 * StatefulSet::word_count(kChosen[i], shape.rows, shape.columns)});
+  }
+
+  const UpdateSlice& slice() const { return slice_; }
+
+  MethodRun run(const std::string& name) {
+    const double low_rank_states = kTwoStates / static_cast<double>(columns_);  // a rank
+    if (name == "adamw") return element_wise(std::make_unique<AdamW>(), kWeightAndGradient + kTwoStates);
+    if (name == "lion") return element_wise(std::make_unique<Lion>(), kWeightAndGradient + kOneState);
+    if (name == "sgd") return element_wise(std::make_unique<Sgd>(), kWeightAndGradient);
+    if (name == "sgd-momentum")
+      return element_wise(std::make_unique<Sgd>(SgdConfig{.momentum = 0.9}), kWeightAndGradient + kOneState);
+    if (name == "frugal-columns") return frugal(FrugalChoice::columns, shape_.density);
+    if (name == "frugal-rows") return frugal(FrugalChoice::rows, shape_.density);
+    if (name == "frugal-randk") return frugal(FrugalChoice::entries, shape_.density);
+    if (name == "frugal-0") return frugal(FrugalChoice::columns, 0.0);
+    const auto rank = static_cast<double>(shape_.rank);
+    if (name == "apollo")
+      return {.bytes_per_parameter = 16.0 + low_rank_states * rank, .flops_per_parameter = 2.0 * rank, .enqueue = [this] {
+                apollo(kApollo, shape_.rank);
+              }};
+    if (name == "apollo-mini")
+      return {.bytes_per_parameter = 16.0 + low_rank_states, .enqueue = [this] { apollo(kApolloMini, 1); }};
+    STRATA_CHECK(name == "galore", "no benchmark has a method " + name);
+    return {.bytes_per_parameter = 12.0 + low_rank_states * rank, .flops_per_parameter = 4.0 * rank, .enqueue = [this] {
+              galore();
+            }};
+  }
+
+ private:
+  bool on_gpu() const { return bench_.stream().on_gpu(); }
+
+  MethodRun element_wise(std::unique_ptr<const Optimizer> method, double bytes) {
+    return element_wise(std::move(method), bytes, slice_);
+  }
+  MethodRun element_wise(std::unique_ptr<const Optimizer> method, double bytes, const UpdateSlice& slice) {
+    const Optimizer* kept = methods_.emplace_back(std::move(method)).get();
+    return {.bytes_per_parameter = bytes, .enqueue = [=, stream = bench_.stream()] {
+              if (stream.on_gpu()) return kept->enqueue_on_gpu(slice, kStep, kGroup, stream.device().gpu(), stream.queue());
+              stream.enqueue(kept->name(), [=, &pool = stream.device().pool()] {
+                update(*kept, slice, kStep, kGroup, pool);
+                return Status();
+              });
+            }};
+  }
+
+  MethodRun frugal(FrugalChoice choice, double density) {
+    auto method = std::make_unique<Frugal>(FrugalConfig{.choice = choice, .density = density});
+    const StatefulSet& set =
+        sets_.emplace_back(method->stateful({.name = "matrix", .rows = shape_.rows, .columns = shape_.columns}, kGroup, 0));
+    const StatefulWord* words = nullptr;
+    for (std::size_t i = 0; i < kChosen.size(); ++i) {
+      if (!on_gpu() || set.map().kind != kChosen[i]) continue;
+      copy_async(set.words().data(), words_[i].data, set.words().size_bytes(), bench_.stream());
+      throw_if_error(bench_.stream().synchronize());
+      words = reinterpret_cast<const StatefulWord*>(words_[i].data);
+    }
+    const double part = static_cast<double>(set.states()) / static_cast<double>(slice_.n);
+    return element_wise(std::move(method), kWeightAndGradient + kTwoStates * part, stateful_slice(set, slice_, 0, words));
+  }
+
+  // Rows [first, first + n) of the matrix as low_rank.h has it.
+  LowRankBlock block(std::int64_t first, std::int64_t n, std::int64_t rank) const {
+    return {.rows = n,
+            .columns = columns_,
+            .rank = rank,
+            .g = slice_.g + first * columns_,
+            .projection = projection_,
+            .m = slice_.states[0] + first * rank,
+            .v = slice_.states[1] + first * rank};
+  }
+  WeightRows weights(std::int64_t first) const { return {.p = slice_.p + first * columns_}; }
+  RowResults results(std::int64_t first) const {
+    return {.s = results_.s + first,
+            .g_squares = results_.g_squares + first,
+            .r_squares = results_.r_squares + first,
+            .n_squares = results_.n_squares + first};
+  }
+
+  // Calls pass(first, rows, workspace) for all rows, by all threads.
+  template <class Pass>
+  void by_rows(std::int64_t rank, const Pass& pass) {
+    ThreadPool& pool = bench_.device().pool();
+    workspaces_.resize(static_cast<std::size_t>(pool.threads()));
+    std::atomic<std::int64_t> next = 0;
+    pool.parallel_for(pool.threads(), [&](std::int64_t thread) {
+      std::vector<float>& workspace = workspaces_[static_cast<std::size_t>(thread)];
+      workspace.resize(std::max(workspace.size(), static_cast<std::size_t>(low_rank_workspace(rank))));
+      for (std::int64_t first = 0; (first = next.fetch_add(kRowsOfTask)) < rows_;)
+        pass(first, std::min(kRowsOfTask, rows_ - first), std::span(workspace));
+    });
+  }
+
+  void apollo(const ApolloConfig& config, std::int64_t rank) {
+    const StreamRef stream = bench_.stream();
+    const bool by_channel = config.scaling == ApolloScaling::channel;
+    if (on_gpu()) {
+      const GpuDriver& gpu = stream.device().gpu();
+      const LowRankBlock all = block(0, rows_, rank);
+      enqueue_apollo_project(config, all, kStep.grad_scale, results_, gpu, stream.queue());
+      enqueue_apollo_apply(all, by_channel ? results_.s : nullptr, weights(0),
+                           apollo_apply_scalars(config, {.factor = 1.0, .tensor = 1.0}, kStep, kGroup), gpu, stream.queue());
+      return;
+    }
+    stream.enqueue("apollo", [this, &config, rank, by_channel] {
+      by_rows(rank, [&](std::int64_t first, std::int64_t n, std::span<float> workspace) {
+        apollo_project(config, block(first, n, rank), kStep.grad_scale, results(first), workspace);
+      });
+      ApolloSums sums;
+      add_rows(results_, rows_, sums);
+      const ApplyScalars scalars = apollo_apply_scalars(config, apollo_scale(config, sums, limiter_), kStep, kGroup);
+      by_rows(rank, [&](std::int64_t first, std::int64_t n, std::span<float>) {
+        apollo_apply(block(first, n, rank), by_channel ? results_.s + first : nullptr, weights(first), scalars);
+      });
+      return Status();
+    });
+  }
+
+  void galore() {
+    const StreamRef stream = bench_.stream();
+    if (on_gpu())
+      return enqueue_galore_update(kGalore, block(0, rows_, shape_.rank), weights(0), kStep, kGroup, stream.device().gpu(),
+                                   stream.queue());
+    stream.enqueue("galore", [this] {
+      by_rows(shape_.rank, [&](std::int64_t first, std::int64_t n, std::span<float> workspace) {
+        galore_update(kGalore, block(first, n, shape_.rank), weights(first), kStep, kGroup, workspace);
+      });
+      return Status();
+    });
+  }
+
+  static constexpr GaloreConfig kGalore{};
+
+  Workbench& bench_;
+  const MatrixShape shape_;
+  const std::int64_t rows_, columns_;  // as low_rank.h has the matrix: the longer dim as rows
+  UpdateSlice slice_;
+  float* projection_ = nullptr;
+  RowResults results_;
+  std::array<TensorRef, kChosen.size()> words_{};  // the GPU's copies
+  ApolloMatrix limiter_;
+  std::vector<std::unique_ptr<const Optimizer>> methods_;
+  std::vector<StatefulSet> sets_;  // slices refer to their words, which copies share
+  std::vector<std::vector<float>> workspaces_;
+};
+
+MethodArrays::MethodArrays(Workbench& bench, TensorSet& tensors, const MatrixShape& shape)
+    : impl_(std::make_unique<Impl>(bench, tensors, shape)) {}
+MethodArrays::~MethodArrays() = default;
+const UpdateSlice& MethodArrays::slice() const { return impl_->slice(); }
+MethodRun MethodArrays::run(const std::string& name) { return impl_->run(name); }
+
+}  // namespace strata
