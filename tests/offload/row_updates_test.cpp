@@ -225,9 +225,9 @@ TEST(RowUpdates, AnExchangeThatFailsIsTheErrorOfTheStep) {
   const std::vector<OptimizerRecord> records = cut_optimizer_records(of_two, Rank{0}, 3, 1 << 20, method, groups);
   ASSERT_TRUE(rows.allocate(records, std::vector<char>(records.size(), 0), 3, gpu, cpu).ok());
   const Status status = rows.exchange([](std::span<const std::byte>) {
-    return Result<std::vector<std::vector<std::byte>>>(Status{Code::timeout, "rank 1 is silent"});
+    return Result<std::vector<std::vector<std::byte>>>(Status{Code::peer_lost, "rank 1 is silent"});
   });
-  EXPECT_EQ(status.code(), Code::timeout);
+  EXPECT_EQ(status.code(), Code::peer_lost);
   EXPECT_EQ(status.message(), "rank 1 is silent");
 }
 

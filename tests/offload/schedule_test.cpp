@@ -234,7 +234,6 @@ TEST(UpdateSchedule, RowsAreAllMeasuredBeforeAnyIsUpdated) {
     UpdateShape shape = shape_of(4, 6, kMixed);
     shape.unit_placements.assign(4, homes);
     shape.two_passes = true;
-    shape.speculates.assign(shape.records.size(), 1);
     for (std::size_t r = 0; r < shape.records.size(); r += 2) {
       shape.records[r].rows = 256;
       shape.records[r].row_states = 2048;
@@ -248,7 +247,7 @@ TEST(UpdateSchedule, RowsAreAllMeasuredBeforeAnyIsUpdated) {
     for (std::size_t i = 0; i < schedule.instructions.size(); ++i) {
       const Instruction& instruction = schedule.instructions[i];
       const auto r = static_cast<std::size_t>(instruction.record);
-      EXPECT_FALSE(speculates(shape, r));
+      EXPECT_FALSE(can_speculate(shape, r));
       if (instruction.action == Action::grads_up || instruction.action == Action::grads_down) ++grads_came[instruction.record];
       if (instruction.action == Action::measure) {
         EXPECT_TRUE(measured.insert(instruction.record).second) << "once";
@@ -272,7 +271,6 @@ TEST(UpdateSchedule, RowsAreAllMeasuredBeforeAnyIsUpdated) {
     const StepForecast with = forecast_step(schedule, {}, kRates);
     shape.two_passes = false;
     for (OptimizerRecord& record : shape.records) record.rows = record.row_states = 0, record.measuring = 0.0;
-    shape.speculates.clear();
     const StepForecast without = forecast_step(make_update_schedule(shape, full_windows(shape), kRates), {}, kRates);
     EXPECT_GT(with.step_seconds, without.step_seconds) << "measuring takes time";
   }
