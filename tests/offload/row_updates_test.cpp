@@ -1,7 +1,8 @@
 // APOLLO in the store against its passes over whole matrices, which are compared with the authors' numbers elsewhere: matrices
 // that lie in parts, over ranks, records and homes. Mutations that must fail: sums of a rank's own rows alone; a part's rows
 // given the projection of its neighbour; a projection that is kept over a refresh; moments that begin where the record's
-// elements do; the limiter's memory forgotten.
+// elements do; the limiter's memory forgotten; a matrix's
+// number without the parameters before it.
 #include "offload/row_updates.h"
 
 #include <gtest/gtest.h>
@@ -52,14 +53,16 @@ struct Case {
 ApolloMethodConfig config_of(ApolloScaling scaling) {
   return {.apollo = {.scaling = scaling, .scale = scaling == ApolloScaling::tensor ? 128.0 : 1.0, .norm_floor = 1.0},
           .rank = scaling == ApolloScaling::tensor ? 1 : 8,
-          .update_gap = 2};
+          .update_gap = 2,
+          .projections = scaling == ApolloScaling::tensor ? ProjectionKind::torch : ProjectionKind::philox};
 }
 
 // What the run leaves: values and moments of every parameter, by name.
 using Values = std::map<std::string, std::vector<float>>;
 
-void run_rank(Communicator& comm, const Case& c, ApolloScaling scaling, const std::string& folder, Values& values,
-              std::mutex& mutex) {
+// control: of the step's thread, as the other one is the communication stream's.
+void run_rank(Communicator& comm, Communicator& control, const Case& c, ApolloScaling scaling, const std::string& folder,
+              Values& values, std::mutex& mutex) {
   const ParamGroups groups(0.1);
   const StateLayout layout = layout_of_matrices(c.world, groups);
   Device device(Backend::host, 2);
@@ -75,7 +78,7 @@ void run_rank(Communicator& comm, const Case& c, ApolloScaling scaling, const st
                                 .zero_stage = c.stage,
                                 .home = c.home,
                                 .record_size = c.record_size,
-                                .exchange = [&](std::span<const std::byte> mine) { return comm.gather_all(mine, "sums"); }};
+                                .exchange = [&](std::span<const std::byte> mine) { return control.gather_all(mine, "sums"); }};
   if (c.home == Tier::nvme) options.nvme_files = {folder + "/state_" + std::to_string(comm.rank().v)};
   std::vector<std::string> notes;
   auto made = OptimizerStore::create(layout, comm.rank(), options, gpu, cpu, params, grads,
@@ -126,7 +129,7 @@ void run_rank(Communicator& comm, const Case& c, ApolloScaling scaling, const st
 }
 
 Values run(const Case& c, ApolloScaling scaling) {
-  ThreadGroup group(WorldSize{c.world});
+  ThreadGroup group(WorldSize{c.world}), of_control(WorldSize{c.world});
   const auto folder = std::filesystem::temp_directory_path() / ("strata_rows_" + std::to_string(getpid()));
   std::filesystem::create_directories(folder);
   Values values;
@@ -134,8 +137,8 @@ Values run(const Case& c, ApolloScaling scaling) {
   std::vector<std::thread> threads;
   for (int r = 0; r < c.world; ++r)
     threads.emplace_back([&, r] {
-      const auto comm = group.communicator(Rank{r});
-      run_rank(*comm, c, scaling, folder.string(), values, mutex);
+      const auto comm = group.communicator(Rank{r}), control = of_control.communicator(Rank{r});
+      run_rank(*comm, *control, c, scaling, folder.string(), values, mutex);
     });
   for (std::thread& thread : threads) thread.join();
   std::filesystem::remove_all(folder);
