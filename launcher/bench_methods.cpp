@@ -6,7 +6,7 @@
 #include "launcher/bench_optimizers.h"
 #include "launcher/bench_traffic.h"
 #include "optim/adamw.h"
-#include "optim/apollo.h"
+#include "optim/apollo_optimizer.h"
 #include "optim/frugal.h"
 #include "optim/galore.h"
 #include "optim/lion.h"
@@ -18,8 +18,6 @@ namespace {
 
 constexpr UpdateStep kStep{.number = 10, .lr = 1e-4, .grad_scale = 0.9};
 constexpr ParamGroup kGroup{.weight_decay = 0.01, .projected = true};
-constexpr ApolloConfig kApollo{};
-constexpr ApolloConfig kApolloMini{.scaling = ApolloScaling::tensor, .scale = 128.0};
 // Rows of a matrix that a thread takes at once: what the kernels take of a block together, twice.
 constexpr std::int64_t kRowsOfTask = 192;
 
@@ -71,10 +69,10 @@ class MethodArrays::Impl {
     const auto rank = static_cast<double>(shape_.rank);
     if (name == "apollo")
       return {.bytes_per_parameter = 16.0 + low_rank_states * rank, .flops_per_parameter = 2.0 * rank, .enqueue = [this] {
-                apollo(kApollo, shape_.rank);
+                apollo(apollo_, shape_.rank);
               }};
     if (name == "apollo-mini")
-      return {.bytes_per_parameter = 16.0 + low_rank_states, .enqueue = [this] { apollo(kApolloMini, 1); }};
+      return {.bytes_per_parameter = 16.0 + low_rank_states, .enqueue = [this] { apollo(apollo_mini_, 1); }};
     STRATA_CHECK(name == "galore", "no benchmark has a method " + name);
     return {.bytes_per_parameter = 12.0 + low_rank_states * rank, .flops_per_parameter = 4.0 * rank, .enqueue = [this] {
               galore();
@@ -133,39 +131,33 @@ class MethodArrays::Impl {
 
   // Calls pass(first, rows, workspace) for all rows, by all threads.
   template <class Pass>
-  void by_rows(std::int64_t rank, const Pass& pass) {
+  void by_rows(const Pass& pass) {
     ThreadPool& pool = bench_.device().pool();
     workspaces_.resize(static_cast<std::size_t>(pool.threads()));
     std::atomic<std::int64_t> next = 0;
     pool.parallel_for(pool.threads(), [&](std::int64_t thread) {
       std::vector<float>& workspace = workspaces_[static_cast<std::size_t>(thread)];
-      workspace.resize(std::max(workspace.size(), static_cast<std::size_t>(low_rank_workspace(rank))));
+      workspace.resize(std::max(workspace.size(), static_cast<std::size_t>(low_rank_workspace(shape_.rank))));
       for (std::int64_t first = 0; (first = next.fetch_add(kRowsOfTask)) < rows_;)
         pass(first, std::min(kRowsOfTask, rows_ - first), std::span(workspace));
     });
   }
 
-  void apollo(const ApolloConfig& config, std::int64_t rank) {
+  // As stores do, but that the host does not add the sums of what a GPU measured.
+  void apollo(const Apollo& method, std::int64_t rank) {
     const StreamRef stream = bench_.stream();
-    const bool by_channel = config.scaling == ApolloScaling::channel;
+    const LowRankBlock all = block(0, rows_, rank);
     if (on_gpu()) {
       const GpuDriver& gpu = stream.device().gpu();
-      const LowRankBlock all = block(0, rows_, rank);
-      enqueue_apollo_project(config, all, kStep.grad_scale, results_, gpu, stream.queue());
-      enqueue_apollo_apply(all, by_channel ? results_.s : nullptr, weights(0),
-                           apollo_apply_scalars(config, {.factor = 1.0, .tensor = 1.0}, kStep, kGroup), gpu, stream.queue());
+      method.enqueue_measure(all, kStep, results_, gpu, stream.queue());
+      method.enqueue_apply(all, results_.s, weights(0), 1.0, kStep, kGroup, gpu, stream.queue());
       return;
     }
-    stream.enqueue("apollo", [this, &config, rank, by_channel] {
-      by_rows(rank, [&](std::int64_t first, std::int64_t n, std::span<float> workspace) {
-        apollo_project(config, block(first, n, rank), kStep.grad_scale, results(first), workspace);
-      });
+    stream.enqueue("apollo", [this, &method, all, &pool = stream.device().pool()] {
+      measure(method, all, kStep, results_, pool);
       ApolloSums sums;
       add_rows(results_, rows_, sums);
-      const ApplyScalars scalars = apollo_apply_scalars(config, apollo_scale(config, sums, limiter_), kStep, kGroup);
-      by_rows(rank, [&](std::int64_t first, std::int64_t n, std::span<float>) {
-        apollo_apply(block(first, n, rank), by_channel ? results_.s + first : nullptr, weights(first), scalars);
-      });
+      apply(method, all, results_.s, weights(0), method.scale(sums, limiter_), kStep, kGroup, pool);
       return Status();
     });
   }
@@ -176,7 +168,7 @@ class MethodArrays::Impl {
       return enqueue_galore_update(kGalore, block(0, rows_, shape_.rank), weights(0), kStep, kGroup, stream.device().gpu(),
                                    stream.queue());
     stream.enqueue("galore", [this] {
-      by_rows(shape_.rank, [&](std::int64_t first, std::int64_t n, std::span<float> workspace) {
+      by_rows([&](std::int64_t first, std::int64_t n, std::span<float> workspace) {
         galore_update(kGalore, block(first, n, shape_.rank), weights(first), kStep, kGroup, workspace);
       });
       return Status();
@@ -192,7 +184,8 @@ class MethodArrays::Impl {
   float* projection_ = nullptr;
   RowResults results_;
   std::array<TensorRef, kChosen.size()> words_{};  // the GPU's copies
-  ApolloMatrix limiter_;
+  const Apollo apollo_{{}}, apollo_mini_{{.apollo = {.scaling = ApolloScaling::tensor, .scale = 128.0}, .rank = 1}};
+  double limiter_ = -1.0;
   std::vector<std::unique_ptr<const Optimizer>> methods_;
   std::vector<StatefulSet> sets_;  // slices refer to their words, which copies share
   std::vector<std::vector<float>> workspaces_;

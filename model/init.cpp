@@ -9,9 +9,9 @@ namespace strata {
 namespace {
 
 // Of a matrix that is drawn as (out, in) and stored as (in, out). Draws along the input, as many rows at a time as there are,
-// since neighbours there come from one block of random numbers.
+// since neighbours there are drawn together.
 void draw_transposed(const Philox& draw, const ParamSpec& spec, std::int64_t first, std::span<float> out) {
-  constexpr std::int64_t kRows = 32;
+  constexpr std::int64_t kRows = 128;
   const std::int64_t in = spec.shape[0], columns = spec.shape[1];
   const std::int64_t end = first + static_cast<std::int64_t>(out.size());
   std::array<float, kRows> drawn;

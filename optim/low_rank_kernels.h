@@ -7,6 +7,9 @@
 
 namespace strata {
 
+// Rows that a pass takes together: a block of fewer reads the projection as often and has less of it.
+inline constexpr std::int64_t kLowRankRows = 96;
+
 struct LowRankKernels {
   void (*apollo_project)(const LowRankBlock& block, const LowRankScalars& scalars, const RowResults& results, float* workspace);
   void (*galore)(const LowRankBlock& block, const WeightRows& weights, const GaloreScalars& scalars, float* workspace);

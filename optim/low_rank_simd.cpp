@@ -12,7 +12,7 @@
 namespace strata::STRATA_ISA {
 namespace {
 
-constexpr std::int64_t kRows = 96;
+constexpr std::int64_t kRows = kLowRankRows;
 constexpr std::int64_t kDepth = 128;  // a multiple of kSquareLanes
 constexpr std::int64_t kStrip = kProductVecs * Vec::kLanes;
 constexpr std::int64_t kPad = 16;  // rows of projected values are padded to this many

@@ -1,7 +1,10 @@
 #include "optim/row_method.h"
 
 #include <algorithm>
-#include <vector>
+#include <atomic>
+#include <memory>
+
+#include "optim/low_rank_kernels.h"
 
 namespace strata {
 namespace {
@@ -23,33 +26,32 @@ LowRankBlock rows_of(const LowRankBlock& block, std::int64_t first, std::int64_t
   return part;
 }
 
-// Calls body(block of some rows, the first of them).
-template <class Body>
-void for_blocks(const LowRankBlock& block, ThreadPool& pool, const Body& body) {
-  const std::int64_t rows = rows_of_task(block);
-  pool.parallel_for((block.rows + rows - 1) / rows, [&](std::int64_t task) {
-    const std::int64_t first = task * rows;
-    body(rows_of(block, first, std::min(rows, block.rows - first)), first);
-  });
-}
-
 }  // namespace
 
 void measure(const RowMethod& method, const LowRankBlock& block, const UpdateStep& step, const RowResults& results,
              ThreadPool& pool) {
-  for_blocks(block, pool, [&](const LowRankBlock& part, std::int64_t first) {
-    std::vector<float> workspace(static_cast<std::size_t>(low_rank_workspace(block.rank)));
-    method.measure(part, step,
-                   {results.s + first, results.g_squares + first, results.r_squares + first, results.n_squares + first},
-                   workspace);
+  const std::int64_t rows = std::max(kLowRankRows, rows_of_task(block));
+  const std::int64_t tasks = (block.rows + rows - 1) / rows;
+  const auto floats = static_cast<std::size_t>(low_rank_workspace(block.rank));
+  std::atomic<std::int64_t> next = 0;
+  // Each with a workspace that its tasks share: it is as large as the cache.
+  pool.parallel_for(std::min<std::int64_t>(pool.threads(), tasks), [&](std::int64_t) {
+    const auto workspace = std::make_unique_for_overwrite<float[]>(floats);
+    for (std::int64_t task = 0; (task = next.fetch_add(1)) < tasks;) {
+      const std::int64_t first = task * rows;
+      method.measure(rows_of(block, first, std::min(rows, block.rows - first)), step,
+                     {results.s + first, results.g_squares + first, results.r_squares + first, results.n_squares + first},
+                     std::span(workspace.get(), floats));
+    }
   });
 }
 
 void apply(const RowMethod& method, const LowRankBlock& block, const float* s, const WeightRows& weights, double scale,
            const UpdateStep& step, const ParamGroup& group, ThreadPool& pool) {
-  for_blocks(block, pool, [&](const LowRankBlock& part, std::int64_t first) {
-    const std::int64_t skip = first * block.columns;
-    method.apply(part, s + first,
+  const std::int64_t rows = rows_of_task(block);
+  pool.parallel_for((block.rows + rows - 1) / rows, [&](std::int64_t task) {
+    const std::int64_t first = task * rows, skip = first * block.columns;
+    method.apply(rows_of(block, first, std::min(rows, block.rows - first)), s + first,
                  {.p = weights.p + skip,
                   .p16 = weights.p16 == nullptr ? nullptr : weights.p16 + skip,
                   .new_p = weights.new_p == nullptr ? nullptr : weights.new_p + skip},

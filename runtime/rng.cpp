@@ -1,9 +1,9 @@
 #include "runtime/rng.h"
 
+#include <algorithm>
 #include <bit>
-#include <cmath>
-#include <numbers>
 
+#include "runtime/kernels/normal_table.h"
 #include "runtime/status.h"
 
 namespace strata {
@@ -38,18 +38,23 @@ std::uint64_t Philox::u64(std::uint64_t index) const {
 }
 
 void Philox::normal(std::uint64_t first, float mean, float stddev, std::span<float> out) const {
-  // Block q gives values 2q and 2q+1: two 32-bit words make the radius, two the angle.
-  std::uint64_t i = 0;
-  while (i < out.size()) {
-    const std::uint64_t index = first + i;
-    const auto b = block(seed_, stream_, index / 2);
-    const double u1 = (static_cast<double>(std::uint64_t{b[1]} << 32 | b[0]) + 0.5) * 0x1p-64;
-    const double u2 = static_cast<double>(std::uint64_t{b[3]} << 32 | b[2]) * 0x1p-64;
-    const double radius = std::sqrt(-2.0 * std::log(u1));
-    const double angle = 2.0 * std::numbers::pi * u2;
-    const std::array<double, 2> pair = {radius * std::cos(angle), radius * std::sin(angle)};
-    for (std::uint64_t j = index % 2; j < 2 && i < out.size(); ++j, ++i)
-      out[i] = static_cast<float>(static_cast<double>(mean) + static_cast<double>(stddev) * pair[j]);
+  const auto fill = kernels::normal_table().fill;
+  const kernels::NormalStream stream{.seed = seed_, .stream = stream_, .mean = mean, .deviation = stddev};
+  constexpr std::size_t kGroup = kernels::kNormalGroup;
+  std::array<float, kGroup> group;
+  while (!out.empty()) {
+    const std::uint64_t number = first / kGroup;
+    const auto begin = static_cast<std::size_t>(first % kGroup);
+    std::size_t n = out.size() / kGroup * kGroup;
+    if (begin == 0 && n > 0) {
+      fill(stream, number, static_cast<std::int64_t>(n / kGroup), out.data());
+    } else {
+      fill(stream, number, 1, group.data());
+      n = std::min(kGroup - begin, out.size());
+      std::copy_n(group.begin() + begin, n, out.begin());
+    }
+    out = out.subspan(n);
+    first += n;
   }
 }
 

@@ -21,7 +21,8 @@ class Philox {
   std::uint64_t u64(std::uint64_t index) const;
   // In [0, 1), 24 bits.
   float uniform(std::uint64_t index) const { return static_cast<float>(u32(index) >> 8) * 0x1p-24f; }
-  // Values [first, first + out.size()) of the stream's normal distribution, by Box-Muller in double, rounded once.
+  // Values [first, first + out.size()) of the stream's normal distribution, at most 6.7 deviations from the mean: the same bits
+  // on every processor (runtime/kernels/normal_rule.h). Drawn by groups of 128, so one takes as long as 128 of the same group.
   void normal(std::uint64_t first, float mean, float stddev, std::span<float> out) const;
 
  private:

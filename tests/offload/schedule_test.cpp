@@ -268,10 +268,10 @@ TEST(UpdateSchedule, RowsAreAllMeasuredBeforeAnyIsUpdated) {
     EXPECT_EQ(schedule.instructions[through - 1].action, Action::measure);
     for (const auto& [record, times] : grads_came)
       EXPECT_EQ(times, measures(shape, static_cast<std::size_t>(record)) ? 2 : 1) << "record " << record;
-    const StepForecast with = forecast_step(schedule, {}, kRates);
+    const StepForecast with = forecast_step(schedule, {.units = 4}, kRates);
     shape.two_passes = false;
     for (OptimizerRecord& record : shape.records) record.rows = record.row_states = 0, record.measuring = 0.0;
-    const StepForecast without = forecast_step(make_update_schedule(shape, full_windows(shape), kRates), {}, kRates);
+    const StepForecast without = forecast_step(make_update_schedule(shape, full_windows(shape), kRates), {.units = 4}, kRates);
     EXPECT_GT(with.step_seconds, without.step_seconds) << "measuring takes time";
   }
 }

@@ -1,15 +1,33 @@
 #include "runtime/rng.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
+#include <numbers>
 #include <set>
 #include <vector>
 
+#include "runtime/kernels/isa.h"
+#include "runtime/kernels/normal_rule.h"
 #include "runtime/status.h"
 
 namespace strata {
 namespace {
+
+struct Operations {
+  static float add(float a, float b) { return a + b; }
+  static float sub(float a, float b) { return a - b; }
+  static float mul(float a, float b) { return a * b; }
+  static float fma(float a, float b, float c) { return std::fma(a, b, c); }
+  static float sqrt(float a) { return std::sqrt(a); }
+  static std::uint32_t bits(float x) { return std::bit_cast<std::uint32_t>(x); }
+  static float value(std::uint32_t x) { return std::bit_cast<float>(x); }
+};
+using NormalRule = kernels::NormalRule<Operations>;
 
 // Known answers distributed with Random123 (the implementation of the paper's authors), philox4x32 with 10 rounds.
 TEST(Philox, KnownAnswers) {
@@ -24,16 +42,86 @@ TEST(Philox, KnownAnswers) {
 
 TEST(Philox, AnySliceOfTheNormalsIsASliceOfAll) {
   const Philox draw(3, stream_id("w"));
-  std::vector<float> all(101);
+  std::vector<float> all(501);
   draw.normal(0, 0.5f, 2.0f, all);
-  for (const std::uint64_t first : {0u, 1u, 2u, 7u, 50u, 99u, 100u})
-    for (const std::uint64_t count : {0u, 1u, 2u, 3u, 50u}) {
+  for (const std::uint64_t first : {0u, 1u, 2u, 7u, 100u, 127u, 128u, 129u, 256u, 499u})
+    for (const std::uint64_t count : {0u, 1u, 2u, 28u, 128u, 129u, 373u}) {
       if (first + count > all.size()) continue;
       std::vector<float> part(count);
       draw.normal(first, 0.5f, 2.0f, part);
       EXPECT_TRUE(std::equal(part.begin(), part.end(), all.begin() + static_cast<std::ptrdiff_t>(first)))
           << first << " " << count;
     }
+}
+
+// In double, from the words that the layout of normal_table.h gives a value.
+TEST(Philox, NormalsAreThoseOfBoxAndMuller) {
+  const std::uint64_t seed = 0x123456789abcdefu, stream = stream_id("w"), start = (std::uint64_t{1} << 34) - 300;
+  std::vector<float> values(1000);
+  Philox(seed, stream).normal(start, 0.25f, 0.5f, values);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::uint64_t index = start + i, block = index / 128 * 32 + index % 32, word = index % 128 / 32;
+    const auto words = philox4x32({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32),
+                                   static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32)},
+                                  {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+    const std::size_t pair = word / 2 * 2;
+    const float drawn = static_cast<float>(static_cast<std::int32_t>(words[pair] >> 1));
+    const double radius = std::sqrt(-2.0 * std::log(static_cast<double>(drawn + 0.5f) * 0x1p-31));
+    const double turn = (static_cast<double>(words[pair + 1] >> 30) +
+                         (static_cast<double>(words[pair + 1] & 0x3fffffffu) - 0x20000000) * 0x1p-30) /
+                        4.0;
+    const double angle = 2.0 * std::numbers::pi * turn;
+    const double want = 0.25 + 0.5 * radius * (word % 2 == 0 ? std::cos(angle) : std::sin(angle));
+    ASSERT_NEAR(static_cast<double>(values[i]), want, 3e-7 * (1.0 + radius)) << i;
+  }
+}
+
+TEST(Philox, NormalsAreTheSameBitsWithEveryInstructionSet) {
+  const kernels::Isa before = kernels::active_isa();
+  std::vector<float> first(20011), other(first.size());
+  for (const kernels::Isa isa : kernels::available_isas()) {
+    ASSERT_TRUE(kernels::set_isa(isa).ok());
+    Philox(5, 9).normal(3, 0.1f, 1.5f, other);
+    if (isa == kernels::available_isas().front()) first = other;
+    EXPECT_EQ(std::memcmp(first.data(), other.data(), first.size() * sizeof(float)), 0) << to_string(isa);
+  }
+  ASSERT_TRUE(kernels::set_isa(before).ok());
+}
+
+// What a seed stands for must not change with the program.
+TEST(Philox, NormalsDoNotChange) {
+  std::array<float, 4> values;
+  Philox(1234, 5678).normal(126, 0.0f, 1.0f, values);
+  EXPECT_THAT(values, ::testing::ElementsAre(-0x1.0f03e6p-1f, -0x1.e5f338p-2f, 0x1.5d70cap-1f, -0x1.0089e6p-1f));
+}
+
+// The ends of what can be drawn: u of 1 and of 2^-32.
+TEST(Philox, NormalsAreFiniteAtTheEndsOfTheirWords) {
+  EXPECT_EQ(NormalRule::radius_square(1.0f), 0.0f);
+  EXPECT_NEAR(NormalRule::radius_square(0x1p-32f), 64.0 * std::numbers::ln2, 1e-5);
+  for (std::uint32_t bits = 0x3f7ffff0u; bits <= 0x3f800000u; ++bits)
+    EXPECT_GE(NormalRule::radius_square(std::bit_cast<float>(bits)), 0.0f);
+}
+
+// Kolmogorov and Smirnov's distance to the normal distribution, beyond which 1 % of samples are.
+TEST(Philox, NormalsAreDistributedNormally) {
+  std::vector<float> x(400000);
+  Philox(11, 12).normal(0, 0.0f, 1.0f, x);
+  double both = 0.0;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    if (i / 32 % 2 == 0) both += static_cast<double>(x[i]) * static_cast<double>(x[i + 32]);
+  EXPECT_NEAR(both / 200000.0, 0.0, 4.0 / std::sqrt(200000.0)) << "the two of a pair are independent";
+  std::sort(x.begin(), x.end());
+  const auto n = static_cast<double>(x.size());
+  double distance = 0.0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double below = 0.5 * std::erfc(-static_cast<double>(x[i]) / std::numbers::sqrt2);
+    distance =
+        std::max({distance, std::abs(below - static_cast<double>(i) / n), std::abs(below - static_cast<double>(i + 1) / n)});
+  }
+  EXPECT_LT(distance, 1.63 / std::sqrt(n));
+  EXPECT_GT(x.back(), 4.0f);
+  EXPECT_LT(x.front(), -4.0f);
 }
 
 TEST(Philox, NormalsHaveTheirMoments) {
