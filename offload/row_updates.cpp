@@ -120,10 +120,12 @@ Status RowUpdates::allocate(const std::vector<OptimizerRecord>& records, const s
     STRATA_ASSIGN_OR_RETURN(projection_, cpu.allocate(on_cpu_floats * sizeof(float), Category::io, "projection of a matrix"));
   }
   if (some_on_gpu_) {
+    const std::size_t bytes = on_gpu_floats * sizeof(float);
+    windows_.resize(method_->projects_on_gpu() ? 1 : 2);
     for (Window& window : windows_) {
-      STRATA_ASSIGN_OR_RETURN(window.memory,
-                              gpu.allocate(on_gpu_floats * sizeof(float), Category::io, "projection of a matrix"));
-      STRATA_ASSIGN_OR_RETURN(window.image, cpu.allocate(on_gpu_floats * sizeof(float), Category::io, "projection on its way"));
+      STRATA_ASSIGN_OR_RETURN(window.memory, gpu.allocate(bytes, Category::io, "projection of a matrix"));
+      if (method_->projects_on_gpu()) continue;
+      STRATA_ASSIGN_OR_RETURN(window.image, cpu.allocate(bytes, Category::io, "projection on its way"));
     }
     STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate(image_floats * sizeof(float), Category::io, "host image of moments of rows"));
   }
@@ -209,13 +211,20 @@ void RowUpdates::measure_on_host(Record& record, const std::byte* grads, DType d
   stream.enqueue("measure rows", work, amount);
 }
 
-RowUpdates::Window& RowUpdates::projection_on_gpu(const Stretch& s, std::int64_t number) {
+RowUpdates::Window& RowUpdates::projection_on_gpu(const Stretch& s, std::int64_t number, StreamRef stream) {
   for (Window& window : windows_)
     if (window.number == number && window.matrix == s.matrix) return window;
   Window& window = windows_[next_window_];
   next_window_ = (next_window_ + 1) % windows_.size();
   window.matrix = s.matrix;
   window.number = number;
+  if (method_->projects_on_gpu()) {
+    if (!stream.on_gpu()) return window;
+    const GpuOperation operation(stream, "projection");
+    method_->enqueue_projection(matrices_[s.matrix].projected, number, reinterpret_cast<float*>(window.memory.data()),
+                                stream.device().gpu(), operation.queue());
+    return window;
+  }
   const std::size_t floats = static_cast<std::size_t>(s.columns * s.rank);
   const std::span<float> values(reinterpret_cast<float*>(window.image.data()), floats);
   streams_.host.wait(window.copied);
@@ -234,7 +243,7 @@ RowUpdates::Window& RowUpdates::projection_on_gpu(const Stretch& s, std::int64_t
 void RowUpdates::measure_on_gpu(Record& record, const std::byte* grads, DType dtype, const UpdateStep& step, StreamRef stream) {
   const std::int64_t number = method_->projection(step.number);
   for (const Stretch& s : record.stretches) {
-    Window& window = projection_on_gpu(s, number);
+    Window& window = projection_on_gpu(s, number, stream);
     LowRankBlock of = block(record, s, grads, dtype);
     of.projection = reinterpret_cast<const float*>(window.memory.data());
     const RowResults into = shifted(results(record), s.rows_at);

@@ -95,7 +95,7 @@ class RowUpdates {
     Buffer memory;   // m, v, then what measuring leaves
     Buffer results;  // copy of the latter on the host; empty where it is not needed
   };
-  // A projection on its way to the GPU, or there.
+  // A projection on its way to the GPU, or there; without an image where the GPU makes it.
   struct Window {
     Buffer memory, image;
     std::size_t matrix = 0;
@@ -113,7 +113,7 @@ class RowUpdates {
   // Calls body(sums of the stretch's rows in one cut).
   template <class Body>
   static void for_cuts(const Stretch& s, Body body);
-  Window& projection_on_gpu(const Stretch& s, std::int64_t number);
+  Window& projection_on_gpu(const Stretch& s, std::int64_t number, StreamRef stream);
   void measure_on_gpu(Record& record, const std::byte* grads, DType dtype, const UpdateStep& step, StreamRef stream);
   void measure_on_host(Record& record, const std::byte* grads, DType dtype, const UpdateStep& step, StreamRef stream,
                        double amount);
@@ -129,7 +129,7 @@ class RowUpdates {
   Buffer projection_;                       // of what the CPU updates
   std::size_t projection_matrix_ = 0;
   std::int64_t projection_number_ = -1;
-  std::array<Window, 2> windows_;
+  std::vector<Window> windows_;
   std::size_t next_window_ = 0;
   Buffer image_;
   bool some_on_gpu_ = false, some_on_cpu_ = false;

@@ -49,6 +49,11 @@ class Apollo final : public Optimizer, public RowMethod {
   std::int64_t projection(std::int64_t step) const override;
   void fill_projection(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection,
                        ThreadPool& pool) const override;
+  bool projects_on_gpu() const override { return projections_->draws_on_gpu(); }
+  void enqueue_projection(const ProjectedMatrix& matrix, std::int64_t number, float* projection, const GpuDriver& driver,
+                          GpuQueue& queue) const override {
+    projections_->enqueue_fill(matrix, number, projection, driver, queue);
+  }
   double measuring(std::int64_t rank) const override;
   void measure(const LowRankBlock& block, const UpdateStep& step, const RowResults& results,
                std::span<float> workspace) const override;

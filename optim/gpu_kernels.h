@@ -9,6 +9,7 @@
 #include "optim/galore.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
+#include "runtime/kernels/normal_table.h"
 
 namespace strata {
 
@@ -36,6 +37,8 @@ struct OptimGpuKernels {
   void (*apollo_apply)(const LowRankBlock& block, const float* s, const WeightRows& weights, const ApplyScalars& scalars,
                        GpuQueue& queue);
   void (*galore)(const LowRankBlock& block, const WeightRows& weights, const GaloreScalars& scalars, GpuQueue& queue);
+  // gpu/projection.cu: Philox::normal's values [0, n), of mean 0.
+  void (*normal)(const kernels::NormalStream& stream, std::int64_t n, float* out, GpuQueue& queue);
   FrugalGpuKernels frugal;  // gpu/frugal.cu
 };
 

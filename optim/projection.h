@@ -1,6 +1,5 @@
 // Where the projections of APOLLO come from. They are functions of names and numbers, so every rank makes them for itself and
-// none is communicated or kept in a checkpoint. They are made on the host alone, and a GPU gets a copy: logarithms and sines
-// are not the same on every processor.
+// none is communicated or kept in a checkpoint.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +9,9 @@
 #include "runtime/thread_pool.h"
 
 namespace strata {
+
+class GpuDriver;
+class GpuQueue;
 
 struct ProjectedMatrix {
   std::string name = {};     // of the parameter
@@ -27,15 +29,23 @@ class ProjectionSource {
   virtual void fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection) const = 0;
   // The same values; the pool's threads take part where they can.
   virtual void fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection, ThreadPool& pool) const;
+  // Whether a GPU can make them itself; else it gets a copy.
+  virtual bool draws_on_gpu() const { return false; }
+  // Where it can: the same bits, enqueued.
+  virtual void enqueue_fill(const ProjectedMatrix& matrix, std::int64_t number, float* projection, const GpuDriver& driver,
+                            GpuQueue& queue) const;
 };
 
-// Normal values of deviation 1 / sqrt(rank), element i of the projection from counter i of a Philox stream of the parameter's
+// Normal values of deviation 1 / sqrt(rank), element i of the projection from value i of a Philox stream of the parameter's
 // name and the projection's number. The parameter's number does not count.
 class PhiloxProjections final : public ProjectionSource {
  public:
   explicit PhiloxProjections(std::uint64_t seed) : seed_(seed) {}
   void fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection) const override;
   void fill(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection, ThreadPool& pool) const override;
+  bool draws_on_gpu() const override { return true; }
+  void enqueue_fill(const ProjectedMatrix& matrix, std::int64_t number, float* projection, const GpuDriver& driver,
+                    GpuQueue& queue) const override;
 
  private:
   std::uint64_t seed_;

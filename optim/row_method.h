@@ -30,6 +30,10 @@ class RowMethod {
   // On the host; a function of its arguments alone, so the same on every rank. The pool's threads take part.
   virtual void fill_projection(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection,
                                ThreadPool& pool) const = 0;
+  // Whether a GPU can do that: then enqueue_projection() gives the same bits.
+  virtual bool projects_on_gpu() const = 0;
+  virtual void enqueue_projection(const ProjectedMatrix& matrix, std::int64_t number, float* projection,
+                                  const GpuDriver& driver, GpuQueue& queue) const = 0;
   // Work of measuring an element, in updates of one that are element by element. An estimate, for the order of what is done.
   virtual double measuring(std::int64_t rank) const = 0;
 

@@ -3,19 +3,22 @@
 #include <algorithm>
 #include <bit>
 
+#include "runtime/kernels/normal_rule.h"
 #include "runtime/kernels/normal_table.h"
 #include "runtime/status.h"
 
 namespace strata {
+namespace {
+
+class Words;
+
+}  // namespace
 
 std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> k) {
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c[0];
-    const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c[2];
-    c = {static_cast<std::uint32_t>(p1 >> 32) ^ c[1] ^ k[0], static_cast<std::uint32_t>(p1),
-         static_cast<std::uint32_t>(p0 >> 32) ^ c[3] ^ k[1], static_cast<std::uint32_t>(p0)};
-    k[0] += 0x9E3779B9u;
-    k[1] += 0xBB67AE85u;
+  using Rule = kernels::PhiloxRule<Words>;
+  for (int round = 0; round < Rule::kRounds; ++round) {
+    Rule::round(c[0], c[1], c[2], c[3], k[0], k[1]);
+    Rule::next_keys(k[0], k[1]);
   }
   return c;
 }

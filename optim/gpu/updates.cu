@@ -1,6 +1,7 @@
 // The element-wise updates on a GPU: the formulas of update_rules.h over operations that are rounded once and never contracted.
 #include "optim/gpu/frugal.h"
 #include "optim/gpu/low_rank.h"
+#include "optim/gpu/projection.h"
 #include "optim/gpu/update_ops.h"
 #include "optim/gpu_kernels.h"
 #include "optim/late_decay_rules.h"
@@ -60,6 +61,7 @@ const OptimGpuKernels& optim_kernel_table() {
                                              .apollo_project = apollo_project,
                                              .apollo_apply = apollo_apply,
                                              .galore = galore,
+                                             .normal = normal,
                                              .frugal = kFrugalKernels};
   return kTable;
 }

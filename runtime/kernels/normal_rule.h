@@ -9,6 +9,25 @@
 
 namespace strata::kernels {
 
+// Philox4x32-10 (runtime/rng.h). A template, so that no code for one processor is linked into another's: Local is a type of the
+// including file.
+template <class Local>
+struct PhiloxRule {
+  static constexpr int kRounds = 10;
+  STRATA_HOST_DEVICE static void round(std::uint32_t& c0, std::uint32_t& c1, std::uint32_t& c2, std::uint32_t& c3,
+                                       std::uint32_t key0, std::uint32_t key1) {
+    const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c0, p1 = std::uint64_t{0xCD9E8D57u} * c2;
+    c0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ key0;
+    c1 = static_cast<std::uint32_t>(p1);
+    c2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ key1;
+    c3 = static_cast<std::uint32_t>(p0);
+  }
+  STRATA_HOST_DEVICE static void next_keys(std::uint32_t& key0, std::uint32_t& key1) {
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+};
+
 template <class Ops>
 struct NormalRule {
   // -2 log(u) of u in [2^-32, 1].

@@ -38,16 +38,10 @@ void draw(const NormalStream& stream, std::uint64_t first_block, Words& words) {
     c[3][l] = static_cast<std::uint32_t>(stream.stream >> 32);
   }
   auto key0 = static_cast<std::uint32_t>(stream.seed), key1 = static_cast<std::uint32_t>(stream.seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    for (int l = 0; l < kNormalLanes; ++l) {
-      const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c[0][l], p1 = std::uint64_t{0xCD9E8D57u} * c[2][l];
-      c[0][l] = static_cast<std::uint32_t>(p1 >> 32) ^ c[1][l] ^ key0;
-      c[1][l] = static_cast<std::uint32_t>(p1);
-      c[2][l] = static_cast<std::uint32_t>(p0 >> 32) ^ c[3][l] ^ key1;
-      c[3][l] = static_cast<std::uint32_t>(p0);
-    }
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+  using Rule = kernels::PhiloxRule<Ops>;
+  for (int round = 0; round < Rule::kRounds; ++round) {
+    for (int l = 0; l < kNormalLanes; ++l) Rule::round(c[0][l], c[1][l], c[2][l], c[3][l], key0, key1);
+    Rule::next_keys(key0, key1);
   }
 }
 

@@ -41,6 +41,13 @@ inline constexpr bool kSanitized = true;
 #else
 inline constexpr bool kSanitized = false;
 #endif
+// ThreadSanitizer looks for races, and what one thread computes has none: all of a kernel on the emulator, and any one body of
+// a kernel on the host beside the others.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool kRacesOnly = true;
+#else
+inline constexpr bool kRacesOnly = false;
+#endif
 // Whether host bodies are to be tested: not in a program that was asked for the GPU.
 bool tests_the_host();
 // Memory that the host and the GPUs of gpu_machines() reach at one address.

@@ -1,12 +1,15 @@
-// Projections drawn on the host. Mutations caught: a projection's number or the parameter's name that does not count, a
-// deviation of 1.
+// Projections drawn on the host and on GPUs. Mutations caught: a projection's number or the parameter's name that does not
+// count, a deviation of 1.
 #include "optim/projection.h"
 
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <memory_resource>
 #include <vector>
 
 #include "runtime/status.h"
+#include "tests/machines/machines.h"
 
 namespace strata {
 namespace {
@@ -40,6 +43,31 @@ TEST(PhiloxProjectionsTest, DoNotChange) {
   const std::vector<float> want = {-0.287905574f,  -0.693116307f, -1.21315682f,  0.507311225f,
                                    -0.0608625785f, -0.414800137f, -0.417212784f, -0.437690139f};
   for (std::size_t i = 0; i < want.size(); ++i) EXPECT_FLOAT_EQ(projection[i], want[i]) << i;
+}
+
+// On the emulator or a GPU: the host's bits, and nothing behind them.
+TEST(GpuProjections, AreThoseOfTheHost) {
+  if (testing::kRacesOnly) GTEST_SKIP() << "one thread has no races";
+  const std::unique_ptr<GpuDriver> driver = testing::gpu_machines()[0].make_driver();
+  const std::unique_ptr<GpuQueue> queue = driver->make_queue("update").value();
+  const PhiloxProjections source(77);
+  ASSERT_TRUE(source.draws_on_gpu());
+  EXPECT_FALSE(TorchProjections().draws_on_gpu());
+  struct Size {
+    std::int64_t columns, rank;
+  };
+  for (const Size& size : {Size{1, 1}, {33, 1}, {4, 32}, {129, 1}, {64, 16}, {100, 37}, {4096, 3}}) {
+    const ProjectedMatrix matrix{.name = "w", .columns = size.columns, .rank = size.rank};
+    const auto n = static_cast<std::size_t>(size.columns * size.rank);
+    std::vector<float> host(n);
+    source.fill(matrix, 5, host);
+    std::pmr::vector<float> gpu(n + 64, 7.0f, &testing::shared_memory());
+    source.enqueue_fill(matrix, 5, gpu.data(), *driver, *queue);
+    const Status status = queue->mark()->wait();
+    ASSERT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(std::memcmp(host.data(), gpu.data(), n * sizeof(float)), 0) << size.columns << " x " << size.rank;
+    for (std::size_t i = n; i < gpu.size(); ++i) ASSERT_EQ(gpu[i], 7.0f) << "element " << i << " of " << n;
+  }
 }
 
 TEST(ProjectionSourceTest, RefusesAnotherSize) {

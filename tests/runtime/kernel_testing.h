@@ -165,22 +165,24 @@ inline void on_gpu(const strata::testing::GpuMachine& machine, const Kernel& ker
 }
 
 inline void on_every_gpu(const Kernel& kernel, const Check& check, Bits bits = Bits::of_shapes) {
+  if (strata::testing::kRacesOnly) return;
   for (const strata::testing::GpuMachine& machine : strata::testing::gpu_machines()) on_gpu(machine, kernel, check, bits);
 }
 
-// With every instruction set and 1, 2 and 3 threads.
+// With every instruction set and 1, 2 and 3 threads; under a sanitizer with 2, and where only races count with one set.
 inline void on_the_host(const Kernel& kernel, const Check& check) {
   const Isa before = active_isa();
-  for (const Isa isa : available_isas()) {
+  const std::vector<int> counts = strata::testing::kSanitized ? std::vector{2} : std::vector{1, 2, 3};
+  for (const Isa isa : strata::testing::kRacesOnly ? std::vector{before} : available_isas()) {
     SCOPED_TRACE(to_string(isa));
     ASSERT_TRUE(set_isa(isa).ok());
     Outputs first;
-    for (const int threads : {1, 2, 3}) {
+    for (const int threads : counts) {
       Device device(Backend::host, threads);
       Stream stream(device, "compute");
       const TightArrays tight(threads == 2);
       const Outputs outputs = kernel(stream);
-      if (threads == 1)
+      if (threads == counts.front())
         first = outputs;
       else
         EXPECT_TRUE(first == outputs) << "the bits depend on the number of threads (" << threads << ")";

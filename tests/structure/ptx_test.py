@@ -59,6 +59,10 @@ KERNELS = {
         "18row_squares_kernel": (SQUARE | {"mul.rn.f32": 1}, SQUARES),
         "17scale_rows_kernel": ({"mul.rn.f32": 2, "fma.rn.f32": 1}, {"cvt.f64.f32": 1, "mul.rn.f64": 1, "cvt.rn.f32.f64": 1}),
     },
+    "optim/gpu/projection.cu": {
+        # A thread has two pairs.
+        "13normal_kernel": ({"add.rn.f32": 1, "sub.rn.f32": 1, "mul.rn.f32": 8, "fma.rn.f32": 18, "sqrt.rn.f32": 1, "cvt.rn.f32.s32": 3}, {}),
+    },
     "optim/gpu/frugal.cu": {
         "AdamWRule": (frugal(ADAMW), {}),
         "LionRule": (frugal(LION), {}),
