@@ -26,8 +26,8 @@ Plan planned(const std::vector<std::string>& overrides, int world = 1) {
                     "t.yaml", overrides),
       WorldSize{world}, {.train = true});
   const std::unique_ptr<Model> model = std::move(make_model(model_config(config))).value();
-  Plan plan = *make_plan(*model, engine_options(config, Rank{0}), WorldSize{world}, largest_rank(*model, WorldSize{world}, engine_options(config, Rank{0})), 1,
-                         Backend::host);
+  Plan plan = *make_plan(*model, engine_options(config, Rank{0}), WorldSize{world},
+                         largest_rank(*model, WorldSize{world}, engine_options(config, Rank{0})), 1, Backend::host);
   plan.drives = drive_use_of(config);
   return plan;
 }

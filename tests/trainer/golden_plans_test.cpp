@@ -39,7 +39,8 @@ Result<std::string> planned(const std::string& file) {
   STRATA_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, make_model(model_config(config)));
   Budgets budgets = budgets_of(config, 0);
   budgets.host_memory.reset();
-  STRATA_ASSIGN_OR_RETURN(Plan plan, make_plan(*model, engine_options(config, Rank{0}), world, largest_rank(*model, world, engine_options(config, Rank{0})),
+  STRATA_ASSIGN_OR_RETURN(Plan plan, make_plan(*model, engine_options(config, Rank{0}), world,
+                                               largest_rank(*model, world, engine_options(config, Rank{0})),
                                                static_cast<int>(config.device.threads), planned_backend(config), budgets));
   plan.drives = drive_use_of(config);
   const Status fits = check_budgets(plan, budgets);

@@ -16,9 +16,9 @@ inline constexpr const char* kParameterState = "p";
 
 struct CheckpointParam {
   std::string name;
-  Shape shape;               // as it is stored
-  std::int64_t states = -1;  // values of each of the optimizer's states; -1: one of each element
-  bool transposed = false;   // ParamSpec::transposed
+  Shape shape;                      // as it is stored
+  std::int64_t states = -1;         // values of each of the optimizer's states; -1: one of each element
+  bool transposed = false;          // ParamSpec::transposed
   std::vector<double> memory = {};  // of a matrix whose rows are updated together: OptimizerStore::row_memory()
   std::int64_t state_count() const { return states < 0 ? shape.numel() : states; }
 };
