@@ -269,7 +269,7 @@ def smooth(losses, width=20):
 def draw(result):
     """An SVG: the training loss of each setting's best run as a line, its validation losses as points."""
     best = list(best_runs(result["runs"]).values())
-    width, height, left, right, top, bottom = 860, 480, 60, 160, 20, 45
+    width, height, left, right, top, bottom = 900, 480, 60, 200, 20, 45
     steps = max(len(run["losses"]) for run in best)
     curves = [smooth(run["losses"]) for run in best]
     shown = [y for curve in curves for x, y in curve if x > steps / 20] + [y for run in best for _, y in run["validation"]]
