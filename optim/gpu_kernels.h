@@ -37,7 +37,7 @@ struct OptimGpuKernels {
   void (*apollo_apply)(const LowRankBlock& block, const float* s, const WeightRows& weights, const ApplyScalars& scalars,
                        GpuQueue& queue);
   void (*galore)(const LowRankBlock& block, const WeightRows& weights, const GaloreScalars& scalars, GpuQueue& queue);
-  // gpu/projection.cu: Philox::normal's values [0, n), of mean 0.
+  // gpu/projection.cu: values [0, n) of Philox::normal().
   void (*normal)(const kernels::NormalStream& stream, std::int64_t n, float* out, GpuQueue& queue);
   FrugalGpuKernels frugal;  // gpu/frugal.cu
 };

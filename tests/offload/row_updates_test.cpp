@@ -1,8 +1,7 @@
 // APOLLO in the store against its passes over whole matrices, which are compared with the authors' numbers elsewhere: matrices
 // that lie in parts, over ranks, records and homes. Mutations that must fail: sums of a rank's own rows alone; a part's rows
 // given the projection of its neighbour; a projection that is kept over a refresh; moments that begin where the record's
-// elements do; the limiter's memory forgotten; a matrix's
-// number without the parameters before it.
+// elements do; the limiter's memory forgotten; a matrix's number without the parameters before it.
 #include "offload/row_updates.h"
 
 #include <gtest/gtest.h>
