@@ -10,15 +10,13 @@ repeated. Results are written to bench/results/<cpu>/adam_deepspeed.json, with e
 each run and what others took during it.
 """
 import argparse
-import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
-from results_file import store
+from results_file import json_of, store
 
 HERE = pathlib.Path(__file__).resolve().parent
 SIDES = ("strata", "deepspeed", "deepspeed placed")
@@ -74,16 +72,7 @@ def run_once(side, options, precision):
               str(options.repeats)]
     # torch's builder of extensions looks for ninja on the path; a virtual environment has it beside its interpreter.
     path = os.pathsep.join([str(pathlib.Path(options.python).parent), os.environ.get("PATH", "")])
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=options.timeout, env={**os.environ, "PATH": path})
-    except (OSError, subprocess.TimeoutExpired) as error:
-        sys.exit(f"{' '.join(words)}: {error}")
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr.strip()}")
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    if result["machine"]["threads"] != options.threads:
-        sys.exit(f"{side} worked with {result['machine']['threads']} threads instead of {options.threads}")
-    return result
+    return json_of(side, words, options.threads, options.timeout, {"PATH": path})
 
 
 def samples_of(result, name="update"):

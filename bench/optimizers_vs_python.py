@@ -10,16 +10,14 @@ out and noted. Both sides update the same fp32 matrix with as many threads, meth
 to bench/results/<cpu>/optimizers_python.json, and a page with the table beside it.
 """
 import argparse
-import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
 from adam_vs_deepspeed import busy_seconds
-from results_file import HERE, cpu_name, results_folder, store
+from results_file import HERE, cpu_name, json_of, results_folder, store
 
 OFFICIAL = {"adamw": "torch.optim.AdamW, fused", "sgd": "torch.optim.SGD, fused", "sgd-momentum": "torch.optim.SGD, fused",
             "lion": "FRUGAL's Lion", "frugal-columns": "FRUGAL's CoordAdamW", "frugal-rows": "FRUGAL's CoordAdamW",
@@ -55,17 +53,7 @@ def run_once(side, options):
     else:
         words = [options.python, HERE / "python_optimizers.py", "--device", {"host": "cpu", "cuda": "cuda"}[options.backend], *shape]
         words += ["--frugal", options.frugal] if options.frugal else []
-    words = [str(word) for word in words]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=options.timeout, env={**os.environ, "OMP_NUM_THREADS": str(options.threads)})
-    except (OSError, subprocess.TimeoutExpired) as error:
-        sys.exit(f"{' '.join(words)}: {error}")
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr.strip()}")
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    if result["machine"]["threads"] != options.threads:
-        sys.exit(f"{side} worked with {result['machine']['threads']} threads instead of {options.threads}")
-    return result
+    return json_of(side, words, options.threads, options.timeout, {"OMP_NUM_THREADS": str(options.threads)})
 
 
 def run(side, options):

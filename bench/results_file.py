@@ -5,8 +5,24 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
+
+
+def json_of(side, words, threads, timeout, env):
+    """Runs a program and gives the JSON of its last line; ends this one where that fails or worked with other threads. side: whose it is."""
+    words = [str(word) for word in words]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, env={**os.environ, **env})
+    except (OSError, subprocess.TimeoutExpired) as error:
+        sys.exit(f"{' '.join(words)}: {error}")
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr.strip()}")
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    if result["machine"]["threads"] != threads:
+        sys.exit(f"{side} worked with {result['machine']['threads']} threads instead of {threads}")
+    return result
 
 
 def cpu_name():
