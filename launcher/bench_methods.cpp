@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <memory>
 
 #include "launcher/bench_optimizers.h"
@@ -8,7 +7,7 @@
 #include "optim/adamw.h"
 #include "optim/apollo_optimizer.h"
 #include "optim/frugal.h"
-#include "optim/galore.h"
+#include "optim/galore_optimizer.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
 #include "trainer/sample_update.h"
@@ -18,8 +17,6 @@ namespace {
 
 constexpr UpdateStep kStep{.number = 10, .lr = 1e-4, .grad_scale = 0.9};
 constexpr ParamGroup kGroup{.weight_decay = 0.01, .projected = true};
-// Rows of a matrix that a thread takes at once: what the kernels take of a block together, twice.
-constexpr std::int64_t kRowsOfTask = 192;
 
 constexpr std::array kChosen = {StatefulKind::columns, StatefulKind::rows, StatefulKind::entries};
 
@@ -122,27 +119,6 @@ class MethodArrays::Impl {
             .v = slice_.states[1] + first * rank};
   }
   WeightRows weights(std::int64_t first) const { return {.p = slice_.p + first * columns_}; }
-  RowResults results(std::int64_t first) const {
-    return {.s = results_.s + first,
-            .g_squares = results_.g_squares + first,
-            .r_squares = results_.r_squares + first,
-            .n_squares = results_.n_squares + first};
-  }
-
-  // Calls pass(first, rows, workspace) for all rows, by all threads.
-  template <class Pass>
-  void by_rows(const Pass& pass) {
-    ThreadPool& pool = bench_.device().pool();
-    workspaces_.resize(static_cast<std::size_t>(pool.threads()));
-    std::atomic<std::int64_t> next = 0;
-    pool.parallel_for(pool.threads(), [&](std::int64_t thread) {
-      std::vector<float>& workspace = workspaces_[static_cast<std::size_t>(thread)];
-      workspace.resize(std::max(workspace.size(), static_cast<std::size_t>(low_rank_workspace(shape_.rank))));
-      for (std::int64_t first = 0; (first = next.fetch_add(kRowsOfTask)) < rows_;)
-        pass(first, std::min(kRowsOfTask, rows_ - first), std::span(workspace));
-    });
-  }
-
   // As stores do, but that the host does not add the sums of what a GPU measured.
   void apollo(const Apollo& method, std::int64_t rank) {
     const StreamRef stream = bench_.stream();
@@ -164,18 +140,14 @@ class MethodArrays::Impl {
 
   void galore() {
     const StreamRef stream = bench_.stream();
+    const LowRankBlock all = block(0, rows_, shape_.rank);
     if (on_gpu())
-      return enqueue_galore_update(kGalore, block(0, rows_, shape_.rank), weights(0), kStep, kGroup, stream.device().gpu(),
-                                   stream.queue());
-    stream.enqueue("galore", [this] {
-      by_rows([&](std::int64_t first, std::int64_t n, std::span<float> workspace) {
-        galore_update(kGalore, block(first, n, shape_.rank), weights(first), kStep, kGroup, workspace);
-      });
+      return galore_.enqueue_apply(all, nullptr, weights(0), 1.0, kStep, kGroup, stream.device().gpu(), stream.queue());
+    stream.enqueue("galore", [this, all, &pool = stream.device().pool()] {
+      apply(galore_, all, nullptr, weights(0), 1.0, kStep, kGroup, pool);
       return Status();
     });
   }
-
-  static constexpr GaloreConfig kGalore{};
 
   Workbench& bench_;
   const MatrixShape shape_;
@@ -185,10 +157,10 @@ class MethodArrays::Impl {
   RowResults results_;
   std::array<TensorRef, kChosen.size()> words_{};  // the GPU's copies
   const Apollo apollo_{{}}, apollo_mini_{{.apollo = {.scaling = ApolloScaling::tensor, .scale = 128.0}, .rank = 1}};
+  const Galore galore_{{}};
   double limiter_ = -1.0;
   std::vector<std::unique_ptr<const Optimizer>> methods_;
   std::vector<StatefulSet> sets_;  // slices refer to their words, which copies share
-  std::vector<std::vector<float>> workspaces_;
 };
 
 MethodArrays::MethodArrays(Workbench& bench, TensorSet& tensors, const MatrixShape& shape)

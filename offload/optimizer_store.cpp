@@ -42,7 +42,7 @@ Result<std::unique_ptr<OptimizerStore>> OptimizerStore::create(const StateLayout
                                                                const UpdateStreams& streams, std::vector<std::string>* notes) {
   std::unique_ptr<OptimizerStore> store(new OptimizerStore(layout, options, params, grads, streams));
   store->make_plan(rank);
-  STRATA_RETURN_IF_ERROR(store->allocate(gpu, cpu, notes));
+  STRATA_RETURN_IF_ERROR(store->allocate(rank, gpu, cpu, notes));
   return store;
 }
 
@@ -58,7 +58,7 @@ void OptimizerStore::make_plan(Rank rank) {
   shape.compute = options_.compute;
   shape.grads = grads_.dtype();
   shape.states = static_cast<int>(options_.method->states().size());
-  shape.two_passes = rows_.any();
+  shape.two_passes = rows_.measures();
   for (int u = 0; u < shape.units; ++u) shape.unit_placements.push_back({params_.home(u), grads_.home(u)});
   STRATA_CHECK(options_.home || options_.homes.size() == shape.records.size(), "every record has a home");
   for (std::size_t r = 0; r < shape.records.size(); ++r)
@@ -81,7 +81,7 @@ std::size_t OptimizerStore::payload_bytes(std::size_t r) const {
   return static_cast<std::size_t>(values) * sizeof(float);
 }
 
-Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes) {
+Status OptimizerStore::allocate(Rank rank, TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes) {
   STRATA_RETURN_IF_ERROR(allocate_windows(gpu, cpu));
   homes_.resize(records().size());
   shadows_.resize(records().size());
@@ -103,7 +103,7 @@ Status OptimizerStore::allocate(TierArena& gpu, TierArena& cpu, std::vector<std:
   for (std::size_t r = 0; r < records().size(); ++r) on_gpu.push_back(route_of(plan_.schedule.shape, r).on_gpu ? 1 : 0);
   STRATA_RETURN_IF_ERROR(choices_.allocate(records(), on_gpu, streams_.gpu_update, gpu, cpu));
   choices_.hold(-1, 0);
-  STRATA_RETURN_IF_ERROR(rows_.allocate(records(), on_gpu, options_.zero_stage, gpu, cpu));
+  STRATA_RETURN_IF_ERROR(rows_.allocate(records(), on_gpu, rank, options_.zero_stage, gpu, cpu));
   std::vector<std::span<std::byte>> windows;
   for (const Buffer& w : cpu_windows_) windows.emplace_back(w.data(), w.size());
   const std::optional<GpuDirectMemory> direct = direct_memory();
@@ -520,6 +520,9 @@ Result<bool> OptimizerStore::begin_update(const UpdateStep& step, const Event& a
              .step = step,
              .next = guessed && !kept ? 0 : early_instructions(schedule)};
   if (!rows_.any()) return kept;
+  const GradientLook look = [this](int u, const auto& each) { return grads_.look_at(u, each); };
+  STRATA_RETURN_IF_ERROR(rows_.refresh(step, look, options_.exchange));
+  if (!rows_.measures()) return kept;
   for (const std::size_t end = measuring_instructions(schedule); update_->next < end; ++update_->next)
     execute(schedule.instructions[update_->next], step);
   STRATA_RETURN_IF_ERROR(rows_.exchange(options_.exchange));
@@ -628,8 +631,8 @@ void OptimizerStore::copy_state(std::size_t r, RecordState from, RecordState to,
     copy_async(from.states[k], to.states[k], bytes(records()[r].states), stream);
 }
 
-void OptimizerStore::copy_rows(std::size_t r, std::array<float*, 2> from, std::array<float*, 2> to, StreamRef stream) const {
-  for (std::size_t k = 0; k < from.size(); ++k)
+void OptimizerStore::copy_rows(std::size_t r, const RowArrays& from, const RowArrays& to, StreamRef stream) const {
+  for (std::size_t k = 0; k < states(); ++k)
     copy_async(from[k], to[k], static_cast<std::size_t>(rows_.moment_count(r)) * sizeof(float), stream);
 }
 

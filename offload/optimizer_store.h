@@ -116,7 +116,8 @@ class OptimizerStore {
   // rest. So what the next forward moves can be enqueued in between, and need not stand behind all of the update on the streams
   // they share. begin_step(), fill() and visit() finish it first.
   // Where rows of matrices are measured first, begin_update() enqueues that, blocks until it is done, and exchanges what the
-  // other ranks must know (OptimizerStoreOptions::exchange). A failure of it is its error.
+  // other ranks must know (OptimizerStoreOptions::exchange). Where projections are kept and a new one begins, it blocks until
+  // that is made, which may take much longer than a step (KeptProjections). A failure of it is its error.
   Result<bool> begin_update(const UpdateStep& step, const Event& after);
   void advance(int u);
   void finish_update();
@@ -140,6 +141,11 @@ class OptimizerStore {
   std::vector<double> row_memory(int unit, std::size_t param) const { return rows_.memory(unit, param); }
   void set_row_memory(int unit, std::size_t param, const std::vector<double>& values) { rows_.set_memory(unit, param, values); }
 
+  // Of a parameter's matrices the projections that are kept (RowUpdates::projections()).
+  std::vector<RowUpdates::HeldProjection> projections(int unit, std::size_t param) { return rows_.projections(unit, param); }
+  bool holds_projections() const { return rows_.holds_projections(); }
+  Status hold_projections(std::int64_t updates_done) { return rows_.hold_projections(updates_done); }
+
   const std::vector<OptimizerRecord>& records() const { return plan_.schedule.shape.records; }
   const UpdatePlan& plan() const { return plan_; }
   // When record r's parameters are new, as enqueued so far.
@@ -153,7 +159,7 @@ class OptimizerStore {
   OptimizerStore(const StateLayout& layout, const OptimizerStoreOptions& options, ParamStore& params, GradStore& grads,
                  const UpdateStreams& streams);
   void make_plan(Rank rank);
-  Status allocate(TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes);
+  Status allocate(Rank rank, TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes);
   Status allocate_windows(TierArena& gpu, TierArena& cpu);
   Status allocate_direct(TierArena& gpu, TierArena& cpu, std::size_t window_bytes);
   std::optional<GpuDirectMemory> direct_memory() const;
@@ -243,7 +249,8 @@ class OptimizerStore {
   void refresh(std::size_t r, const HostView& view);
   void enqueue_compute_copy(const float* p, std::byte* to, std::int64_t n);  // on the host stream
   void copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const;
-  void copy_rows(std::size_t r, std::array<float*, 2> from, std::array<float*, 2> to, StreamRef stream) const;
+  using RowArrays = std::array<float*, kMaxStates>;
+  void copy_rows(std::size_t r, const RowArrays& from, const RowArrays& to, StreamRef stream) const;
   Status synchronize();
 
   const StateLayout& layout_;

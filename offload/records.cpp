@@ -36,7 +36,7 @@ std::vector<StatePiece> add_states(const StateLayout& layout, OptimizerRecord& r
       pieces.push_back({piece, record.row_states, rank, record.rows});
       record.rows += rows;
       record.row_states += rows * rank;
-      record.measuring += static_cast<double>(piece.count) * method.rows()->measuring(rank);
+      record.projecting += static_cast<double>(piece.count) * method.rows()->projecting(rank);
       continue;
     }
     pieces.push_back({piece, record.states});

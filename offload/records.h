@@ -17,7 +17,7 @@ struct OptimizerRecord {
       0;  // values in the array of each of the optimizer's states; of elements that all have some: range.count
   // Of matrices that a RowMethod updates: their rows, and what these have of each state, which lies apart.
   std::int64_t rows = 0, row_states = 0;
-  double measuring = 0.0;  // work of it, in parameters that are updated (RowMethod::measuring)
+  double projecting = 0.0;  // work of it, in parameters that are updated (RowMethod::projecting)
 };
 
 // Where a record's state lives, and whether the GPU updates it. A record at home on the GPU is updated there.

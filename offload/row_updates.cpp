@@ -24,7 +24,7 @@ RowResults shifted(const RowResults& results, std::int64_t rows) {
 }  // namespace
 
 RowUpdates::RowUpdates(const StateLayout& layout, const Optimizer& method, const ParamGroups& groups, const RowStreams& streams)
-    : layout_(layout), method_(method.rows()), groups_(groups), streams_(streams) {
+    : layout_(layout), method_(method.rows()), arrays_(method.states().size()), groups_(groups), streams_(streams) {
   if (method_ == nullptr) return;
   std::int64_t others = 0;
   for (const UnitLayout& unit : layout_.units) {
@@ -88,8 +88,8 @@ std::vector<RowUpdates::Stretch> RowUpdates::stretches_in(std::size_t unit, Slic
   return all;
 }
 
-Status RowUpdates::allocate(const std::vector<OptimizerRecord>& records, const std::vector<char>& on_gpu, int zero_stage,
-                            TierArena& gpu, TierArena& cpu) {
+Status RowUpdates::allocate(const std::vector<OptimizerRecord>& records, const std::vector<char>& on_gpu, Rank rank,
+                            int zero_stage, TierArena& gpu, TierArena& cpu) {
   if (!any()) return {};
   std::size_t on_cpu_floats = 0, on_gpu_floats = 0, image_floats = 0;
   records_.resize(records.size());
@@ -102,13 +102,13 @@ Status RowUpdates::allocate(const std::vector<OptimizerRecord>& records, const s
     if (record.stretches.empty()) continue;
     const std::string what = "moments of rows of " + layout_.units[static_cast<std::size_t>(records[r].unit)].name;
     const auto values = static_cast<std::size_t>(record.values);
-    STRATA_ASSIGN_OR_RETURN(record.memory, (record.on_gpu ? gpu : cpu)
-                                               .allocate(2 * values * sizeof(float) + result_bytes(record.rows),
-                                                         Category::optimizer, what.c_str()));
-    if (record.on_gpu) {
+    STRATA_ASSIGN_OR_RETURN(record.memory,
+                            (record.on_gpu ? gpu : cpu)
+                                .allocate(moment_bytes(record) + result_bytes(record.rows), Category::optimizer, what.c_str()));
+    if (record.on_gpu) image_floats = std::max(image_floats, arrays_ * values);
+    if (record.on_gpu && method_->measures()) {
       STRATA_ASSIGN_OR_RETURN(record.results,
                               cpu.allocate(result_bytes(record.rows), Category::optimizer, "what measuring leaves of rows"));
-      image_floats = std::max(image_floats, 2 * values);
     }
     (record.on_gpu ? some_on_gpu_ : some_on_cpu_) = true;
     for (const Stretch& s : record.stretches) {
@@ -116,6 +116,16 @@ Status RowUpdates::allocate(const std::vector<OptimizerRecord>& records, const s
       most = std::max(most, static_cast<std::size_t>(s.columns * s.rank));
     }
   }
+  if (some_on_gpu_) {
+    STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate(image_floats * sizeof(float), Category::io, "host image of moments of rows"));
+  }
+  const std::size_t ranks = zero_stage == 0 ? 1 : static_cast<std::size_t>(layout_.world.v);
+  for (std::size_t i = 0; i < ranks; ++i) {
+    shares_.emplace_back();
+    for (const UnitLayout& unit : layout_.units)
+      shares_.back().push_back(zero_stage == 0 ? Slice{0, unit.numel} : unit.slices[i]);
+  }
+  if (method_->keeps_projections()) return allocate_kept(rank, gpu, cpu);
   if (some_on_cpu_) {
     STRATA_ASSIGN_OR_RETURN(projection_, cpu.allocate(on_cpu_floats * sizeof(float), Category::io, "projection of a matrix"));
   }
@@ -127,15 +137,49 @@ Status RowUpdates::allocate(const std::vector<OptimizerRecord>& records, const s
       if (method_->projects_on_gpu()) continue;
       STRATA_ASSIGN_OR_RETURN(window.image, cpu.allocate(bytes, Category::io, "projection on its way"));
     }
-    STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate(image_floats * sizeof(float), Category::io, "host image of moments of rows"));
-  }
-  const std::size_t ranks = zero_stage == 0 ? 1 : static_cast<std::size_t>(layout_.world.v);
-  for (std::size_t i = 0; i < ranks; ++i) {
-    shares_.emplace_back();
-    for (const UnitLayout& unit : layout_.units)
-      shares_.back().push_back(zero_stage == 0 ? Slice{0, unit.numel} : unit.slices[i]);
   }
   return {};
+}
+
+Status RowUpdates::allocate_kept(Rank rank, TierArena& gpu, TierArena& cpu) {
+  std::vector<KeptMatrix> matrices;
+  for (std::size_t u = 0; u < layout_.units.size(); ++u) {
+    for (const Stretch& s : stretches_in(u, {0, layout_.units[u].numel}))
+      matrices.push_back(
+          {.projected = matrices_[s.matrix].projected, .unit = static_cast<int>(u), .offset = s.offset, .rows = s.rows});
+  }
+  STRATA_CHECK(matrices.size() == matrices_.size(), "a whole unit has each of its matrices once");
+  for (const Record& record : records_)
+    for (const Stretch& s : record.stretches) (record.on_gpu ? matrices[s.matrix].on_gpu : matrices[s.matrix].on_cpu) = true;
+  kept_ = std::make_unique<KeptProjections>(layout_, *method_, std::move(matrices), rank, streams_.gpu_to_cpu,
+                                            streams_.cpu_to_gpu, streams_.host);
+  return kept_->allocate(gpu, cpu);
+}
+
+Status RowUpdates::refresh(const UpdateStep& step, const GradientLook& look, const ByteExchange& exchange) {
+  if (kept_ == nullptr || kept_->held() == method_->projection(step.number)) return {};
+  STRATA_RETURN_IF_ERROR(streams_.cpu_update.synchronize());
+  STRATA_RETURN_IF_ERROR(streams_.gpu_update.synchronize());
+  return kept_->refresh(method_->projection(step.number), look, exchange);
+}
+
+Status RowUpdates::hold_projections(std::int64_t updates_done) {
+  if (kept_ == nullptr) return {};
+  return kept_->hold(updates_done == 0 ? -1 : method_->projection(updates_done));
+}
+
+std::vector<RowUpdates::HeldProjection> RowUpdates::projections(int unit, std::size_t param) {
+  std::vector<HeldProjection> all;
+  if (kept_ == nullptr) return all;
+  const auto u = static_cast<std::size_t>(unit);
+  const ParamExtent& extent = layout_.units[u].params[param];
+  std::int64_t first = 0;
+  for (const Stretch& s : stretches_in(u, {extent.offset, extent.numel})) {
+    const std::int64_t count = s.columns * s.rank;
+    all.push_back({s.first_row * s.columns, first, count, kept_->values(s.matrix)});
+    first += count;
+  }
+  return all;
 }
 
 RowResults RowUpdates::results_at(std::byte* memory, std::int64_t rows) {
@@ -147,21 +191,18 @@ RowResults RowUpdates::results_at(std::byte* memory, std::int64_t rows) {
 }
 
 RowResults RowUpdates::results(const Record& record) const {
-  return results_at(record.memory.data() + 2 * static_cast<std::size_t>(record.values) * sizeof(float), record.rows);
+  return results_at(record.memory.data() + moment_bytes(record), record.rows);
 }
 
 RowResults RowUpdates::results_on_host(const Record& record) const {
   return record.on_gpu ? results_at(record.results.data(), record.rows) : results(record);
 }
 
-std::array<float*, 2> RowUpdates::moments(std::size_t r) const {
-  auto* const m = reinterpret_cast<float*>(records_[r].memory.data());
-  return {m, m + records_[r].values};
-}
-
-std::array<float*, 2> RowUpdates::image(std::size_t r) const {
-  auto* const m = reinterpret_cast<float*>(image_.data());
-  return {m, m + records_[r].values};
+std::array<float*, kMaxStates> RowUpdates::arrays_in(const Buffer& memory, std::size_t r) const {
+  std::array<float*, kMaxStates> arrays{};
+  for (std::size_t k = 0; k < arrays_; ++k)
+    arrays[k] = reinterpret_cast<float*>(memory.data()) + static_cast<std::int64_t>(k) * records_[r].values;
+  return arrays;
 }
 
 LowRankBlock RowUpdates::block(const Record& record, const Stretch& s, const std::byte* grads, DType dtype) const {
@@ -171,8 +212,9 @@ LowRankBlock RowUpdates::block(const Record& record, const Stretch& s, const std
           .rank = s.rank,
           .g = dtype == DType::f32 ? reinterpret_cast<const float*>(grads) + s.offset : nullptr,
           .g16 = dtype == DType::f32 ? nullptr : reinterpret_cast<const bf16*>(grads) + s.offset,
+          .projection = kept_ == nullptr ? nullptr : kept_->of(s.matrix, record.on_gpu),
           .m = m + s.states_at,
-          .v = m + record.values + s.states_at};
+          .v = arrays_ < 2 ? nullptr : m + record.values + s.states_at};
 }
 
 void RowUpdates::enqueue_measure(std::size_t r, const std::byte* grads, DType dtype, const UpdateStep& step, StreamRef stream,
@@ -192,12 +234,12 @@ void RowUpdates::measure_on_host(Record& record, const std::byte* grads, DType d
   auto* const projection = reinterpret_cast<float*>(projection_.data());
   std::vector<Part> parts;
   for (const Stretch& s : record.stretches) {
-    Part part{.block = block(record, s, grads, dtype), .results = shifted(results(record), s.rows_at)};
+    Part& part = parts.emplace_back(Part{block(record, s, grads, dtype), shifted(results(record), s.rows_at)});
+    if (kept_ != nullptr) continue;
     part.block.projection = projection;
     if (projection_number_ != number || projection_matrix_ != s.matrix) part.make = &matrices_[s.matrix].projected;
     projection_number_ = number;
     projection_matrix_ = s.matrix;
-    parts.push_back(part);
   }
   const auto work = [parts = std::move(parts), number, projection, step, &method = *method_, &pool = stream.device().pool()] {
     for (const Part& part : parts) {
@@ -243,20 +285,22 @@ RowUpdates::Window& RowUpdates::projection_on_gpu(const Stretch& s, std::int64_t
 void RowUpdates::measure_on_gpu(Record& record, const std::byte* grads, DType dtype, const UpdateStep& step, StreamRef stream) {
   const std::int64_t number = method_->projection(step.number);
   for (const Stretch& s : record.stretches) {
-    Window& window = projection_on_gpu(s, number, stream);
+    Window* const window = kept_ == nullptr ? &projection_on_gpu(s, number, stream) : nullptr;
     LowRankBlock of = block(record, s, grads, dtype);
-    of.projection = reinterpret_cast<const float*>(window.memory.data());
     const RowResults into = shifted(results(record), s.rows_at);
-    stream.wait(window.copied);
+    if (window != nullptr) {
+      of.projection = reinterpret_cast<const float*>(window->memory.data());
+      stream.wait(window->copied);
+    }
     if (stream.on_gpu()) {
       const GpuOperation operation(stream, "measure rows");
       method_->enqueue_measure(of, step, into, stream.device().gpu(), operation.queue());
     }
-    window.used = stream.record();
+    if (window != nullptr) window->used = stream.record();
   }
   streams_.gpu_to_cpu.wait(stream.record());
-  copy_async(record.memory.data() + 2 * static_cast<std::size_t>(record.values) * sizeof(float), record.results.data(),
-             result_bytes(record.rows), streams_.gpu_to_cpu);
+  copy_async(record.memory.data() + moment_bytes(record), record.results.data(), result_bytes(record.rows),
+             streams_.gpu_to_cpu);
 }
 
 template <class Body>
@@ -310,7 +354,7 @@ RowUpdates::Application RowUpdates::application(std::size_t r, const Stretch& s,
                                                 bf16* p16) const {
   const Record& record = records_[r];
   return {.block = block(record, s, grads, dtype),
-          .s = results(record).s + s.rows_at,
+          .s = method_->measures() ? results(record).s + s.rows_at : nullptr,
           .weights = {.p = p + s.offset, .p16 = p16 == nullptr ? nullptr : p16 + s.offset},
           .scale = matrices_[s.matrix].scale,
           .group = s.group};
@@ -318,7 +362,7 @@ RowUpdates::Application RowUpdates::application(std::size_t r, const Stretch& s,
 
 std::vector<double> RowUpdates::memory(int unit, std::size_t param) const {
   std::vector<double> values;
-  if (!any()) return values;
+  if (!measures()) return values;
   const ParamExtent& extent = layout_.units[static_cast<std::size_t>(unit)].params[param];
   if (method_->rank(shape_of(extent), groups_[extent.group]) == 0) return values;
   const std::size_t first = first_matrix_[static_cast<std::size_t>(unit)][param];

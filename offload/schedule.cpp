@@ -69,10 +69,11 @@ bool speculates(const UpdateShape& shape, std::size_t record) {
   return !shape.speculates.empty() && shape.speculates[record] != 0;
 }
 
-bool measures(const UpdateShape& shape, std::size_t record) { return shape.records[record].rows > 0; }
+bool measures(const UpdateShape& shape, std::size_t record) { return shape.two_passes && shape.records[record].rows > 0; }
 
 bool can_speculate(const UpdateShape& shape, std::size_t record) {
-  return !shape.two_passes && shape.placements[record].home != Tier::gpu && has_master(shape, record);
+  return !shape.two_passes && shape.records[record].rows == 0 && shape.placements[record].home != Tier::gpu &&
+         has_master(shape, record);
 }
 
 bool needs_shadow(const UpdateShape& shape, std::size_t record) {
@@ -271,7 +272,7 @@ class ListScheduler {
   void add_measuring(std::size_t r) {
     Adder add(*this, r, true);
     const int grads = add_gradients(add, r);
-    add(Action::measure, routes_[r].on_gpu ? Resource::gpu_update : Resource::cpu_update, schedule_.shape.records[r].measuring,
+    add(Action::measure, routes_[r].on_gpu ? Resource::gpu_update : Resource::cpu_update, schedule_.shape.records[r].projecting,
         {grads});
     add.finish();
     ++measuring_;
@@ -287,7 +288,8 @@ class ListScheduler {
     if (route.reads_file) last = add(Action::read_state, Resource::nvme_read, state, {});
     if (route.state_travels) last = add(Action::state_up, Resource::cpu_to_gpu, state, {last});
     const int grads = add_gradients(add, r);
-    last = add(Action::update, route.on_gpu ? Resource::gpu_update : Resource::cpu_update, n, {last, grads});
+    const double work = strata::measures(shape, r) ? n : n + shape.records[r].projecting;
+    last = add(Action::update, route.on_gpu ? Resource::gpu_update : Resource::cpu_update, work, {last, grads});
     if (strata::measures(shape, r)) {
       ++at(last).missing;
       wait_for_measuring_.push_back(last);
@@ -472,7 +474,7 @@ class ListScheduler {
         if (waits_for_norm(task)) i.reads = {slots.norm()};
         i.writes = {worked_on};
         if (!route.grads_down && !route.grads_up) i.reads.push_back(grads);
-        if (strata::measures(shape, r)) i.reads.push_back(slots.rows(task.record));
+        if (shape.records[r].rows > 0) (strata::measures(shape, r) ? i.reads : i.writes).push_back(slots.rows(task.record));
         // Of staging it reads the gradients and writes the parameters.
         if (i.staging >= 0) i.writes.push_back(slots.staging(i.staging));
         if (i.gpu_staging >= 0) i.writes.push_back(slots.gpu_staging(i.gpu_staging));

@@ -102,8 +102,9 @@ bool speculates(const UpdateShape& shape, std::size_t record);
 // Whether it has rows of matrices to be measured: then all of those are before any such record is updated, and gradients that
 // come from elsewhere come twice.
 bool measures(const UpdateShape& shape, std::size_t record);
-// Whether it could: it holds its master, so that the compute copy can be made again, and lives where a second copy can be kept
-// beside the first: on NVMe, where every record has two slots, or in CPU memory.
+// Whether it could: it has no rows of matrices, whose moments have no second copy; it holds its master, so that the compute
+// copy can be made again; and it lives where a second copy can be kept beside the first: on NVMe, where every record has two
+// slots, or in CPU memory.
 bool can_speculate(const UpdateShape& shape, std::size_t record);
 // Whether it does, and needs memory for its second copy.
 bool needs_shadow(const UpdateShape& shape, std::size_t record);

@@ -2,12 +2,18 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace strata {
 namespace {
 
 std::unique_ptr<const ProjectionSource> source_of(ProjectionKind kind, std::uint64_t seed) {
-  if (kind == ProjectionKind::torch) return std::make_unique<TorchProjections>();
-  return std::make_unique<PhiloxProjections>(seed);
+  switch (kind) {
+    case ProjectionKind::philox: return std::make_unique<PhiloxProjections>(seed);
+    case ProjectionKind::torch: return std::make_unique<TorchProjections>();
+    case ProjectionKind::svd: break;
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -22,23 +28,27 @@ Apollo::Apollo(const ApolloMethodConfig& config, std::uint64_t seed)
 }
 
 std::string Apollo::choice_rule() const {
-  const std::string drawn = config_.projections == ProjectionKind::torch ? "the authors' seeds" : fmt::format("seed {}", seed_);
+  const std::string drawn = config_.projections == ProjectionKind::torch ? "the authors' seeds"
+                            : config_.projections == ProjectionKind::svd ? "singular vectors"
+                                                                         : fmt::format("seed {}", seed_);
   return fmt::format("projections of rank {} for {} steps, {}", config_.rank, config_.update_gap, drawn);
 }
 
 std::int64_t Apollo::rank(const ParamShape& param, const ParamGroup& group) const {
-  return group.projected && param.rows > 1 && param.columns > 1 ? config_.rank : 0;
+  if (!group.projected || param.rows < 2 || param.columns < 2) return 0;
+  return projects_on_singular_vectors() ? std::min(config_.rank, param.columns) : config_.rank;
 }
 
 std::int64_t Apollo::projection(std::int64_t step) const { return projection_number(step - 1, config_.update_gap); }
 
 void Apollo::fill_projection(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection,
                              ThreadPool& pool) const {
+  STRATA_CHECK(projections_ != nullptr, "projections on singular vectors are made of gradients");
   projections_->fill(matrix, number, projection, pool);
 }
 
 // Both read the gradient; the products are 2 * rank operations an element, where an update is bound by memory.
-double Apollo::measuring(std::int64_t rank) const { return 0.2 + static_cast<double>(rank) / 64.0; }
+double Apollo::projecting(std::int64_t rank) const { return 0.2 + static_cast<double>(rank) / 64.0; }
 
 void Apollo::measure(const LowRankBlock& block, const UpdateStep& step, const RowResults& results,
                      std::span<float> workspace) const {
@@ -53,7 +63,7 @@ double Apollo::scale(const ApolloSums& sums, double& memory) const {
 }
 
 void Apollo::apply(const LowRankBlock& block, const float* s, const WeightRows& weights, double scale, const UpdateStep& step,
-                   const ParamGroup& group) const {
+                   const ParamGroup& group, std::span<float> /*workspace*/) const {
   apollo_apply(block, factors(s), weights, apollo_apply_scalars(config_.apollo, {.factor = scale}, step, group));
 }
 

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include "optim/frugal_kernels.h"
+#include "optim/frugal_subspace.h"
 #include "optim/gpu_kernels.h"
+#include "optim/row_method.h"
 #include "runtime/gpu/driver.h"
 #include "runtime/kernels/isa.h"
 
@@ -13,9 +15,10 @@ namespace {
 float rounded(double x) { return static_cast<float>(x); }
 
 StatefulKind kind_of(FrugalChoice choice) {
-  STRATA_CHECK(choice != FrugalChoice::tensors, "whole tensors are chosen by active_blocks()");
   if (choice == FrugalChoice::columns) return StatefulKind::columns;
-  return choice == FrugalChoice::rows ? StatefulKind::rows : StatefulKind::entries;
+  if (choice == FrugalChoice::rows) return StatefulKind::rows;
+  STRATA_CHECK(choice == FrugalChoice::entries, "tensors and subspaces are not chosen by sets");
+  return StatefulKind::entries;
 }
 
 // Calls one member of a table, whose last arguments are `more`.
@@ -89,6 +92,8 @@ StatefulSet frugal_set(const FrugalConfig& config, std::int64_t rows, std::int64
 Frugal::Frugal(const FrugalConfig& config, std::uint64_t seed) : config_(config), seed_(seed) {
   STRATA_CHECK(config.density >= 0.0 && config.density <= 1.0, "FRUGAL's density is a part");
   STRATA_CHECK(config.update_gap >= 1, "FRUGAL's update_gap is a number of steps");
+  if (config.choice == FrugalChoice::singular_vectors || config.choice == FrugalChoice::random_space)
+    subspace_ = make_subspace_method(config, seed);
 }
 
 std::vector<std::string> Frugal::states() const {
@@ -100,7 +105,8 @@ std::vector<std::string> Frugal::states() const {
 namespace {
 
 bool chooses(const FrugalConfig& config, const ParamGroup& group) {
-  return group.projected && config.choice != FrugalChoice::tensors;
+  return group.projected && (config.choice == FrugalChoice::columns || config.choice == FrugalChoice::rows ||
+                             config.choice == FrugalChoice::entries);
 }
 
 const char* to_string(FrugalChoice choice) {
@@ -109,6 +115,8 @@ const char* to_string(FrugalChoice choice) {
     case FrugalChoice::rows: return "rows";
     case FrugalChoice::entries: return "entries";
     case FrugalChoice::tensors: return "tensors";
+    case FrugalChoice::singular_vectors: return "singular vectors";
+    case FrugalChoice::random_space: return "random space";
   }
   return "?";
 }

@@ -1,7 +1,8 @@
 // FRUGAL (Zmushko et al. 2025, arXiv 2411.07837: gradient splitting), as the authors' code computes it
 // (github.com/fzmushko/FRUGAL, c7ebe4c): a part of the elements, chosen anew every update_gap steps, is trained by an optimizer
-// with states; the others by a rule without. Which part: columns, rows or entries of every matrix (their Coord classes), or
-// whole tensors (their Block classes). What is projected on singular vectors (their Galore classes) is not here.
+// with states; the others by a rule without. Which part: columns, rows or entries of every matrix (their Coord classes), whole
+// tensors (their Block classes), or what of the gradient lies in a subspace, of its leading singular vectors or a random one
+// (their Galore classes; frugal_subspace.h).
 //
 // What is chosen is a function of seed, names and step (StatefulSet, active_blocks()); states are the caller's, laid out as
 // stateful_set.h says. Differences from the authors' code: momentum begins at zero, not as a copy of the
@@ -20,7 +21,7 @@
 
 namespace strata {
 
-enum class FrugalChoice : std::uint8_t { columns, rows, entries, tensors };
+enum class FrugalChoice : std::uint8_t { columns, rows, entries, tensors, singular_vectors, random_space };
 // The step of elements without states, from their gradient: none, the gradient, its sign (of 0: 0).
 enum class StateFreeRule : std::uint8_t { none, sgd, sign_sgd };
 // State momentum; decay is decoupled, unlike that of Sgd.
@@ -82,7 +83,8 @@ class Frugal final : public Optimizer {
 
   const char* name() const override { return "frugal"; }
   std::vector<std::string> states() const override;
-  // Of choices columns, rows and entries; whole tensors are the caller's.
+  const RowMethod* rows() const override { return subspace_.get(); }
+  // Whole tensors are the caller's.
   std::int64_t choice(std::int64_t step) const override { return frugal_period(config_, step).refresh; }
   StatefulSet stateful(const ParamShape& param, const ParamGroup& group, std::int64_t choice) const override;
   std::int64_t most_states(const ParamShape& param, const ParamGroup& group, std::int64_t first, std::int64_t n) const override;
@@ -97,6 +99,7 @@ class Frugal final : public Optimizer {
  private:
   FrugalConfig config_;
   std::uint64_t seed_;
+  std::shared_ptr<const RowMethod> subspace_;  // null: none
 };
 
 }  // namespace strata

@@ -6,6 +6,7 @@
 #include "optim/adamw_transformers.h"
 #include "optim/apollo.h"
 #include "optim/frugal.h"
+#include "optim/frugal_subspace.h"
 #include "optim/galore.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
@@ -37,6 +38,7 @@ struct OptimGpuKernels {
   void (*apollo_apply)(const LowRankBlock& block, const float* s, const WeightRows& weights, const ApplyScalars& scalars,
                        GpuQueue& queue);
   void (*galore)(const LowRankBlock& block, const WeightRows& weights, const GaloreScalars& scalars, GpuQueue& queue);
+  void (*subspace)(const LowRankBlock& block, const WeightRows& weights, const SubspaceScalars& scalars, GpuQueue& queue);
   // gpu/projection.cu: values [0, n) of Philox::normal().
   void (*normal)(const kernels::NormalStream& stream, std::int64_t n, float* out, GpuQueue& queue);
   FrugalGpuKernels frugal;  // gpu/frugal.cu

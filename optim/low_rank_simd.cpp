@@ -41,18 +41,31 @@ struct Ops {
   static V fma(V a, V b, V c) { return fused(a, b, c); }
 #if defined(STRATA_ISA_avx512)
   static V sqrt(V a) { return {_mm512_sqrt_ps(a.v)}; }
+  static V sign(V a) {
+    const __m512 one = _mm512_or_ps(_mm512_and_ps(a.v, _mm512_set1_ps(-0.0f)), _mm512_set1_ps(1.0f));
+    return {_mm512_mask_mov_ps(a.v, _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NEQ_OQ), one)};
+  }
   static V canonical(V a) {
     return {_mm512_mask_mov_ps(a.v, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q),
                                _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)))};
   }
 #elif defined(STRATA_ISA_avx2)
   static V sqrt(V a) { return {_mm256_sqrt_ps(a.v)}; }
+  static V sign(V a) {
+    const __m256 one = _mm256_or_ps(_mm256_and_ps(a.v, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(1.0f));
+    return {_mm256_blendv_ps(a.v, one, _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_NEQ_OQ))};
+  }
   static V canonical(V a) {
     return {_mm256_blendv_ps(a.v, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)), _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q))};
   }
 #else
   static V sqrt(V a) {
     for (int i = 0; i < Vec::kLanes; ++i) a.v[i] = __builtin_sqrtf(a.v[i]);
+    return a;
+  }
+  static V sign(V a) {
+    for (int i = 0; i < Vec::kLanes; ++i)
+      if (a.v[i] < 0.0f || a.v[i] > 0.0f) a.v[i] = __builtin_copysignf(1.0f, a.v[i]);
     return a;
   }
   static V canonical(V a) {
@@ -121,18 +134,22 @@ double squares(const float* x, std::int64_t n) {
   return total(lanes);
 }
 
-// The caller's memory, cut. r has a row of `padded` values for each of kRows.
+// The caller's memory, cut. r and n have a row of `padded` values for each of kRows.
 struct Workspace {
   std::int64_t padded;
-  float *tile, *strip, *row, *r;
+  float *tile, *strip, *row, *r, *n;
   Workspace(std::int64_t rank, float* memory)
       : padded(round_up(rank, kPad)),
-        tile(memory),                  // kRows x kDepth of the gradient; or kRows x kStrip of an update
+        tile(memory),                  // kRows x kDepth of the gradient; or twice kRows x kStrip of what comes back
         strip(tile + kRows * kDepth),  // kDepth x kStrip of the projection
         row(strip + kDepth * kStrip),  // `padded`
-        r(row + padded) {}
-  static std::int64_t size(std::int64_t rank) { return kRows * kDepth + kDepth * kStrip + round_up(rank, kPad) * (kRows + 1); }
+        r(row + padded),
+        n(r + kRows * padded) {}
+  static std::int64_t size(std::int64_t rank) {
+    return kRows * kDepth + kDepth * kStrip + round_up(rank, kPad) * (2 * kRows + 1);
+  }
 };
+static_assert(2 * kStrip <= kDepth);
 
 // g' of a piece, zeros up to a multiple of kSquareLanes.
 template <class G>
@@ -175,17 +192,24 @@ void project(const LowRankBlock& b, const G* g, std::int64_t rows, float grad_sc
   }
 }
 
-// The moments of a row of R, which becomes that of N where `direction` is R; zeros behind the rank.
-void update_moments(const LowRankBlock& b, std::int64_t row, const MomentsRule<Ops>& rule, float* r, float* direction) {
+// The moments of a row of R, and what `rule` makes of both, which may take R's place; zeros behind the rank. zero: the moments
+// are, whatever is stored.
+template <class Rule>
+void update_moments(const LowRankBlock& b, std::int64_t row, const Rule& rule, bool zero, float* r, float* direction) {
   const std::int64_t at = row * b.rank;
   float* new_m = (b.new_m != nullptr ? b.new_m : b.m) + at;
-  float* new_v = (b.new_v != nullptr ? b.new_v : b.v) + at;
+  float* new_v = nullptr;
+  if constexpr (Rule::kStates == 2) new_v = (b.new_v != nullptr ? b.new_v : b.v) + at;
   for_each_vec(b.rank, [&](std::int64_t k, int n) {
     const Vec projected = get(r + k, n);
-    Vec m = get(b.m + at + k, n), v = get(b.v + at + k, n);
+    Vec m = splat(0.0f), v = splat(0.0f);
+    if (!zero) {
+      m = get(b.m + at + k, n);
+      if constexpr (Rule::kStates == 2) v = get(b.v + at + k, n);
+    }
     const Vec step = rule.update(projected, m, v);
     put(m, new_m + k, n);
-    put(v, new_v + k, n);
+    if constexpr (Rule::kStates == 2) put(v, new_v + k, n);
     store(projected, r + k);
     store(select_first(n, step, splat(0.0f)), direction + k);
   });
@@ -203,7 +227,7 @@ void apollo_rows(const LowRankBlock& b, const G* g, const LowRankScalars& scalar
     project(b, g + first * b.columns, rows, scalars.grad_scale, w, lanes);
     for (std::int64_t i = 0; i < rows; ++i) {
       float* r = w.r + i * w.padded;
-      update_moments(b, first + i, rule, r, w.row);
+      update_moments(b, first + i, rule, false, r, w.row);
       const double n_squares = squares(w.row, w.padded), r_squares = squares(r, w.padded);
       const auto s = static_cast<float>(__builtin_sqrt(n_squares) / (__builtin_sqrt(r_squares) + kNormEps));
       results.s[first + i] = s != s ? __builtin_nanf("") : s;
@@ -235,25 +259,36 @@ void load_transposed(const LowRankBlock& b, std::int64_t first, std::int64_t wid
   }
 }
 
+// to (rows x kStrip) = of P^T, columns [j, j + width); of: w.r or w.n. Two at once, which share the strips of P.
+void project_back(const LowRankBlock& b, std::int64_t rows, std::int64_t j, std::int64_t width, const Workspace& w,
+                  const float* of, float* to, const float* second = nullptr, float* to_second = nullptr) {
+  for (std::int64_t k = 0; k < b.rank; k += kDepth) {
+    const std::int64_t depth = least(kDepth, b.rank - k);
+    load_transposed(b, j, width, k, depth, w.strip);
+    multiply(rows, round_up(width, Vec::kLanes), depth, of + k, w.padded, w.strip, to, kStrip, k > 0);
+    if (second != nullptr)
+      multiply(rows, round_up(width, Vec::kLanes), depth, second + k, w.padded, w.strip, to_second, kStrip, k > 0);
+  }
+}
+
+void put_weights(const WeightRows& weights, std::int64_t at, int n, Vec p) {
+  put(p, (weights.new_p != nullptr ? weights.new_p : weights.p) + at, n);
+  if (weights.p16 != nullptr) put(p, weights.p16 + at, n);
+}
+
 // Brings N, in w.r, back and moves the weights of `rows` rows from `first`.
 void apply_projected(const LowRankBlock& b, const WeightRows& weights, const GaloreScalars& scalars, std::int64_t first,
                      std::int64_t rows, const Workspace& w) {
   const Vec minus_step = splat(-scalars.step_size), decay = splat(scalars.decay_factor);
-  float* new_p = weights.new_p != nullptr ? weights.new_p : weights.p;
   for (std::int64_t j = 0; j < b.columns; j += kStrip) {
     const std::int64_t width = least(kStrip, b.columns - j);
-    for (std::int64_t k = 0; k < b.rank; k += kDepth) {
-      const std::int64_t depth = least(kDepth, b.rank - k);
-      load_transposed(b, j, width, k, depth, w.strip);
-      multiply(rows, round_up(width, Vec::kLanes), depth, w.r + k, w.padded, w.strip, w.tile, kStrip, k > 0);
-    }
+    project_back(b, rows, j, width, w, w.r, w.tile);
     for (std::int64_t i = 0; i < rows; ++i) {
       const std::int64_t at = (first + i) * b.columns + j;
       const float* update = w.tile + i * kStrip;
       for_each_vec(width, [&](std::int64_t c, int n) {
-        const Vec p = Ops::canonical(fused(minus_step, get(update + c, n), get(weights.p + at + c, n)) * decay);
-        put(p, new_p + at + c, n);
-        if (weights.p16 != nullptr) put(p, weights.p16 + at + c, n);
+        put_weights(weights, at + c, n,
+                    Ops::canonical(fused(minus_step, get(update + c, n), get(weights.p + at + c, n)) * decay));
       });
     }
   }
@@ -266,7 +301,7 @@ void galore_rows(const LowRankBlock& b, const G* g, const WeightRows& weights, c
   for (std::int64_t first = 0; first < b.rows; first += kRows) {
     const std::int64_t rows = least(kRows, b.rows - first);
     project(b, g + first * b.columns, rows, scalars.moments.grad_scale, w, nullptr);
-    for (std::int64_t i = 0; i < rows; ++i) update_moments(b, first + i, rule, w.r + i * w.padded, w.r + i * w.padded);
+    for (std::int64_t i = 0; i < rows; ++i) update_moments(b, first + i, rule, false, w.r + i * w.padded, w.r + i * w.padded);
     apply_projected(b, weights, scalars, first, rows, w);
   }
 }
@@ -276,8 +311,57 @@ void galore(const LowRankBlock& b, const WeightRows& weights, const GaloreScalar
   galore_rows(b, b.g, weights, scalars, memory);
 }
 
-// gram (columns x columns, f64) += G^T G where column >= row, each sum over the rows in their order. Products of f32 are exact
-// in f64.
+// Brings the directions, in w.n, and R back and moves the weights.
+template <class G>
+void apply_split(const LowRankBlock& b, const G* g, const WeightRows& weights, const SubspaceScalars& scalars,
+                 std::int64_t first, std::int64_t rows, const Workspace& w) {
+  const SplitStep<Ops> rule(scalars);
+  const Vec scale = splat(scalars.rest.grad_scale);
+  float* const seen = w.tile + kRows * kStrip;
+  for (std::int64_t j = 0; j < b.columns; j += kStrip) {
+    const std::int64_t width = least(kStrip, b.columns - j);
+    project_back(b, rows, j, width, w, w.n, w.tile, w.r, seen);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t at = (first + i) * b.columns + j;
+      for_each_vec(width, [&](std::int64_t c, int n) {
+        put_weights(weights, at + c, n,
+                    rule.update(get(weights.p + at + c, n), load_n(g + at + c, n) * scale, get(w.tile + i * kStrip + c, n),
+                                get(seen + i * kStrip + c, n)));
+      });
+    }
+  }
+}
+
+template <class Rule, class G>
+void subspace_rows(const LowRankBlock& b, const G* g, const WeightRows& weights, const SubspaceScalars& scalars,
+                   float* memory) {
+  const Rule rule(scalars.direction);
+  const Workspace w(b.rank, memory);
+  for (std::int64_t first = 0; first < b.rows; first += kRows) {
+    const std::int64_t rows = least(kRows, b.rows - first);
+    project(b, g + first * b.columns, rows, scalars.rest.grad_scale, w, nullptr);
+    for (std::int64_t i = 0; i < rows; ++i)
+      update_moments(b, first + i, rule, scalars.direction.states_are_zero, w.r + i * w.padded, w.n + i * w.padded);
+    apply_split(b, g, weights, scalars, first, rows, w);
+  }
+}
+
+template <class Rule>
+void subspace_by(const LowRankBlock& b, const WeightRows& weights, const SubspaceScalars& scalars, float* memory) {
+  if (b.g16 != nullptr) return subspace_rows<Rule>(b, b.g16, weights, scalars, memory);
+  subspace_rows<Rule>(b, b.g, weights, scalars, memory);
+}
+
+void subspace(const LowRankBlock& b, const WeightRows& weights, const SubspaceScalars& scalars, float* memory) {
+  switch (scalars.direction.kind) {
+    case DirectionKind::adamw: return subspace_by<AdamWDirection<Ops>>(b, weights, scalars, memory);
+    case DirectionKind::lion: return subspace_by<LionDirection<Ops>>(b, weights, scalars, memory);
+    case DirectionKind::momentum: return subspace_by<MomentumDirection<Ops>>(b, weights, scalars, memory);
+  }
+}
+
+// Rows [begin, end) of gram (columns x columns, f64) += G^T G where column >= row, each sum over the rows of G in their order.
+// Products of f32 are exact in f64.
 constexpr std::int64_t kGramRows = 4;
 constexpr int kGramVecs = 2;
 
@@ -298,10 +382,10 @@ void gram_block(const float* g, std::int64_t rows, std::int64_t columns, std::in
   for (std::int64_t a = 0; a < count; ++a) std::memcpy(gram + (i + a) * columns + j, sums[a], sizeof sums[a]);
 }
 
-void add_gram(const float* g, std::int64_t rows, std::int64_t columns, double* gram) {
+void add_gram(const float* g, std::int64_t rows, std::int64_t columns, std::int64_t begin, std::int64_t end, double* gram) {
   constexpr std::int64_t kWide = kGramVecs * kWidth;
-  for (std::int64_t i = 0; i < columns; i += kGramRows) {
-    const std::int64_t count = least(kGramRows, columns - i);
+  for (std::int64_t i = begin; i < end; i += kGramRows) {
+    const std::int64_t count = least(kGramRows, end - i);
     std::int64_t j = i;
     for (; j + kWide <= columns; j += kWide) gram_block<kGramVecs>(g, rows, columns, i, count, j, gram);
     for (; j < columns; ++j) {
@@ -318,8 +402,11 @@ void add_gram(const float* g, std::int64_t rows, std::int64_t columns, double* g
 }  // namespace
 
 const LowRankKernels& low_rank_kernels() {
-  static constexpr LowRankKernels kKernels = {
-      .apollo_project = apollo_project, .galore = galore, .add_gram = add_gram, .workspace = Workspace::size};
+  static constexpr LowRankKernels kKernels = {.apollo_project = apollo_project,
+                                              .galore = galore,
+                                              .subspace = subspace,
+                                              .add_gram = add_gram,
+                                              .workspace = Workspace::size};
   return kKernels;
 }
 

@@ -1,10 +1,11 @@
-// What an optimizer does whose update of a matrix depends on all of it (APOLLO): rows are measured, sums over all rows of the
-// matrix give one number, and with it every row is updated. Stores know such optimizers by this (Optimizer::rows()).
+// What an optimizer does that sees a matrix's gradient through a projection (APOLLO, GaLore, FRUGAL's subspaces). Stores know
+// such optimizers by this (Optimizer::rows()).
 //
 // Matrices lie as low_rank.h has them. In a step of a matrix, each pass over any cutting into blocks of whole rows:
 //   measure   every block: its moments, and what is left of each row (RowResults)
 //   scale     once: from the sums over all rows (add_rows(), in a fixed order) to a number
 //   apply     every block: the weights
+// The first two only where the update of a row depends on the whole matrix (measures()); else apply has the moments too.
 #pragma once
 
 #include <cstdint>
@@ -25,30 +26,38 @@ class RowMethod {
 
   // Columns of the projection; 0: this parameter is updated element by element.
   virtual std::int64_t rank(const ParamShape& param, const ParamGroup& group) const = 0;
-  // Number of the projection that holds in a step, for fill_projection().
+  virtual bool measures() const = 0;
+  // Number of the projection that holds in a step, for fill_projection(); it does not fall from step to step.
   virtual std::int64_t projection(std::int64_t step) const = 0;
-  // On the host; a function of its arguments alone, so the same on every rank. The pool's threads take part.
+  // Whether a projection is made once and then kept, in memory and in checkpoints, until the next one holds; else it is made
+  // anew in each step. Those that apply() or the gradient needs.
+  virtual bool keeps_projections() const = 0;
+  // Whether it is made of the gradient of the step where it begins to hold: its leading singular vectors (svd_projection.h).
+  virtual bool projects_on_singular_vectors() const = 0;
+  // Not of singular vectors. On the host; a function of its arguments alone, so the same on every rank. The pool's threads take
+  // part.
   virtual void fill_projection(const ProjectedMatrix& matrix, std::int64_t number, std::span<float> projection,
                                ThreadPool& pool) const = 0;
   // Whether a GPU can do that: then enqueue_projection() gives the same bits.
-  virtual bool projects_on_gpu() const = 0;
+  virtual bool projects_on_gpu() const { return false; }
   virtual void enqueue_projection(const ProjectedMatrix& matrix, std::int64_t number, float* projection,
-                                  const GpuDriver& driver, GpuQueue& queue) const = 0;
-  // Work of measuring an element, in updates of one that are element by element. An estimate, for the order of what is done.
-  virtual double measuring(std::int64_t rank) const = 0;
+                                  const GpuDriver& driver, GpuQueue& queue) const;
+  // Work of the projected gradient's part of an element, in updates of one that are element by element: of measuring, or of
+  // what apply() does more. An estimate, for the order of what is done.
+  virtual double projecting(std::int64_t rank) const = 0;
 
   // On the calling thread; workspace: low_rank_workspace(block.rank) floats of its own.
   virtual void measure(const LowRankBlock& block, const UpdateStep& step, const RowResults& results,
-                       std::span<float> workspace) const = 0;
+                       std::span<float> workspace) const;
   // `memory`: what the matrix keeps from step to step; negative before the first.
-  virtual double scale(const ApolloSums& sums, double& memory) const = 0;
-  // s: of the block's rows (RowResults::s).
+  virtual double scale(const ApolloSums& sums, double& memory) const;
+  // s: of the block's rows (RowResults::s); null, and scale 1, where nothing is measured. workspace: as measure().
   virtual void apply(const LowRankBlock& block, const float* s, const WeightRows& weights, double scale, const UpdateStep& step,
-                     const ParamGroup& group) const = 0;
+                     const ParamGroup& group, std::span<float> workspace) const = 0;
 
   // The same bits, enqueued on a GPU whose queue has scratch; the arrays live until it is done.
   virtual void enqueue_measure(const LowRankBlock& block, const UpdateStep& step, const RowResults& results,
-                               const GpuDriver& driver, GpuQueue& queue) const = 0;
+                               const GpuDriver& driver, GpuQueue& queue) const;
   virtual void enqueue_apply(const LowRankBlock& block, const float* s, const WeightRows& weights, double scale,
                              const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
                              GpuQueue& queue) const = 0;

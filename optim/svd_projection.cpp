@@ -17,7 +17,15 @@ void add_to_gram(const float* g, std::int64_t rows, std::int64_t columns, std::s
   // Rows that stay in the caches while all pairs of columns are walked.
   const std::int64_t at_once = std::max<std::int64_t>(1, (std::int64_t{1} << 18) / std::max<std::int64_t>(1, columns));
   for (std::int64_t row = 0; row < rows; row += at_once)
-    low_rank_kernels().add_gram(g + row * columns, std::min(at_once, rows - row), columns, gram.data());
+    low_rank_kernels().add_gram(g + row * columns, std::min(at_once, rows - row), columns, 0, columns, gram.data());
+}
+
+void add_to_gram(const float* g, std::int64_t rows, std::int64_t columns, std::span<double> gram, ThreadPool& pool) {
+  STRATA_CHECK(std::cmp_equal(gram.size(), columns * columns), "the Gram matrix's size is columns x columns");
+  constexpr std::int64_t kBand = 32;  // rows of the Gram matrix that a task has; the first ones are the longest
+  pool.parallel_for((columns + kBand - 1) / kBand, [&](std::int64_t task) {
+    low_rank_kernels().add_gram(g, rows, columns, task * kBand, std::min(columns, (task + 1) * kBand), gram.data());
+  });
 }
 
 void add_to_gram(const bf16* g, std::int64_t rows, std::int64_t columns, std::span<double> gram) {

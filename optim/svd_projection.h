@@ -10,6 +10,7 @@
 
 #include "runtime/dtype.h"
 #include "runtime/status.h"
+#include "runtime/thread_pool.h"
 
 namespace strata {
 
@@ -18,6 +19,8 @@ namespace strata {
 // that all of the gradient has (grad_scale) does not matter.
 void add_to_gram(const float* g, std::int64_t rows, std::int64_t columns, std::span<double> gram);
 void add_to_gram(const bf16* g, std::int64_t rows, std::int64_t columns, std::span<double> gram);
+// The same bits; the pool's threads take part.
+void add_to_gram(const float* g, std::int64_t rows, std::int64_t columns, std::span<double> gram, ThreadPool& pool);
 
 // projection, columns x rank (LowRankBlock::projection): the eigenvectors of the `rank` largest eigenvalues, largest first; of
 // each the element of largest magnitude is positive. Error numerical: the gradient was not finite. invalid_argument: rank >

@@ -177,47 +177,56 @@ class Resolver {
     auto& o = c_.optimizer;
     using Type = Config::Optimizer::Type;
     using Stateful = Config::Optimizer::Stateful;
-    const bool frugal = o.type == Type::frugal, apollo = o.type == Type::apollo;
+    const bool frugal = o.type == Type::frugal, apollo = o.type == Type::apollo, galore = o.type == Type::galore;
+    const bool low_rank = apollo || galore;
     const char* const name = frugal                  ? "frugal"
                              : apollo                ? "apollo"
+                             : galore                ? "galore"
                              : o.type == Type::adamw ? "adamw"
                              : o.type == Type::lion  ? "lion"
                                                      : "sgd";
     optional("stateful", o.stateful, frugal, name, Stateful::adamw);
-    const Stateful stateful = frugal                            ? *o.stateful
-                              : o.type == Type::adamw || apollo ? Stateful::adamw
-                              : o.type == Type::lion            ? Stateful::lion
-                                                                : Stateful::sgd;
+    const Stateful stateful = frugal                              ? *o.stateful
+                              : o.type == Type::adamw || low_rank ? Stateful::adamw
+                              : o.type == Type::lion              ? Stateful::lion
+                                                                  : Stateful::sgd;
     const char* const type = stateful == Stateful::adamw  ? "adamw"
                              : stateful == Stateful::lion ? "lion"
                                                           : "sgd";  // of its states
     const bool sgd = stateful == Stateful::sgd;
     optional("beta1", o.beta1, !sgd, type, 0.9);
-    optional("beta2", o.beta2, !sgd, type, apollo ? 0.999 : stateful == Stateful::lion ? 0.99 : 0.95);
-    optional("eps", o.eps, stateful == Stateful::adamw, type, apollo ? 1e-6 : 1e-8);
+    optional("beta2", o.beta2, !sgd, type, low_rank ? 0.999 : stateful == Stateful::lion ? 0.99 : 0.95);
+    optional("eps", o.eps, stateful == Stateful::adamw, type, low_rank ? 1e-6 : 1e-8);
     optional("momentum", o.momentum, sgd, type, frugal ? 0.9 : 0.0);
     optional("nesterov", o.nesterov, sgd && !frugal, name, false);
-    optional("coord_choice", o.coord_choice, frugal, name, Config::Optimizer::Choice::columns);
+    using Space = Config::Optimizer::Space;
+    optional("proj_type", o.proj_type, frugal, name, Space::none);
+    const bool space = frugal && *o.proj_type != Space::none;
+    optional("coord_choice", o.coord_choice, frugal && !space, space ? "frugal with proj_type" : name,
+             Config::Optimizer::Choice::columns);
     optional("density", o.density, frugal, name, 0.25);
     require(frugal || o.update_gap == 0, "optimizer.update_gap: {} has none; remove it", name);
     if (frugal && o.update_gap == 0) o.update_gap = 200;
     optional("inactive_update_rule", o.inactive_update_rule, frugal, name, Config::Optimizer::Inactive::sign_sgd);
     optional("inactive_lr_scale", o.inactive_lr_scale, frugal, name, 1.0);
     optional("proj_params_lr_scale", o.proj_params_lr_scale, frugal, name, 1.0);
+    using Projection = Config::Optimizer::Projection;
+    optional("proj", o.proj, apollo, name, Projection::random);
+    const bool svd = apollo && *o.proj == Projection::svd;
     using Scaling = Config::Optimizer::Scaling;
     optional("scale_type", o.scale_type, apollo, name, Scaling::channel);
     const bool tensor = apollo && *o.scale_type == Scaling::tensor;
-    require(apollo || o.rank == 0, "optimizer.rank: {} has none; remove it", name);
-    if (apollo && o.rank == 0) o.rank = tensor ? 1 : 256;
-    optional("scale", o.scale, apollo, name, tensor ? 128.0 : 1.0);
-    require(apollo || o.update_proj_gap == 0, "optimizer.update_proj_gap: {} has none; remove it", name);
-    if (apollo && o.update_proj_gap == 0) o.update_proj_gap = 200;
+    require(low_rank || o.rank == 0, "optimizer.rank: {} has none; remove it", name);
+    if (low_rank && o.rank == 0) o.rank = tensor ? 1 : galore ? 128 : 256;
+    optional("scale", o.scale, low_rank, name, tensor ? 128.0 : galore ? 0.25 : 1.0);
+    require(low_rank || o.update_proj_gap == 0, "optimizer.update_proj_gap: {} has none; remove it", name);
+    if (low_rank && o.update_proj_gap == 0) o.update_proj_gap = 200;
     optional("scale_front", o.scale_front, apollo, name, false);
     optional("disable_nl", o.disable_nl, apollo, name, false);
     require(!o.disable_nl.value_or(false) || !o.nl_floor,
             "optimizer.nl_floor: is of the limiter that disable_nl turns off; remove one");
     optional("nl_floor", o.nl_floor, apollo, name, 1.0);
-    optional("proj_seeds", o.proj_seeds, apollo, name, Config::Optimizer::Seeds::run);
+    optional("proj_seeds", o.proj_seeds, apollo && !svd, svd ? "apollo with proj svd" : name, Config::Optimizer::Seeds::run);
     require(!o.nesterov.value_or(false) || o.momentum.value_or(0.0) > 0.0,
             "optimizer.nesterov: looks one momentum ahead, and there is none; set optimizer.momentum");
     for (const std::string& text : o.groups) {

@@ -83,7 +83,7 @@ struct Config {
   } precision;
 
   struct Optimizer {
-    enum class Type { adamw, lion, sgd, frugal, apollo } type = Type::adamw;
+    enum class Type { adamw, lion, sgd, frugal, apollo, galore } type = Type::adamw;
     double lr = 3e-4;
     // Derived: as is usual for the type; absent where it has none.
     std::optional<double> beta1{}, beta2{}, eps{}, momentum{};
@@ -98,7 +98,11 @@ struct Config {
     enum class Inactive { none, sgd, sign_sgd };
     std::optional<Inactive> inactive_update_rule{};
     std::optional<double> inactive_lr_scale{}, proj_params_lr_scale{};
-    // Of apollo alone; likewise.
+    enum class Space { none, svd, random };
+    std::optional<Space> proj_type{};
+    // Of apollo, some of galore too; likewise.
+    enum class Projection { random, svd };
+    std::optional<Projection> proj{};
     enum class Scaling { channel, tensor };
     std::optional<Scaling> scale_type{};
     std::int64_t rank = 0;

@@ -203,13 +203,15 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
         {"lion", Config::Optimizer::Type::lion},
         {"sgd", Config::Optimizer::Type::sgd},
         {"frugal", Config::Optimizer::Type::frugal},
-        {"apollo", Config::Optimizer::Type::apollo}},
+        {"apollo", Config::Optimizer::Type::apollo},
+        {"galore", Config::Optimizer::Type::galore}},
        "adamw: Loshchilov and Hutter 2019, 8 bytes of state a parameter; lion: Chen et al. 2023, "
        "4 bytes; sgd: stochastic gradient descent, 4 bytes with momentum, else none; frugal: Zmushko et al. 2025, of the "
        "weights of "
        "linear layers only a part, chosen anew every update_gap steps, has states; apollo: Zhu et al. 2024, the weights of "
        "linear layers take the step of "
-       "their gradient, as long as moments of a projection of it to `rank` columns say. Master "
+       "their gradient, as long as moments of a projection of it to `rank` columns say; galore: Zhao et al. 2024, they take "
+       "Adam's step of a projection of it to its leading singular vectors. Master "
        "weights come on top. Norms and biases are not decayed.")
       .alias("optimizer.name");
   s.add("optimizer.lr", c.optimizer.lr, "Peak learning rate.")
@@ -225,11 +227,11 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
   s.add("optimizer.beta2", c.optimizer.beta2, "Decay of the second moment; of lion, of the momentum.")
       .at_least(0)
       .less_than(1)
-      .automatic("0.95; lion: 0.99; apollo: 0.999; sgd has none")
+      .automatic("0.95; lion: 0.99; apollo, galore: 0.999; sgd has none")
       .alias("adam_beta2");
   s.add("optimizer.eps", c.optimizer.eps, "Added to the root of the second moment.")
       .greater_than(0)
-      .automatic("1e-8; apollo: 1e-6; lion and sgd have none")
+      .automatic("1e-8; apollo, galore: 1e-6; lion and sgd have none")
       .alias("adam_eps")
       .alias("optimizer.params.eps");
   s.add("optimizer.momentum", c.optimizer.momentum, "Part of the last step's direction that is kept.")
@@ -250,7 +252,13 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
   s.add_choice<Choice>("optimizer.coord_choice", c.optimizer.coord_choice,
                        {{"columns", Choice::columns}, {"rows", Choice::rows}, {"randk", Choice::entries}},
                        "frugal: what of a matrix (outputs x inputs) is chosen: columns, rows, or single entries (randk).")
-      .automatic("columns; only frugal has one");
+      .automatic("columns; only frugal without proj_type has one");
+  using Space = Config::Optimizer::Space;
+  s.add_choice<Space>(
+       "optimizer.proj_type", c.optimizer.proj_type, {{"none", Space::none}, {"svd", Space::svd}, {"random", Space::random}},
+       "frugal: instead of elements, what of a gradient lies in the space of its leading singular vectors, or in "
+       "a random one; of `density` times the shorter dim's directions.")
+      .automatic("none; only frugal has one");
   s.add("optimizer.density", c.optimizer.density, "frugal: the part that has states.")
       .at_least(0)
       .at_most(1)
@@ -279,17 +287,23 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
                         {{"channel", Scaling::channel}, {"tensor", Scaling::tensor}},
                         "apollo: a factor for each row of a matrix (its longer dim), or one for the matrix (APOLLO-Mini).")
       .automatic("channel; only apollo has one");
-  s.add("optimizer.rank", c.optimizer.rank, "apollo: columns of the projections; moments have as many values a row.")
+  using Projection = Config::Optimizer::Projection;
+  s.add_choice<Projection>("optimizer.proj", c.optimizer.proj, {{"random", Projection::random}, {"svd", Projection::svd}},
+                           "apollo: projections at random, made anew in every step, or on leading singular vectors of the "
+                           "gradient, kept for update_proj_gap steps.")
+      .automatic("random; only apollo has one");
+  s.add("optimizer.rank", c.optimizer.rank, "apollo, galore: columns of the projections; moments have as many values a row.")
       .at_least(1)
       .at_most(65536)
-      .automatic("256; with scale_type tensor 1; only apollo has one");
-  s.add("optimizer.scale", c.optimizer.scale, "apollo: updates of projected matrices are multiplied by its root.")
+      .automatic("256; with scale_type tensor 1; galore: 128; others have none");
+  s.add("optimizer.scale", c.optimizer.scale,
+        "apollo: updates of projected matrices are multiplied by its root; galore: by it.")
       .greater_than(0)
-      .automatic("1; with scale_type tensor 128; only apollo has one");
-  s.add("optimizer.update_proj_gap", c.optimizer.update_proj_gap, "apollo: steps of a projection.")
+      .automatic("1; with scale_type tensor 128; galore: 0.25; others have none");
+  s.add("optimizer.update_proj_gap", c.optimizer.update_proj_gap, "apollo, galore: steps of a projection.")
       .at_least(1)
       .at_most(kMaxSteps)
-      .automatic("200; only apollo has one");
+      .automatic("200; only apollo and galore have one");
   s.add("optimizer.scale_front", c.optimizer.scale_front, "apollo: the limiter sees updates that `scale` has multiplied.")
       .automatic("false; only apollo has one");
   s.add("optimizer.disable_nl", c.optimizer.disable_nl,
@@ -303,7 +317,7 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
   using Seeds = Config::Optimizer::Seeds;
   s.add_choice<Seeds>("optimizer.proj_seeds", c.optimizer.proj_seeds, {{"run", Seeds::run}, {"authors", Seeds::authors}},
                       "apollo: projections from run.seed and the names of parameters, or those of the authors' code on a CPU.")
-      .automatic("run; only apollo has one");
+      .automatic("run; only apollo with proj random has one");
   s.add("optimizer.weight_decay", c.optimizer.weight_decay, "Weight decay: decoupled, but that sgd adds it to the gradient.")
       .at_least(0)
       .alias("weight_decay")

@@ -7,6 +7,7 @@
 #include "optim/adamw.h"
 #include "optim/apollo_optimizer.h"
 #include "optim/frugal.h"
+#include "optim/galore_optimizer.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
 #include "trainer/gpu_setup.h"
@@ -17,9 +18,10 @@ bool wants_long_rows(const Config::Optimizer& optimizer) {
   switch (optimizer.type) {
     case Config::Optimizer::Type::adamw:
     case Config::Optimizer::Type::lion:
-    case Config::Optimizer::Type::sgd:
-    case Config::Optimizer::Type::frugal: break;
-    case Config::Optimizer::Type::apollo: return true;
+    case Config::Optimizer::Type::sgd: break;
+    case Config::Optimizer::Type::frugal: return *optimizer.proj_type != Config::Optimizer::Space::none;
+    case Config::Optimizer::Type::apollo:
+    case Config::Optimizer::Type::galore: return true;
   }
   return false;
 }
@@ -54,9 +56,12 @@ Rates rates_of(const Config::Device::Speeds& speeds) {
 std::shared_ptr<const Optimizer> make_frugal(const Config::Optimizer& o, std::uint64_t seed) {
   using Choice = Config::Optimizer::Choice;
   using Inactive = Config::Optimizer::Inactive;
-  FrugalConfig config{.choice = *o.coord_choice == Choice::columns ? FrugalChoice::columns
-                                : *o.coord_choice == Choice::rows  ? FrugalChoice::rows
-                                                                   : FrugalChoice::entries,
+  using Space = Config::Optimizer::Space;
+  FrugalConfig config{.choice = *o.proj_type == Space::svd           ? FrugalChoice::singular_vectors
+                                : *o.proj_type == Space::random      ? FrugalChoice::random_space
+                                : *o.coord_choice == Choice::columns ? FrugalChoice::columns
+                                : *o.coord_choice == Choice::rows    ? FrugalChoice::rows
+                                                                     : FrugalChoice::entries,
                       .density = o.density.value(),
                       .update_gap = o.update_gap,
                       .state_free = *o.inactive_update_rule == Inactive::none  ? StateFreeRule::none
@@ -78,20 +83,28 @@ std::shared_ptr<const Optimizer> make_frugal(const Config::Optimizer& o, std::ui
 
 std::shared_ptr<const Optimizer> make_apollo(const Config::Optimizer& o, std::uint64_t seed) {
   return std::make_shared<Apollo>(
-      ApolloMethodConfig{
-          .apollo = {.beta1 = o.beta1.value(),
-                     .beta2 = o.beta2.value(),
-                     .eps = o.eps.value(),
-                     .scaling =
-                         *o.scale_type == Config::Optimizer::Scaling::channel ? ApolloScaling::channel : ApolloScaling::tensor,
-                     .scale = o.scale.value(),
-                     .scale_front = o.scale_front.value(),
-                     .limit_growth = !o.disable_nl.value(),
-                     .norm_floor = o.nl_floor.value()},
-          .rank = o.rank,
-          .update_gap = o.update_proj_gap,
-          .projections = *o.proj_seeds == Config::Optimizer::Seeds::run ? ProjectionKind::philox : ProjectionKind::torch},
+      ApolloMethodConfig{.apollo = {.beta1 = o.beta1.value(),
+                                    .beta2 = o.beta2.value(),
+                                    .eps = o.eps.value(),
+                                    .scaling = *o.scale_type == Config::Optimizer::Scaling::channel ? ApolloScaling::channel
+                                                                                                    : ApolloScaling::tensor,
+                                    .scale = o.scale.value(),
+                                    .scale_front = o.scale_front.value(),
+                                    .limit_growth = !o.disable_nl.value(),
+                                    .norm_floor = o.nl_floor.value()},
+                         .rank = o.rank,
+                         .update_gap = o.update_proj_gap,
+                         .projections = *o.proj == Config::Optimizer::Projection::svd    ? ProjectionKind::svd
+                                        : *o.proj_seeds == Config::Optimizer::Seeds::run ? ProjectionKind::philox
+                                                                                         : ProjectionKind::torch},
       seed);
+}
+
+std::shared_ptr<const Optimizer> make_galore(const Config::Optimizer& o) {
+  return std::make_shared<Galore>(GaloreMethodConfig{
+      .galore = {.beta1 = o.beta1.value(), .beta2 = o.beta2.value(), .eps = o.eps.value(), .scale = o.scale.value()},
+      .rank = o.rank,
+      .update_gap = o.update_proj_gap});
 }
 
 // seed: of what an optimizer draws.
@@ -99,6 +112,7 @@ std::shared_ptr<const Optimizer> make_optimizer(const Config::Optimizer& o, std:
   switch (o.type) {
     case Config::Optimizer::Type::frugal: return make_frugal(o, seed);
     case Config::Optimizer::Type::apollo: return make_apollo(o, seed);
+    case Config::Optimizer::Type::galore: return make_galore(o);
     case Config::Optimizer::Type::adamw:
       return std::make_shared<AdamW>(AdamWConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value(), .eps = o.eps.value()});
     case Config::Optimizer::Type::lion:

@@ -125,6 +125,42 @@ STRATA_KERNEL project_back_kernel(const float* n, const float* projection, std::
   }
 }
 
+// p moves against D P^T, and against the rule of what R P^T leaves of the gradient.
+template <class G>
+STRATA_KERNEL split_back_kernel(const float* d, const float* r, const float* projection, const G* g, std::int64_t rows,
+                                std::int64_t columns, std::int64_t rank, float grad_scale, SplitStep<Ops> rule, const float* p,
+                                float* new_p, bf16* p16) {
+  const std::int64_t first_row = block_x() * kTile, first_column = block_y() * kTile;
+  float steps[kSpan][kSpan], seen[kSpan][kSpan];
+  const auto back = [=](std::int64_t k, int column) {
+    const bool inside = k < rank && first_column + column < columns;
+    return inside ? projection[(first_column + column) * rank + k] : -0.0f;
+  };
+  const auto from = [=](const float* values) {
+    return [=](int row, std::int64_t k) {
+      const bool inside = first_row + row < rows && k < rank;
+      return inside ? values[(first_row + row) * rank + k] : 0.0f;
+    };
+  };
+  multiply_tiles<true>(rank, from(d), back, steps);
+  multiply_tiles<true>(rank, from(r), back, seen);
+  const int x = thread_index() % kSide, y = thread_index() / kSide;
+  STRATA_UNROLL
+  for (int i = 0; i < kSpan; ++i) {
+    const std::int64_t row = first_row + y + i * kSide;
+    STRATA_UNROLL
+    for (int j = 0; j < kSpan; ++j) {
+      const std::int64_t column = first_column + x + j * kSide;
+      if (row < rows && column < columns) {
+        const std::int64_t at = row * columns + column;
+        const float moved = rule.update(p[at], mul_rn(get(g + at), grad_scale), steps[i][j], seen[i][j]);
+        new_p[at] = moved;
+        if (p16 != nullptr) put(moved, p16 + at);
+      }
+    }
+  }
+}
+
 STRATA_DEVICE double canonical(double x) { return x != x ? __builtin_nan("") : x; }
 STRATA_DEVICE double total(double sum) {
   for (int half = kSquareLanes / 2; half > 0; half /= 2) sum = add_rn(sum, shuffle_xor(sum, half));
@@ -155,6 +191,21 @@ STRATA_KERNEL moments_kernel(LowRankBlock b, MomentsRule<Ops> rule, float* r) {
     r[at] = rule.update(r[at], m, v);
     b.new_m[at] = m;
     b.new_v[at] = v;
+  }
+}
+
+// d = what `rule` makes of r and the states.
+template <class Rule>
+STRATA_KERNEL directions_kernel(LowRankBlock b, Rule rule, bool zero, const float* r, float* d) {
+  const auto [row, lane] = row_lane();
+  if (row >= b.rows) return;
+  for (std::int64_t k = lane; k < b.rank; k += kSquareLanes) {
+    const std::int64_t at = row * b.rank + k;
+    float m = zero ? 0.0f : b.m[at], v = 0.0f;
+    if (Rule::kStates == 2 && !zero) v = b.v[at];
+    d[at] = rule.update(r[at], m, v);
+    b.new_m[at] = m;
+    if (Rule::kStates == 2) b.new_v[at] = v;
   }
 }
 
@@ -218,7 +269,8 @@ LowRankBlock rows_of(LowRankBlock block, std::int64_t first, std::int64_t rows) 
   block.rows = rows;
   if (block.g != nullptr) block.g += first * block.columns;
   if (block.g16 != nullptr) block.g16 += first * block.columns;
-  for (float** states : {&block.m, &block.v, &block.new_m, &block.new_v}) *states += first * block.rank;
+  for (float** states : {&block.m, &block.v, &block.new_m, &block.new_v})
+    if (*states != nullptr) *states += first * block.rank;
   return block;
 }
 
@@ -228,10 +280,11 @@ void launch_project(const LowRankBlock& b, const G* g, float grad_scale, float* 
          b.projection, b.rows, b.columns, b.rank, grad_scale, r);
 }
 
-// body(rows, first, r) for as many rows at a time as the scratch has room for, with their R.
+// body(rows, first, r) for as many rows at a time as the scratch has room for, with their R, and behind it `more` times as much
+// memory.
 template <class Body>
-void for_rows(const char* what, const LowRankBlock& whole, float grad_scale, GpuQueue& queue, Body body) {
-  const std::int64_t bytes_a_row = whole.rank * static_cast<std::int64_t>(sizeof(float));
+void for_rows(const char* what, const LowRankBlock& whole, float grad_scale, int more, GpuQueue& queue, Body body) {
+  const std::int64_t bytes_a_row = (1 + more) * whole.rank * static_cast<std::int64_t>(sizeof(float));
   if (whole.rows == 0 || !has_scratch(queue, what, bytes_a_row)) return;
   std::int64_t most = static_cast<std::int64_t>(queue.scratch().size()) / bytes_a_row;
   if (most > kTile) most -= most % kTile;
@@ -259,10 +312,24 @@ void apply_from(const LowRankBlock& b, const G* g, const float* s, WeightRows we
          blocks, phase);
 }
 
+template <class Rule>
+void launch_directions(const LowRankBlock& b, const DirectionScalars& scalars, const float* r, float* d, GpuQueue& queue) {
+  launch(queue, directions_kernel<Rule>, grid_of_rows(b.rows), kThreads, 0, b, Rule(scalars), scalars.states_are_zero, r, d);
+}
+
+template <class G>
+void launch_split_back(const LowRankBlock& b, const G* g, const float* r, const float* d, const WeightRows& weights,
+                       std::int64_t at, const SubspaceScalars& scalars, GpuQueue& queue) {
+  float* new_p = weights.new_p != nullptr ? weights.new_p : weights.p;
+  launch(queue, split_back_kernel<G>, {.x = blocks_for(b.rows, kTile), .y = blocks_for(b.columns, kTile)}, kThreads, kTileBytes,
+         d, r, b.projection, g, b.rows, b.columns, b.rank, scalars.rest.grad_scale, SplitStep<Ops>(scalars),
+         static_cast<const float*>(weights.p + at), new_p + at, weights.p16 != nullptr ? weights.p16 + at : nullptr);
+}
+
 }  // namespace
 
 void apollo_project(const LowRankBlock& block, const LowRankScalars& scalars, const RowResults& results, GpuQueue& queue) {
-  for_rows("apollo_project", block, scalars.grad_scale, queue, [&](const LowRankBlock& b, std::int64_t first, float* r) {
+  for_rows("apollo_project", block, scalars.grad_scale, 0, queue, [&](const LowRankBlock& b, std::int64_t first, float* r) {
     const RowResults of_rows = {results.s + first, results.g_squares + first, results.r_squares + first,
                                 results.n_squares + first};
     launch(queue, row_factors_kernel, grid_of_rows(b.rows), kThreads, 0, b, MomentsRule<Ops>(scalars),
@@ -283,7 +350,7 @@ void apollo_apply(const LowRankBlock& block, const float* s, const WeightRows& w
 }
 
 void galore(const LowRankBlock& block, const WeightRows& weights, const GaloreScalars& scalars, GpuQueue& queue) {
-  for_rows("galore", block, scalars.moments.grad_scale, queue, [&](const LowRankBlock& b, std::int64_t first, float* r) {
+  for_rows("galore", block, scalars.moments.grad_scale, 0, queue, [&](const LowRankBlock& b, std::int64_t first, float* r) {
     launch(queue, moments_kernel, grid_of_rows(b.rows), kThreads, 0, b, MomentsRule<Ops>(scalars.moments), r);
     const std::int64_t at = first * b.columns;
     float* new_p = weights.new_p != nullptr ? weights.new_p : weights.p;
@@ -291,6 +358,22 @@ void galore(const LowRankBlock& block, const WeightRows& weights, const GaloreSc
            kTileBytes, static_cast<const float*>(r), b.projection, b.rows, b.columns, b.rank, -scalars.step_size,
            scalars.decay_factor, static_cast<const float*>(weights.p + at), new_p + at,
            weights.p16 != nullptr ? weights.p16 + at : nullptr);
+  });
+}
+
+void subspace(const LowRankBlock& block, const WeightRows& weights, const SubspaceScalars& scalars, GpuQueue& queue) {
+  for_rows("subspace", block, scalars.rest.grad_scale, 1, queue, [&](const LowRankBlock& b, std::int64_t first, float* r) {
+    float* d = r + b.rows * b.rank;
+    switch (scalars.direction.kind) {
+      case DirectionKind::adamw: launch_directions<AdamWDirection<Ops>>(b, scalars.direction, r, d, queue); break;
+      case DirectionKind::lion: launch_directions<LionDirection<Ops>>(b, scalars.direction, r, d, queue); break;
+      case DirectionKind::momentum: launch_directions<MomentumDirection<Ops>>(b, scalars.direction, r, d, queue); break;
+    }
+    const std::int64_t at = first * b.columns;
+    if (b.g16 != nullptr)
+      launch_split_back(b, b.g16, r, d, weights, at, scalars, queue);
+    else
+      launch_split_back(b, b.g, r, d, weights, at, scalars, queue);
   });
 }
 

@@ -10,5 +10,6 @@ void apollo_project(const LowRankBlock& block, const LowRankScalars& scalars, co
 void apollo_apply(const LowRankBlock& block, const float* s, const WeightRows& weights, const ApplyScalars& scalars,
                   GpuQueue& queue);
 void galore(const LowRankBlock& block, const WeightRows& weights, const GaloreScalars& scalars, GpuQueue& queue);
+void subspace(const LowRankBlock& block, const WeightRows& weights, const SubspaceScalars& scalars, GpuQueue& queue);
 
 }  // namespace strata::STRATA_GPU

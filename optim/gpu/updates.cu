@@ -61,6 +61,7 @@ const OptimGpuKernels& optim_kernel_table() {
                                              .apollo_project = apollo_project,
                                              .apollo_apply = apollo_apply,
                                              .galore = galore,
+                                             .subspace = subspace,
                                              .normal = normal,
                                              .frugal = kFrugalKernels};
   return kTable;

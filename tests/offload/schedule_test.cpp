@@ -237,7 +237,7 @@ TEST(UpdateSchedule, RowsAreAllMeasuredBeforeAnyIsUpdated) {
     for (std::size_t r = 0; r < shape.records.size(); r += 2) {
       shape.records[r].rows = 256;
       shape.records[r].row_states = 2048;
-      shape.records[r].measuring = 4.0 * kRecord;
+      shape.records[r].projecting = 4.0 * kRecord;
     }
     const UpdateSchedule schedule = make_update_schedule(shape, full_windows(shape), kRates);
     const std::size_t through = measuring_instructions(schedule);
@@ -270,7 +270,7 @@ TEST(UpdateSchedule, RowsAreAllMeasuredBeforeAnyIsUpdated) {
       EXPECT_EQ(times, measures(shape, static_cast<std::size_t>(record)) ? 2 : 1) << "record " << record;
     const StepForecast with = forecast_step(schedule, {.units = 4}, kRates);
     shape.two_passes = false;
-    for (OptimizerRecord& record : shape.records) record.rows = record.row_states = 0, record.measuring = 0.0;
+    for (OptimizerRecord& record : shape.records) record.rows = record.row_states = 0, record.projecting = 0.0;
     const StepForecast without = forecast_step(make_update_schedule(shape, full_windows(shape), kRates), {.units = 4}, kRates);
     EXPECT_GT(with.step_seconds, without.step_seconds) << "measuring takes time";
   }

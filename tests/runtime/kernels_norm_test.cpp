@@ -130,6 +130,7 @@ TEST(NormForward, EqualsTheReference) {
   for (const Variant& v : variants()) {
     SCOPED_TRACE(::testing::Message() << (v.layer ? "layer" : "rms") << " residual " << v.residual << " bias " << v.bias);
     for (const Size& size : kSizes) check_forward(v, size);
+    if (strata::testing::kSanitized && !(v.layer && v.residual && v.bias)) continue;
     for (const Size& size : kLongRows) check_forward(v, size);
   }
 }

@@ -28,6 +28,7 @@ Config traced_config(const std::string& folder) {
 class GpuMetrics : public ::testing::Test {
  protected:
   void SetUp() override {
+    if (testing::kRacesOnly) GTEST_SKIP() << "GpuEquivalence has its threads";
     run_ = run_training(traced_config(folder_.path()), 1, std::make_shared<FormulaSource>(61), nullptr,
                         &testing::gpu_machines()[0]);
     ASSERT_TRUE(run_.status.ok()) << run_.status.message();

@@ -12,6 +12,7 @@ namespace {
 class GpuSteadyState : public ::testing::TestWithParam<Tier> {};
 
 TEST_P(GpuSteadyState, StepsAllocateNothingAndCopyFromPageLockedMemory) {
+  if (testing::kRacesOnly) GTEST_SKIP() << "GpuEquivalence has its threads";
   if (!testing::tests_the_host()) GTEST_SKIP() << "only the emulator counts allocations";
   const TemporaryFolder folder;
   Config c = config_of({2, GetParam(), 4096, false}, folder.path(), DType::bf16);

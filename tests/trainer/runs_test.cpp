@@ -57,6 +57,7 @@ class RunsOn : public ::testing::TestWithParam<std::tuple<Processor, Case>> {
 };
 
 TEST_P(RunsOn, HalvesEqualTheWholeAndTheHostGoesOnFromTheFirst) {
+  if (testing::kRacesOnly && gpu() != nullptr) GTEST_SKIP() << "GpuEquivalence has its threads";
   const TemporaryFolder whole, halves, on_host;
   Config c = config(whole.path());
   const RunResult straight = run(c);
@@ -84,6 +85,7 @@ TEST_P(RunsOn, HalvesEqualTheWholeAndTheHostGoesOnFromTheFirst) {
 }
 
 TEST_P(RunsOn, ValidationSeesWhatTheLastStepTrained) {
+  if (testing::kRacesOnly && gpu() != nullptr) GTEST_SKIP() << "GpuEquivalence has its threads";
   const TemporaryFolder folder, host_folder;
   Config c = config(folder.path());
   c.training.steps = 3;

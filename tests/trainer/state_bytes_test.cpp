@@ -1,5 +1,6 @@
 // Bytes of optimizer state of the LLaMA shapes of the papers, as records are cut, beside the published table (FRUGAL, arXiv
-// 2411.07837, Table 2, and the same sums for 7B; of APOLLO 8 bytes x rank x longer dim a matrix): f32 states without masters,
+// 2411.07837, Table 2, and the same sums for 7B; of APOLLO 8 bytes x rank x longer dim a matrix, of
+// GaLore also 4 x rank x shorter dim): f32 states without masters,
 // GiB, within 0.5 %.
 #include <gtest/gtest.h>
 
@@ -8,6 +9,7 @@
 #include "model/transformer.h"
 #include "optim/apollo_optimizer.h"
 #include "optim/frugal.h"
+#include "optim/galore_optimizer.h"
 #include "tests/trainer/placement.h"
 #include "trainer/engine.h"
 
@@ -19,12 +21,14 @@ struct Size {
   std::int64_t hidden, ffn, layers, heads;
   std::int64_t rank;                             // of APOLLO
   double adamw, frugal, frugal_0, apollo, mini;  // GiB
+  std::int64_t galore_rank;
+  double galore;  // with its projections
 };
-constexpr Size kSizes[] = {{"60M", 512, 1376, 8, 8, 128, 0.433, 0.291, 0.244, 0.291, 0.245},
-                           {"130M", 768, 2048, 12, 12, 192, 0.999, 0.525, 0.366, 0.525, 0.367},
-                           {"350M", 1024, 2736, 24, 16, 256, 2.742, 1.052, 0.489, 1.052, 0.491},
-                           {"1B", 2048, 5461, 24, 32, 512, 9.977, 3.227, 0.977, 3.227, 0.982},
-                           {"7B", 4096, 11008, 32, 32, 256, 50.21, 14.02, 1.955, 4.971, 1.967}};
+constexpr Size kSizes[] = {{"60M", 512, 1376, 8, 8, 128, 0.433, 0.291, 0.244, 0.291, 0.245, 128, 0.305},
+                           {"130M", 768, 2048, 12, 12, 192, 0.999, 0.525, 0.366, 0.525, 0.367, 256, 0.639},
+                           {"350M", 1024, 2736, 24, 16, 256, 2.742, 1.052, 0.489, 1.052, 0.491, 256, 1.216},
+                           {"1B", 2048, 5461, 24, 32, 512, 9.977, 3.227, 0.977, 3.227, 0.982, 512, 3.883},
+                           {"7B", 4096, 11008, 32, 32, 256, 50.21, 14.02, 1.955, 4.971, 1.967, 1024, 17.52}};
 
 double state_gib(const Size& size, const Optimizer& method, int world) {
   ModelConfig config;
@@ -43,7 +47,14 @@ double state_gib(const Size& size, const Optimizer& method, int world) {
   for (int rank = 0; rank < world; ++rank)
     for (const OptimizerRecord& record : cut_optimizer_records(layout, Rank{rank}, 3, std::int64_t{16} << 20, method, groups))
       states += record.states + record.row_states;
-  return static_cast<double>(states) * static_cast<double>(method.states().size() * sizeof(float)) / 0x1p30;
+  std::int64_t projections = 0;
+  for (const UnitLayout& unit : layout.units)
+    for (const ParamExtent& param : unit.params)
+      if (method.rows() != nullptr && method.rows()->keeps_projections())
+        projections += param.columns * method.rows()->rank(shape_of(param), groups[param.group]) *
+                       std::max<std::int64_t>(1, std::ssize(param.parts));
+  const std::int64_t values = states * std::ssize(method.states()) + projections;
+  return static_cast<double>(values) * static_cast<double>(sizeof(float)) / 0x1p30;
 }
 
 Apollo apollo(ApolloScaling scaling, std::int64_t rank) { return Apollo({.apollo = {.scaling = scaling}, .rank = rank}); }
@@ -64,6 +75,7 @@ TEST(StateBytes, AreThoseOfThePapers) {
       near(state_gib(size, Frugal({.density = 0.0}), world), size.frugal_0);
       near(state_gib(size, apollo(ApolloScaling::channel, size.rank), world), size.apollo);
       near(state_gib(size, apollo(ApolloScaling::tensor, 1), world), size.mini);
+      near(state_gib(size, Galore({.rank = size.galore_rank}), world), size.galore);
     }
   }
 }

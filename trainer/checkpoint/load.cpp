@@ -53,7 +53,7 @@ Status CheckpointReader::check_coverage() const {
           if (first != next) break;
           next += stretch.count;
         }
-      const std::int64_t count = state == kParameterState ? param.shape.numel() : param.state_count();
+      const std::int64_t count = param.count(state);
       if (next != count)
         return {Code::corrupt, path_ + ": parameter " + param.name + ", state " + state + ": elements from " +
                                    std::to_string(next) + " of " + std::to_string(count) + " are missing or overlap"};
@@ -71,6 +71,7 @@ const CheckpointReader::Stretches* CheckpointReader::find(const std::string& par
 std::vector<std::string> CheckpointReader::states() const {
   std::vector<std::string> states = {kParameterState};
   states.insert(states.end(), manifest_.states.begin(), manifest_.states.end());
+  states.emplace_back(kProjectionState);
   return states;
 }
 
@@ -148,7 +149,7 @@ Result<std::string> CheckpointReader::digest() const {
   for (const CheckpointParam& param : manifest_.params) {
     add_text(param.name + " " + param.shape.str());
     for (const std::string& state : states()) {
-      const std::int64_t count = state == kParameterState ? param.shape.numel() : param.state_count();
+      const std::int64_t count = param.count(state);
       for (std::int64_t first = 0; first < count; first += kChunk) {
         values.resize(static_cast<std::size_t>(std::min(kChunk, count - first)));
         STRATA_RETURN_IF_ERROR(read(param.name, state, first, values));
@@ -234,6 +235,10 @@ Status same_state_counts(const Manifest& manifest, Engine& engine, const std::st
                                           ": set optimizer.groups back (projected)"};
       if (manifest.params[i].memory.size() != engine.optimizer().row_memory(u, p).size())
         return {Code::corrupt, path + " does not hold what the optimizer keeps of the matrix " + unit.params[p].name};
+      std::int64_t projections = 0;
+      for (const RowUpdates::HeldProjection& held : engine.optimizer().projections(u, p)) projections += held.count;
+      if (manifest.params[i].projections != (manifest.step == 0 ? 0 : projections))
+        return {Code::corrupt, path + " does not hold the projections of " + unit.params[p].name};
     }
     ++u;
   }
@@ -249,6 +254,27 @@ void set_row_memory(const Manifest& manifest, Engine& engine) {
       engine.optimizer().set_row_memory(u, p, manifest.params[i].memory);
     ++u;
   }
+}
+
+// Collective; after same_state_counts(). What the checkpoint does not have (no update was made, or it is an import) is made by
+// the next update.
+Status load_projections(const CheckpointReader& reader, Engine& engine) {
+  OptimizerStore& store = engine.optimizer();
+  Status status;
+  bool any = false;
+  std::size_t i = 0;
+  int u = 0;
+  for (const UnitLayout& unit : engine.layout().units) {
+    for (std::size_t p = 0; p < unit.params.size(); ++p, ++i) {
+      if (reader.manifest().params[i].projections == 0) continue;
+      any = true;
+      for (const RowUpdates::HeldProjection& held : store.projections(u, p))
+        if (status.ok()) status = reader.read(unit.params[p].name, kProjectionState, held.first, held.values);
+    }
+    ++u;
+  }
+  STRATA_RETURN_IF_ERROR(agree(engine.control(), status, "reading projections"));
+  return store.hold_projections(any ? reader.manifest().step : 0);
 }
 
 Status fill_record(const CheckpointReader& reader, const std::vector<std::string>& states, const std::vector<ParamSpec>& params,
@@ -282,6 +308,7 @@ Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReade
   OptimizerStore& store = engine.optimizer();
   store.hold_choice(reader.manifest().choice, reader.manifest().step);
   set_row_memory(reader.manifest(), engine);
+  STRATA_RETURN_IF_ERROR(load_projections(reader, engine));
   std::vector<std::vector<ParamSpec>> specs;
   for (int u = 0; u < model.unit_count(); ++u) specs.push_back(model.unit(u).params());
   return store.fill([&, states = method.states()](const OptimizerRecord& record, RecordState state) {

@@ -46,7 +46,7 @@ class CheckpointReader {
   Status index_file(std::size_t i);
   Status check_coverage() const;
   const Stretches* find(const std::string& param, const std::string& state) const;
-  std::vector<std::string> states() const;  // kParameterState, and the optimizer's
+  std::vector<std::string> states() const;  // kParameterState, the optimizer's, kProjectionState
 
   std::string path_;
   Manifest manifest_;

@@ -59,6 +59,7 @@ std::string manifest_to_json(const Manifest& manifest) {
     if (p.states >= 0) param["states"] = p.states;
     if (!p.memory.empty()) param["memory"] = p.memory;
     if (p.transposed) param["transposed"] = true;
+    if (p.projections > 0) param["projections"] = p.projections;
     j["parameters"].push_back(std::move(param));
   }
   for (const CheckpointFile& f : manifest.files)
@@ -88,7 +89,8 @@ Result<Manifest> manifest_from_json(const std::string& text, const std::string& 
     if (!j.at("model").is_null()) m.model_json = j.at("model").dump();
     for (const json& p : j.at("parameters"))
       m.params.push_back({p.at("name").get<std::string>(), shape_from_json(p.at("shape")), p.value("states", std::int64_t{-1}),
-                          p.value("transposed", false), p.value("memory", std::vector<double>())});
+                          p.value("transposed", false), p.value("memory", std::vector<double>()),
+                          p.value("projections", std::int64_t{0})});
     for (const json& f : j.at("files"))
       m.files.push_back({f.at("name").get<std::string>(), f.at("bytes").get<std::uint64_t>(),
                          f.at("checksums").get<std::vector<std::string>>()});

@@ -13,6 +13,8 @@ namespace strata {
 
 // What is kept of each element: the parameter itself, and the optimizer's states under the names that it gives them.
 inline constexpr const char* kParameterState = "p";
+// Of a parameter whose projections the optimizer keeps: those of its matrices, one after the other.
+inline constexpr const char* kProjectionState = "projection";
 
 struct CheckpointParam {
   std::string name;
@@ -20,7 +22,12 @@ struct CheckpointParam {
   std::int64_t states = -1;         // values of each of the optimizer's states; -1: one of each element
   bool transposed = false;          // ParamSpec::transposed
   std::vector<double> memory = {};  // of a matrix whose rows are updated together: OptimizerStore::row_memory()
+  std::int64_t projections = 0;     // values of kProjectionState
   std::int64_t state_count() const { return states < 0 ? shape.numel() : states; }
+  // Values of a state by its name.
+  std::int64_t count(const std::string& state) const {
+    return state == kParameterState ? shape.numel() : state == kProjectionState ? projections : state_count();
+  }
 };
 
 struct CheckpointFile {

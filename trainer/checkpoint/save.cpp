@@ -24,6 +24,8 @@ class RankFile {
     std::int64_t sequence = 0;
     STRATA_RETURN_IF_ERROR(engine_.optimizer().visit(
         [&](const OptimizerRecord& record, RecordState state) { return append(writer, record, state, &sequence); }));
+    for (const Projection& projection : projections(&sequence))
+      STRATA_RETURN_IF_ERROR(append(writer, projection.name, std::as_bytes(projection.values)));
     file_.bytes = writer.file_bytes();
     return writer.finish(true);
   }
@@ -63,7 +65,32 @@ class RankFile {
     for (const OptimizerRecord& record : engine_.optimizer().records())
       for (const Stretch& stretch : stretches(record, &sequence))
         tensors.push_back({format_slice_name(stretch.name), SafetensorsType::f32, {stretch.count}});
+    for (const Projection& projection : projections(&sequence))
+      tensors.push_back({format_slice_name(projection.name), SafetensorsType::f32, {std::ssize(projection.values)}});
     return tensors;
+  }
+
+  // Of matrices whose first element this rank would own.
+  struct Projection {
+    SliceName name;
+    std::span<const float> values;
+  };
+  std::vector<Projection> projections(std::int64_t* sequence) const {
+    std::vector<Projection> all;
+    OptimizerStore& store = engine_.optimizer();
+    if (!store.holds_projections()) return all;
+    int u = 0;
+    for (const UnitLayout& unit : engine_.layout().units) {
+      const Slice mine = unit.slices[static_cast<std::size_t>(engine_.control().rank().v)];
+      for (std::size_t p = 0; p < unit.params.size(); ++p)
+        for (const RowUpdates::HeldProjection& held : store.projections(u, p)) {
+          const std::int64_t place = unit.params[p].offset + held.first_element;
+          if (place < mine.first || place >= mine.end()) continue;
+          all.push_back({{(*sequence)++, kProjectionState, held.first, unit.params[p].name}, held.values});
+        }
+      ++u;
+    }
+    return all;
   }
 
   Status append(SafetensorsWriter& writer, const OptimizerRecord& record, RecordState state, std::int64_t* sequence) {
@@ -73,10 +100,14 @@ class RankFile {
       const auto& arrays = stretch.of_rows ? state.rows : state.states;
       const float* const stored = (stretch.array == 0 ? state.p : arrays[stretch.array - 1]) + stretch.at;
       const auto bytes = std::as_bytes(std::span(stretch.is_zero ? zeros.data() : stored, n));
-      file_.checksums.push_back(checksum_hex(bytes.data(), bytes.size()));
-      STRATA_RETURN_IF_ERROR(writer.append(format_slice_name(stretch.name), bytes));
+      STRATA_RETURN_IF_ERROR(append(writer, stretch.name, bytes));
     }
     return {};
+  }
+
+  Status append(SafetensorsWriter& writer, const SliceName& name, std::span<const std::byte> bytes) {
+    file_.checksums.push_back(checksum_hex(bytes.data(), bytes.size()));
+    return writer.append(format_slice_name(name), bytes);
   }
 
   Engine& engine_;
@@ -95,6 +126,8 @@ void add_state_counts(Engine& engine, std::vector<CheckpointParam>& params) {
       const std::int64_t states = state_count(unit.params[p], *options.method, options.groups);
       if (states != unit.params[p].numel) params[i].states = states;
       params[i].memory = engine.optimizer().row_memory(u, p);
+      if (!engine.optimizer().holds_projections()) continue;
+      for (const RowUpdates::HeldProjection& held : engine.optimizer().projections(u, p)) params[i].projections += held.count;
     }
     ++u;
   }
