@@ -139,8 +139,8 @@ std::int64_t Frugal::stateful_words(const ParamShape& param, const ParamGroup& g
 }
 
 std::string Frugal::choice_rule() const {
-  return fmt::format("{} density {} every {} steps, seed {}", to_string(config_.choice), config_.density, config_.update_gap,
-                     seed_);
+  return fmt::format("{} density {} every {} steps, seed {}{}", to_string(config_.choice), config_.density, config_.update_gap,
+                     seed_, config_.reset_statistics ? "" : ", states are kept");
 }
 
 void Frugal::update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const {

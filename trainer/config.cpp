@@ -205,6 +205,9 @@ class Resolver {
     optional("coord_choice", o.coord_choice, frugal && !space, space ? "frugal with proj_type" : name,
              Config::Optimizer::Choice::columns);
     optional("density", o.density, frugal, name, 0.25);
+    require(!frugal || space || o.reset_statistics.value_or(true),
+            "optimizer.reset_statistics: states of chosen elements cannot pass to others; set proj_type, or remove it");
+    optional("reset_statistics", o.reset_statistics, frugal, name, true);
     require(frugal || o.update_gap == 0, "optimizer.update_gap: {} has none; remove it", name);
     if (frugal && o.update_gap == 0) o.update_gap = 200;
     optional("inactive_update_rule", o.inactive_update_rule, frugal, name, Config::Optimizer::Inactive::sign_sgd);

@@ -100,6 +100,7 @@ struct Config {
     std::optional<double> inactive_lr_scale{}, proj_params_lr_scale{};
     enum class Space { none, svd, random };
     std::optional<Space> proj_type{};
+    std::optional<bool> reset_statistics{};
     // Of apollo, some of galore too; likewise.
     enum class Projection { random, svd };
     std::optional<Projection> proj{};

@@ -264,10 +264,14 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
       .at_most(1)
       .automatic("0.25; only frugal has one");
   s.add("optimizer.update_gap", c.optimizer.update_gap,
-        "frugal: steps between two choices, each with states that begin at zero.")
+        "frugal: steps between two choices.")
       .at_least(1)
       .at_most(kMaxSteps)
       .automatic("200; only frugal has one");
+  s.add("optimizer.reset_statistics", c.optimizer.reset_statistics,
+        "frugal: states begin at zero with each choice; without it, which only proj_type can do, they stay and are taken for "
+        "those of the new space.")
+      .automatic("true; only frugal has one");
   using Inactive = Config::Optimizer::Inactive;
   s.add_choice<Inactive>("optimizer.inactive_update_rule", c.optimizer.inactive_update_rule,
                          {{"no", Inactive::none}, {"sgd", Inactive::sgd}, {"sign_sgd", Inactive::sign_sgd}},

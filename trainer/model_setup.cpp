@@ -64,6 +64,7 @@ std::shared_ptr<const Optimizer> make_frugal(const Config::Optimizer& o, std::ui
                                                                      : FrugalChoice::entries,
                       .density = o.density.value(),
                       .update_gap = o.update_gap,
+                      .reset_statistics = o.reset_statistics.value(),
                       .state_free = *o.inactive_update_rule == Inactive::none  ? StateFreeRule::none
                                     : *o.inactive_update_rule == Inactive::sgd ? StateFreeRule::sgd
                                                                                : StateFreeRule::sign_sgd,

@@ -194,15 +194,15 @@ STRATA_KERNEL moments_kernel(LowRankBlock b, MomentsRule<Ops> rule, float* r) {
   }
 }
 
-// d = what `rule` makes of r and the states.
+// d = what `rule` makes of r and the states. kept: bits of the stored states; none: they are zero.
 template <class Rule>
-STRATA_KERNEL directions_kernel(LowRankBlock b, Rule rule, bool zero, const float* r, float* d) {
+STRATA_KERNEL directions_kernel(LowRankBlock b, Rule rule, std::uint32_t kept, const float* r, float* d) {
   const auto [row, lane] = row_lane();
   if (row >= b.rows) return;
   for (std::int64_t k = lane; k < b.rank; k += kSquareLanes) {
     const std::int64_t at = row * b.rank + k;
-    float m = zero ? 0.0f : b.m[at], v = 0.0f;
-    if (Rule::kStates == 2 && !zero) v = b.v[at];
+    float m = bits_to_float(float_to_bits(b.m[at]) & kept), v = 0.0f;
+    if (Rule::kStates == 2) v = bits_to_float(float_to_bits(b.v[at]) & kept);
     d[at] = rule.update(r[at], m, v);
     b.new_m[at] = m;
     if (Rule::kStates == 2) b.new_v[at] = v;
@@ -314,7 +314,8 @@ void apply_from(const LowRankBlock& b, const G* g, const float* s, WeightRows we
 
 template <class Rule>
 void launch_directions(const LowRankBlock& b, const DirectionScalars& scalars, const float* r, float* d, GpuQueue& queue) {
-  launch(queue, directions_kernel<Rule>, grid_of_rows(b.rows), kThreads, 0, b, Rule(scalars), scalars.states_are_zero, r, d);
+  launch(queue, directions_kernel<Rule>, grid_of_rows(b.rows), kThreads, 0, b, Rule(scalars),
+         scalars.states_are_zero ? 0u : ~0u, r, d);
 }
 
 template <class G>

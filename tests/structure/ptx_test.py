@@ -51,6 +51,11 @@ KERNELS = {
         # A thread has 16 sums, and adds 16 products to each between two barriers.
         "14project_kernel": ({"mul.rn.f32": 1}, {"fma.rn.f32": 256}),
         "19project_back_kernel": ({"mul.rn.f32": 1, "fma.rn.f32": 1}, {"fma.rn.f32": 256}),
+        # Copies for the three rules of the residual, of which one does not look at it, with and without a bf16 copy of p.
+        "17split_back_kernel": ({"mul.rn.f32": 10, "sub.rn.f32": 4, "fma.rn.f32": 12}, {"fma.rn.f32": 512}),
+        "AdamWDirection": ({"mul.rn.f32": 2, "sub.rn.f32": 1, "fma.rn.f32": 3, "sqrt.rn.f32": 1, "div.rn.f32": 1}, {}),
+        "LionDirection": ({"mul.rn.f32": 2, "fma.rn.f32": 2}, {}),
+        "MomentumDirection": ({"fma.rn.f32": 1}, {}),
         "14moments_kernel": (MOMENTS, {}),
         "18row_factors_kernel": (
             MOMENTS | {opcode: 2 * n for opcode, n in SQUARE.items()},

@@ -204,6 +204,23 @@ TEST(TrainingConfig, AnOptimizerHasItsOwnKeysAndNoOthers) {
   EXPECT_EQ(frugal.density, 0.25);
   EXPECT_EQ(frugal.update_gap, 200);
   EXPECT_EQ(frugal.beta2, 0.95);
+  const auto galore = resolved({"optimizer.type=galore"}).optimizer;
+  EXPECT_EQ(galore.rank, 128);
+  EXPECT_EQ(galore.scale, 0.25);
+  EXPECT_EQ(galore.proj, std::nullopt);
+  EXPECT_THAT(problem({"optimizer.type=galore", "optimizer.proj=svd"}), HasSubstr("optimizer.proj: galore has none"));
+  EXPECT_THAT(problem({"optimizer.type=galore", "optimizer.proj_seeds=run"}),
+              HasSubstr("optimizer.proj_seeds: galore has none"));
+  EXPECT_THAT(problem({"optimizer.type=apollo", "optimizer.proj=svd", "optimizer.proj_seeds=run"}),
+              HasSubstr("optimizer.proj_seeds: apollo with proj svd has none"));
+  EXPECT_THAT(problem({"optimizer.proj_type=svd"}), HasSubstr("optimizer.proj_type: adamw has none"));
+  EXPECT_THAT(problem({"optimizer.type=frugal", "optimizer.proj_type=svd", "optimizer.coord_choice=rows"}),
+              HasSubstr("optimizer.coord_choice: frugal with proj_type has none"));
+  EXPECT_THAT(problem({"optimizer.type=frugal", "optimizer.reset_statistics=false"}),
+              HasSubstr("states of chosen elements cannot pass to others; set proj_type"));
+  EXPECT_EQ(resolved({"optimizer.type=frugal", "optimizer.proj_type=random", "optimizer.reset_statistics=false"})
+                .optimizer.reset_statistics,
+            false);
   EXPECT_THAT(problem({"optimizer.type=sgd", "optimizer.nesterov=true"}), HasSubstr("set optimizer.momentum"));
   EXPECT_THAT(problem({"optimizer.groups=[\"a.*\"]"}), HasSubstr("optimizer.groups: \"a.*\": says nothing"));
   EXPECT_EQ(resolved({"optimizer.groups=[\"a.* lr_scale=2\"]"}).optimizer.groups, std::vector<std::string>{"a.* lr_scale=2"});

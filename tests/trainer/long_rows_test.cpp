@@ -47,12 +47,22 @@ Config short_config(const std::string& folder, std::int64_t steps = 4) {
 
 TEST(LongRowsConfig, OnlyAMethodThatTreatsRowsNeedsThem) {
   using Type = Config::Optimizer::Type;
-  for (const Type type : {Type::adamw, Type::lion, Type::sgd, Type::frugal, Type::apollo}) {
+  using Space = Config::Optimizer::Space;
+  struct Case {
+    Type type;
+    std::optional<Space> space;
+    bool rows;
+  };
+  for (const Case& it :
+       {Case{Type::adamw, {}, false}, Case{Type::lion, {}, false}, Case{Type::sgd, {}, false}, Case{Type::frugal, {}, false},
+        Case{Type::frugal, Space::none, false}, Case{Type::frugal, Space::svd, true}, Case{Type::frugal, Space::random, true},
+        Case{Type::apollo, {}, true}, Case{Type::galore, {}, true}}) {
     Config c = small_config("anywhere");
-    c.optimizer.type = type;
-    const bool rows = type == Type::apollo;
-    EXPECT_EQ(wants_long_rows(c.optimizer), rows);
-    EXPECT_EQ(model_config_of(*resolve(c, WorldSize{1}, {.train = true})).value().long_rows, rows);
+    c.optimizer.type = it.type;
+    c.optimizer.proj_type = it.space;
+    const Config resolved = *resolve(c, WorldSize{1}, {.train = true});
+    EXPECT_EQ(wants_long_rows(resolved.optimizer), it.rows);
+    EXPECT_EQ(model_config_of(resolved).value().long_rows, it.rows);
   }
 }
 

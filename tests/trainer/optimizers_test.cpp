@@ -108,7 +108,7 @@ std::vector<Method> methods() {
        nullptr,
        true},
   };
-  if (testing::kSanitized) all = {all[2], all[4], all[8]};
+  if (testing::kSanitized) all = {all[4], all[8], all[10]};
   for (Method& method : all) method.config.groups = {"*attn* lr_scale=0.5", "*mlp* weight_decay=0.02"};
   return all;
 }
