@@ -263,8 +263,7 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
       .at_least(0)
       .at_most(1)
       .automatic("0.25; only frugal has one");
-  s.add("optimizer.update_gap", c.optimizer.update_gap,
-        "frugal: steps between two choices.")
+  s.add("optimizer.update_gap", c.optimizer.update_gap, "frugal: steps between two choices.")
       .at_least(1)
       .at_most(kMaxSteps)
       .automatic("200; only frugal has one");
