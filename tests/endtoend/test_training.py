@@ -154,10 +154,11 @@ class Resuming(EndToEnd):
                 for pid in self.pids(target):
                     os.kill(pid, asked)
                 output = process.communicate(timeout=60)[0]
-                self.assertIn("stopped by a signal", output)
-                if asked != signal.SIGTERM or not ranks:  # mpirun's own exit code says that it was asked to end
+                # mpirun that was asked to end may drop what its ranks print last, and its exit code says that it was asked.
+                if asked != signal.SIGTERM or not ranks:
+                    self.assertIn("stopped by a signal", output)
                     self.assertEqual(process.returncode, 0, output)
-                run("checkpoint", "verify", f"{self.folder}/{name}", check=0)
+                run("checkpoint", "verify", f"{self.folder}/{name}", check=0)  # there is none but that of the signal
 
     def test_a_killed_rank_stops_the_others_and_is_named(self):
         for victim in (0, 1):
