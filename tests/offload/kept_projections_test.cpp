@@ -1,7 +1,7 @@
 // GaLore, FRUGAL's subspaces and APOLLO on singular vectors in the store, against their passes over whole matrices with
 // projections of whole gradients. Mutations that must fail: a projection of a rank's own rows; rows that come twice; a matrix
 // that gets its neighbour's projection; one that is kept a step too long; moments of a rule with one state that begin where
-// those of two would; the decay forgotten.
+// those of two would.
 #include "offload/kept_projections.h"
 
 #include <gtest/gtest.h>
