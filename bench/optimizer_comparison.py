@@ -25,7 +25,8 @@ import subprocess
 import sys
 import time
 
-from results_file import HERE, cpu_name, results_folder
+from line_chart import chart, line
+from results_file import HERE, check_common, cpu_name, merge_run, results_folder, write_runs
 
 ADAMW = {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0}
 APOLLO = {**ADAMW, "update_proj_gap": 200}
@@ -41,7 +42,6 @@ SETTINGS = {
 BASELINE = "adamw"
 MARGIN = 0.03  # of AdamW's loss, that the others may be above it
 TAIL = 50      # steps at the end whose mean is the final training loss
-COLORS = ["#1b6ca8", "#d1495b", "#2e8b57", "#8a5cd1", "#c77d00", "#444444"]
 
 
 def parse_arguments():
@@ -160,14 +160,19 @@ def stored_bytes(checkpoint):
     return found
 
 
-def read_metrics(path):
-    """Losses of all steps, and [step, loss] of the validations. Of a step that is there twice (a resumed run) the last counts."""
+def metric_rows(path):
+    """What was logged of each step. Of one that is there twice (a resumed run) the last counts."""
     steps = {}
-    for line in open(path):
-        if line.endswith("\n"):
-            one = json.loads(line)
+    for text in open(path):
+        if text.endswith("\n"):
+            one = json.loads(text)
             steps[one["step"]] = one
-    rows = [steps[key] for key in sorted(steps)]
+    return [steps[key] for key in sorted(steps)]
+
+
+def read_metrics(path):
+    """Losses of all steps, [step, loss] of the validations, and the median of a step's seconds."""
+    rows = metric_rows(path)
     return ([round(one["loss"], 5) for one in rows], [[one["step"], round(one["validation_loss"], 5)] for one in rows if "validation_loss" in one],
             statistics.median(one["step_seconds"] for one in rows))
 
@@ -196,22 +201,6 @@ def train(options, prefix, data, name, lr):
         "state_bytes": bytes_["state"], "planned_optimizer_bytes": plan["gpu"].get("optimizer", 0) + plan["cpu"].get("optimizer", 0),
         "seconds": round(time.monotonic() - begin, 1), "median_step_seconds": round(seconds, 4), "validation": validation, "losses": losses,
     }
-
-
-def check_common(result, common):
-    """Ends the program when a run cannot stand beside those of a result."""
-    different = sorted(key for key in {*result["common"], *common} if result["common"].get(key) != common.get(key))
-    if different:
-        sys.exit(f"the result file was made with another {', '.join(different)}: give --output, or the options of its runs")
-
-
-def merge(result, common, run):
-    """Puts a run into a result, in the place of one with the same name and learning rate."""
-    if result:
-        check_common(result, common)
-    runs = [one for one in result.get("runs", []) if (one["name"], one["lr"]) != (run["name"], run["lr"])] + [run]
-    runs.sort(key=lambda one: (list(SETTINGS).index(one["name"]), one["lr"]))
-    return {"benchmark": "optimizer comparison", "common": common, "runs": runs}
 
 
 def final_train(run):
@@ -269,50 +258,16 @@ def smooth(losses, width=20):
 def draw(result):
     """An SVG: the training loss of each setting's best run as a line, its validation losses as points."""
     best = list(best_runs(result["runs"]).values())
-    width, height, left, right, top, bottom = 900, 480, 60, 200, 20, 45
     steps = max(len(run["losses"]) for run in best)
     curves = [smooth(run["losses"]) for run in best]
     shown = [y for curve in curves for x, y in curve if x > steps / 20] + [y for run in best for _, y in run["validation"]]
-    low, high = min(shown), max(shown)
-    pad = max(0.02, 0.04 * (high - low))
-    low, high = low - pad, high + pad
-
-    def x_of(step):
-        return left + (width - left - right) * step / steps
-
-    def y_of(loss):
-        return top + (height - top - bottom) * (high - min(max(loss, low), high)) / (high - low)
-
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-           f'<rect width="{width}" height="{height}" fill="white"/>']
-    unit = next(u for u in (0.05, 0.1, 0.2, 0.25, 0.5, 1, 2, 5, 1e9) if (high - low) / u <= 10)
-    for k in range(math.ceil(low / unit), math.floor(high / unit) + 1):
-        y = y_of(k * unit)
-        out.append(f'<path d="M{left} {y:.1f}H{width - right}" stroke="#ddd"/><text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{k * unit:.2f}</text>')
-    for k in range(0, 7):
-        step = round(steps * k / 6)
-        out.append(f'<text x="{x_of(step):.1f}" y="{height - bottom + 18}" text-anchor="middle">{step}</text>')
-    out.append(f'<text x="{(left + width - right) / 2}" y="{height - 8}" text-anchor="middle">step</text>')
-    out.append(f'<text x="16" y="{height / 2}" text-anchor="middle" transform="rotate(-90 16 {height / 2})">loss, nats a byte</text>')
-    for k, (run, curve) in enumerate(zip(best, curves)):
-        color = COLORS[k % len(COLORS)]
-        points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in curve)
-        out.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6"/>')
-        out += [f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3.5" fill="{color}" stroke="white"/>' for x, y in run["validation"]]
-        y = top + 16 + 20 * k
-        out.append(f'<path d="M{width - right + 14} {y - 4}h22" stroke="{color}" stroke-width="3"/>'
-                   f'<text x="{width - right + 42}" y="{y}">{run["label"]}, {run["lr"]:g}</text>')
-    y = top + 26 + 20 * len(best)
-    out += [f'<text x="{width - right + 14}" y="{y}" fill="#666">lines: training, mean of 20</text>',
-            f'<text x="{width - right + 14}" y="{y + 16}" fill="#666">points: validation</text>', "</svg>"]
-    return "\n".join(out) + "\n"
+    pad = max(0.02, 0.04 * (max(shown) - min(shown)))
+    lines = [line(f"{run['label']}, {run['lr']:g}", curve, marks=run["validation"]) for run, curve in zip(best, curves)]
+    return chart(lines, steps, "loss, nats a byte", min(shown) - pad, max(shown) + pad, notes=("lines: training, mean of 20", "points: validation"))
 
 
 def write(path, result):
-    """A line a run: curves of hundreds of steps would be as many lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = json.dumps({key: value for key, value in result.items() if key != "runs"}, indent=1)
-    path.write_text(head[:-2] + ',\n "runs": [\n' + ",\n".join("  " + json.dumps(run) for run in result["runs"]) + "\n ]\n}\n")
+    write_runs(path, result)
     path.with_suffix(".svg").write_text(draw(result))
     path.with_suffix(".md").write_text(page(result, path.with_suffix(".svg").name))
 
@@ -335,7 +290,7 @@ def main():
             if result:  # before minutes of training, not after them
                 check_common(result, common_part(configuration(options, prefix, SETTINGS[name], lr), data))
             common, run = train(options, prefix, data, name, lr)
-            result = merge(result, common, run)
+            result = merge_run(result, "optimizer comparison", common, run, list(SETTINGS))
             write(path, result)
             print(f"{run['label']}, lr {lr:g}: validation {final_validation(run):.4f}, state {run['state_bytes']:,} bytes; written to {path}", flush=True)
     print(page(result, path.with_suffix(".svg").name))

@@ -58,3 +58,26 @@ def store(output, name, benchmark, results):
         **results,
     }, indent=1) + "\n")
     print(f"written to {output}")
+
+
+def check_common(result, common):
+    """Ends the program when a run cannot stand beside those of a result."""
+    different = sorted(key for key in {*result["common"], *common} if result["common"].get(key) != common.get(key))
+    if different:
+        sys.exit(f"the result file was made with another {', '.join(different)}: give --output, or the options of its runs")
+
+
+def merge_run(result, benchmark, common, run, names):
+    """Puts a run into a result, in the place of one with the same name and learning rate. names: of all runs, in their order."""
+    if result:
+        check_common(result, common)
+    runs = [one for one in result.get("runs", []) if (one["name"], one["lr"]) != (run["name"], run["lr"])] + [run]
+    runs.sort(key=lambda one: (names.index(one["name"]), one["lr"]))
+    return {"benchmark": benchmark, "common": common, "runs": runs}
+
+
+def write_runs(path, result):
+    """A line a run: curves of hundreds of steps would be as many lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = json.dumps({key: value for key, value in result.items() if key != "runs"}, indent=1)
+    path.write_text(head[:-2] + ',\n "runs": [\n' + ",\n".join("  " + json.dumps(run) for run in result["runs"]) + "\n ]\n}\n")
