@@ -146,6 +146,32 @@ TEST(FrugalSubspaceGpuBits, AreTheWrittenSequence) {
   }
 }
 
+TEST(FrugalSubspace, RatesAndRanksAreTheAuthors) {
+  FrugalConfig config{.choice = FrugalChoice::singular_vectors,
+                      .update_gap = 3,
+                      .inactive_lr_scale = 0.5,
+                      .proj_params_lr_scale = 0.25,
+                      .stateful = LionConfig()};
+  const SubspaceScalars scalars = subspace_scalars(config, {.number = 5, .lr = 0.5}, {.lr_scale = 2.0, .weight_decay = 0.125});
+  EXPECT_EQ(scalars.step_size, 0.25f);
+  EXPECT_EQ(scalars.rest.lr, 0.125f);
+  EXPECT_EQ(scalars.rest.decay_factor, 0.875f);  // of the rate that is not scaled
+  EXPECT_EQ(subspace_rank(6, 0.25), 2);          // 1.5: halves go to the even number
+  EXPECT_EQ(subspace_rank(10, 0.25), 2);
+  EXPECT_EQ(subspace_rank(11, 0.25), 3);
+  EXPECT_EQ(subspace_rank(10, 0.01), 1);
+}
+
+TEST(FrugalSubspace, AWeightThatNothingMovesKeepsItsSign) {
+  const FrugalConfig config{
+      .choice = FrugalChoice::singular_vectors, .state_free = StateFreeRule::none, .stateful = FrugalMomentumConfig()};
+  const std::vector<float> g(8, 0.0f), projection = {0.5f, -0.5f, 0.5f, -0.5f};
+  std::vector<float> p(8, -0.0f), m(2, 0.0f), workspace(static_cast<std::size_t>(low_rank_workspace(1)));
+  const LowRankBlock block{.rows = 2, .columns = 4, .rank = 1, .g = g.data(), .projection = projection.data(), .m = m.data()};
+  subspace_update(config, block, {.p = p.data()}, {.number = 2, .lr = 0.1}, {}, workspace);
+  for (const float x : p) EXPECT_TRUE(std::signbit(x));
+}
+
 TEST(FrugalSubspace, TheAuthorsProjectionsGiveTheirWeights) {
   const vector_file::File file("frugal.bin");
   int cases = 0;
