@@ -37,8 +37,8 @@ def chart(lines, steps, title, low, high, notes=(), log=False):
     for value, text in ticks(low, high, log):
         y = y_at(value)
         out.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/><text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
-    for k in range(0, 7):
-        step = round(steps * k / 6)
+    unit = next(u * 10**k for k in range(10) for u in (1, 2, 5) if steps / (u * 10**k) <= 7)
+    for step in range(0, steps + 1, unit):
         out.append(f'<text x="{x_of(step):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{step}</text>')
     out.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">step</text>')
     out.append(f'<text x="16" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 16 {HEIGHT / 2})">{title}</text>')
