@@ -26,9 +26,9 @@ constexpr double kWeightAndGradient = 12.0, kOneState = 8.0, kTwoStates = 16.0;
 }  // namespace
 
 const std::vector<std::string>& bench_method_names() {
-  static const std::vector<std::string> names = {"adamw",          "lion",        "sgd",          "sgd-momentum",
-                                                 "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0",
-                                                 "apollo",         "apollo-mini", "galore"};
+  static const std::vector<std::string> names = {"adamw",        "adamw-bf16",     "lion",        "sgd",
+                                                 "sgd-momentum", "frugal-columns", "frugal-rows", "frugal-randk",
+                                                 "frugal-0",     "apollo",         "apollo-mini", "galore"};
   return names;
 }
 
@@ -41,6 +41,10 @@ class MethodArrays::Impl {
         columns_(std::min(shape.rows, shape.columns)) {
     slice_ = sample_update(tensors, whole_traffic_chunks(rows_ * columns_), {});
     slice_.n = rows_ * columns_;
+    slice16_ = slice_;
+    slice16_.states = {};
+    slice16_.format = kBf16States;
+    for (std::byte*& state : slice16_.packed) state = tensors.filled(DType::bf16, {rows_ * columns_}, 1e-3f, 2e-3f).data;
     projection_ = tensors.filled(DType::f32, {columns_, shape.rank}, 0.2f).as<float>();
     results_.s = tensors.zeros(DType::f32, {rows_}).as<float>();
     for (double** squares : {&results_.g_squares, &results_.r_squares, &results_.n_squares})
@@ -55,6 +59,9 @@ class MethodArrays::Impl {
   MethodRun run(const std::string& name) {
     const double low_rank_states = kTwoStates / static_cast<double>(columns_);  // a rank
     if (name == "adamw") return element_wise(std::make_unique<AdamW>(), kWeightAndGradient + kTwoStates);
+    if (name == "adamw-bf16")
+      return element_wise(std::make_unique<AdamW>(AdamWConfig(), StateStorage{.format = kBf16States}),
+                          kWeightAndGradient + kTwoStates / 2.0, slice16_);
     if (name == "lion") return element_wise(std::make_unique<Lion>(), kWeightAndGradient + kOneState);
     if (name == "sgd") return element_wise(std::make_unique<Sgd>(), kWeightAndGradient);
     if (name == "sgd-momentum")
@@ -152,7 +159,7 @@ class MethodArrays::Impl {
   Workbench& bench_;
   const MatrixShape shape_;
   const std::int64_t rows_, columns_;  // as low_rank.h has the matrix: the longer dim as rows
-  UpdateSlice slice_;
+  UpdateSlice slice_, slice16_;        // the latter with states in bf16
   float* projection_ = nullptr;
   RowResults results_;
   std::array<TensorRef, kChosen.size()> words_{};  // the GPU's copies

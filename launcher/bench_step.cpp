@@ -100,7 +100,8 @@ Status fill_parameters(Engine& engine, const Model& model, ThreadPool& pool) {
       const std::int64_t first = block * kBlock, last = std::min(record.range.count, first + kBlock);
       std::fill(state.p + first, state.p + last, 0.0f);
       for (std::size_t k = 0; k < state.count; ++k)
-        std::fill(state.states[k] + std::min(first, record.states), state.states[k] + std::min(last, record.states), 0.0f);
+        std::fill(state.states[k] + state.format.bytes(std::min(first, record.states)),
+                  state.states[k] + state.format.bytes(std::min(last, record.states)), std::byte{0});
       for (const ParamPiece& piece : pieces) {
         const Init& init = specs[u][piece.param].init;
         const float spread = init.kind == Init::Kind::normal ? 3.46f * init.stddev : 0.0f;  // of an even distribution

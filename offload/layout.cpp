@@ -37,14 +37,15 @@ std::int64_t UnitLayout::cut_at_or_before(std::int64_t place) const {
   return block;
 }
 
-UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, WorldSize world) {
+UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, WorldSize world, std::int64_t state_block) {
+  STRATA_CHECK(kLayoutBlock % state_block == 0, "a layout block has whole blocks of states");
   const auto round_up = [](std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; };
   UnitLayout unit;
   unit.name = std::move(name);
   for (const ParamDecl& p : params) {
     STRATA_CHECK(p.cut == 0 || (p.cut % kLayoutBlock == 0 && p.cut % p.columns == 0),
                  "a matrix is cut where rows and blocks end");
-    if (p.cut > 0) unit.numel = round_up(unit.numel, kLayoutBlock);
+    unit.numel = round_up(unit.numel, p.cut > 0 ? kLayoutBlock : state_block);
     unit.params.push_back({p.name, unit.numel, p.numel, p.group, p.columns, p.cut, p.transposed, p.parts});
     unit.numel += round_up(p.numel, kParamAlignment);
   }

@@ -61,7 +61,8 @@ struct StateLayout {
   std::int64_t owned(Rank rank) const;  // elements of all units that `rank` owns
 };
 
-UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, WorldSize world);
+// state_block: of StateFormat; parameters begin at multiples of it, so that no cut is inside a block.
+UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, WorldSize world, std::int64_t state_block = 1);
 
 // A stretch of one parameter inside a range of its unit.
 struct ParamPiece {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "nvme/gpu_record_memory.h"
+#include "optim/state_noise.h"
 #include "runtime/kernels/elementwise.h"
 
 namespace strata {
@@ -12,7 +13,7 @@ namespace strata {
 void zero(const OptimizerRecord& record, const RecordState& state) {
   std::fill_n(state.p, record.range.count, 0.0f);
   for (std::size_t k = 0; k < state.count; ++k) {
-    std::fill_n(state.states[k], record.states, 0.0f);
+    std::fill_n(state.states[k], state.format.bytes(record.states), std::byte{0});
     if (record.row_states > 0) std::fill_n(state.rows[k], record.row_states, 0.0f);
   }
 }
@@ -58,6 +59,7 @@ void OptimizerStore::make_plan(Rank rank) {
   shape.compute = options_.compute;
   shape.grads = grads_.dtype();
   shape.states = static_cast<int>(options_.method->states().size());
+  shape.format = options_.method->state_format();
   shape.two_passes = rows_.measures();
   for (int u = 0; u < shape.units; ++u) shape.unit_placements.push_back({params_.home(u), grads_.home(u)});
   STRATA_CHECK(options_.home || options_.homes.size() == shape.records.size(), "every record has a home");
@@ -71,14 +73,14 @@ void OptimizerStore::make_plan(Rank rank) {
 
 std::size_t OptimizerStore::payload_bytes(std::size_t r) const {
   const OptimizerRecord& record = records()[r];
-  std::int64_t values = 0, next = 0;
+  std::int64_t bytes = 0, next = 0;
   const auto add = [&](std::int64_t n) {
-    if (n > 0) values = next + n;
+    if (n > 0) bytes = next + n;
     next += stride(n);
   };
-  if (has_master(plan_.schedule.shape, r)) add(record.range.count);
-  for (std::size_t k = 0; k < states(); ++k) add(record.states);
-  return static_cast<std::size_t>(values) * sizeof(float);
+  if (has_master(plan_.schedule.shape, r)) add(kF32States.bytes(record.range.count));
+  for (std::size_t k = 0; k < states(); ++k) add(format().bytes(record.states));
+  return static_cast<std::size_t>(bytes);
 }
 
 Status OptimizerStore::allocate(Rank rank, TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes) {
@@ -133,8 +135,8 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
     grads_down = grads_down || route.grads_down;
     grads_up = grads_up || route.grads_up;
     longest = std::max(longest, records()[r].range.count);
-    longest_image =
-        std::max(longest_image, records()[r].range.count + static_cast<std::int64_t>(states()) * records()[r].states);
+    longest_image = std::max(longest_image, kF32States.bytes(records()[r].range.count) +
+                                                static_cast<std::int64_t>(states()) * format().bytes(records()[r].states));
   }
   const auto n = static_cast<std::size_t>(longest);
   const auto take = [](TierArena& from, std::size_t bytes, const char* what, std::vector<Buffer>& to) -> Status {
@@ -171,8 +173,8 @@ Status OptimizerStore::allocate_windows(TierArena& gpu, TierArena& cpu) {
     STRATA_ASSIGN_OR_RETURN(rounded_, cpu.allocate(n * sizeof(bf16), Category::io, "rounded parameters of a record"));
   }
   if (separate_ && live_on_gpu) {
-    STRATA_ASSIGN_OR_RETURN(image_, cpu.allocate(static_cast<std::size_t>(longest_image) * sizeof(float), Category::io,
-                                                 "host image of an optimizer record"));
+    STRATA_ASSIGN_OR_RETURN(
+        image_, cpu.allocate(static_cast<std::size_t>(longest_image), Category::io, "host image of an optimizer record"));
   }
   return {};
 }
@@ -223,15 +225,14 @@ std::byte* OptimizerStore::stored_params(std::size_t r) const {
 
 RecordState OptimizerStore::state_in(std::size_t r, std::byte* memory) const {
   const OptimizerRecord& record = records()[r];
-  auto* values = reinterpret_cast<float*>(memory);
-  RecordState state{.count = states()};
+  RecordState state{.format = format(), .count = states()};
   if (has_master(plan_.schedule.shape, r)) {
-    state.p = values;
-    values += stride(record.range.count);
+    state.p = reinterpret_cast<float*>(memory);
+    memory += stride(kF32States.bytes(record.range.count));
   } else {
     state.p = reinterpret_cast<float*>(stored_params(r));
   }
-  for (std::size_t k = 0; k < state.count; ++k, values += stride(record.states)) state.states[k] = values;
+  for (std::size_t k = 0; k < state.count; ++k, memory += stride(format().bytes(record.states))) state.states[k] = memory;
   return state;
 }
 
@@ -310,9 +311,18 @@ std::vector<OptimizerStore::Run> OptimizerStore::runs_of(std::size_t r) const {
                       .states_at = states_at,
                       .group = group,
                       .set = choice.set,
-                      .first_of_set = piece.first,
+                      .first_of_param = piece.first,
                       .gpu_words = choice.gpu_words,
                       .states_are_zero = choice.states_are_zero});
+      continue;
+    }
+    if (format() != kF32States) {  // blocks are a parameter's, and so is noise
+      runs.push_back({.first = piece.offset,
+                      .count = piece.count,
+                      .states_at = states_at,
+                      .group = group,
+                      .first_of_param = piece.first,
+                      .noise_stream = state_noise_stream(unit.params[piece.param].name)});
       continue;
     }
     const std::int64_t end =
@@ -383,13 +393,21 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step
                       .p16 = p16 == nullptr ? nullptr : p16 + run.first,
                       .n = run.count,
                       .new_p = elsewhere ? result.p + run.first : nullptr,
+                      .format = format(),
+                      .stream = run.noise_stream,
+                      .first = run.first_of_param,
                       .states_are_zero = run.states_are_zero};
     for (std::size_t k = 0; k < state.count; ++k) {
-      slice.states[k] = state.states[k] + run.states_at;
-      if (elsewhere) slice.new_states[k] = result.states[k] + run.states_at;
+      if (format() != kF32States) {
+        slice.packed[k] = state.states[k] + format().bytes(run.states_at);
+        if (elsewhere) slice.new_packed[k] = result.states[k] + format().bytes(run.states_at);
+        continue;
+      }
+      slice.states[k] = state.values(k) + run.states_at;
+      if (elsewhere) slice.new_states[k] = result.values(k) + run.states_at;
     }
     if (run.set) {
-      slice = stateful_slice(*run.set, slice, run.first_of_set, stream.on_gpu() ? run.gpu_words : nullptr);
+      slice = stateful_slice(*run.set, slice, run.first_of_param, stream.on_gpu() ? run.gpu_words : nullptr);
       sets.push_back(*run.set);
     }
     slices.emplace_back(slice, options_.groups[run.group]);
@@ -603,12 +621,11 @@ OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
     }
     view.state = state_in(r, view.window.data());
   } else if (placement(r).home == Tier::gpu && separate_) {
-    auto* values = reinterpret_cast<float*>(image_.data());
-    const std::int64_t n = records()[r].range.count;
+    std::byte* next = image_.data();
     view.slot = slots.count();
-    view.state = {.p = values, .count = states()};
-    for (std::size_t k = 0; k < states(); ++k)
-      view.state.states[k] = values + n + static_cast<std::int64_t>(k) * records()[r].states;
+    view.state = {.p = reinterpret_cast<float*>(next), .format = format(), .count = states()};
+    next += kF32States.bytes(records()[r].range.count);
+    for (std::size_t k = 0; k < states(); ++k, next += format().bytes(records()[r].states)) view.state.states[k] = next;
   } else {
     view.slot = slots.home(static_cast<int>(r));
     view.state = state_in(r, homes_[r].data());
@@ -625,10 +642,10 @@ std::vector<int> OptimizerStore::slots_of(const HostView& view) {
 }
 
 void OptimizerStore::copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const {
-  const auto bytes = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(float); };
-  copy_async(from.p, to.p, bytes(records()[r].range.count), stream);
+  const auto bytes = [&](const StateFormat& format, std::int64_t n) { return static_cast<std::size_t>(format.bytes(n)); };
+  copy_async(from.p, to.p, bytes(kF32States, records()[r].range.count), stream);
   for (std::size_t k = 0; k < from.count && records()[r].states > 0; ++k)
-    copy_async(from.states[k], to.states[k], bytes(records()[r].states), stream);
+    copy_async(from.states[k], to.states[k], bytes(format(), records()[r].states), stream);
 }
 
 void OptimizerStore::copy_rows(std::size_t r, const RowArrays& from, const RowArrays& to, StreamRef stream) const {

@@ -46,12 +46,19 @@ struct OptimizerStoreOptions {
   ByteExchange exchange = {};  // where ranks share the rows of matrices (Optimizer::rows())
 };
 
-// f32: range.count elements, OptimizerRecord::states values of each state, and of its rows row_states of each.
+// f32: range.count elements, and of its rows row_states values of each state. Others: OptimizerRecord::states values in the
+// optimizer's format.
 struct RecordState {
   float* p = nullptr;
-  std::array<float*, kMaxStates> states{};  // in the order of Optimizer::states(); the first `count` are there
+  std::array<std::byte*, kMaxStates> states{};  // in the order of Optimizer::states(); the first `count` are there
+  StateFormat format = kF32States;              // of `states`
   std::size_t count = 0;
   std::array<float*, kMaxStates> rows{};  // where the record has some; likewise
+  // Of f32 states.
+  float* values(std::size_t k) const {
+    STRATA_CHECK(format == kF32States, "states are looked at in their format");
+    return reinterpret_cast<float*>(states[k]);
+  }
 };
 
 // Sets all of a record's values to 0. Padding between parameters must be.
@@ -182,9 +189,13 @@ class OptimizerStore {
   };
   const UpdateSchedule& schedule(bool guessing) const { return guessing || !plan_.waiting ? plan_.schedule : *plan_.waiting; }
   const RecordPlacement& placement(std::size_t r) const { return plan_.schedule.shape.placements[r]; }
-  // Elements from one array of a record to the next: large arrays whose addresses differ by a power of two would share cache
+  // Bytes from one array of a record to the next: large arrays whose addresses differ by a power of two would share cache
   // sets and halve the speed of the update.
-  static std::int64_t stride(std::int64_t n) { return n + (n >= (std::int64_t{1} << 18) ? 8192 : 0); }
+  static std::int64_t stride(std::int64_t bytes) {
+    const std::int64_t whole = (bytes + 63) / 64 * 64;
+    return whole + (bytes >= (std::int64_t{1} << 20) ? 32768 : 0);
+  }
+  const StateFormat& format() const { return plan_.schedule.shape.format; }
   std::size_t states() const { return static_cast<std::size_t>(plan_.schedule.shape.states); }
   std::size_t payload_bytes(std::size_t r) const;
   RecordState state_in(std::size_t r, std::byte* memory) const;
@@ -221,7 +232,8 @@ class OptimizerStore {
     std::int64_t states_at = 0;
     int group = 0;
     std::optional<StatefulSet> set = {};  // of the matrix that it is a part of; absent: all elements have states
-    std::int64_t first_of_set = 0;
+    std::int64_t first_of_param = 0;      // where there is a set, or another format than f32
+    std::uint64_t noise_stream = 0;       // of such a format
     const StatefulWord* gpu_words = nullptr;
     bool states_are_zero = false;
   };

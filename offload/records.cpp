@@ -41,7 +41,8 @@ std::vector<StatePiece> add_states(const StateLayout& layout, OptimizerRecord& r
     }
     pieces.push_back({piece, record.states});
     const std::int64_t most = method.most_states(shape_of(param), group, piece.first, piece.count);
-    record.states += (most + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
+    const std::int64_t whole = std::max(kParamAlignment, method.state_format().block);
+    record.states += (most + whole - 1) / whole * whole;
   }
   return pieces;
 }

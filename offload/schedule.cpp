@@ -57,8 +57,8 @@ bool has_master(const UpdateShape& shape, std::size_t record) {
 
 double state_bytes(const UpdateShape& shape, std::size_t record) {
   const OptimizerRecord& r = shape.records[record];
-  const std::int64_t values = shape.states * r.states + (has_master(shape, record) ? r.range.count : 0);
-  return static_cast<double>(values) * static_cast<double>(sizeof(float));
+  const std::int64_t master = has_master(shape, record) ? r.range.count * static_cast<std::int64_t>(sizeof(float)) : 0;
+  return static_cast<double>(shape.states * shape.format.bytes(r.states) + master);
 }
 
 std::size_t prompt_records(std::size_t records, double delayed) {

@@ -11,6 +11,7 @@
 #include "offload/few.h"
 #include "offload/records.h"
 #include "offload/resource.h"
+#include "optim/state_format.h"
 #include "runtime/dtype.h"
 
 namespace strata {
@@ -90,7 +91,8 @@ struct UpdateShape {
   DType compute = DType::f32;    // of the parameters that are computed with
   DType grads = DType::f32;      // of the gradient sums that the update reads
   bool two_passes = false;       // some rank has records whose rows are measured before they are updated; then none speculates
-  int states = 2;                // of the optimizer: arrays of f32 that a record has of OptimizerRecord::states values each
+  int states = 2;                // of the optimizer: arrays that a record has of OptimizerRecord::states values each
+  StateFormat format = kF32States;  // of these values
 };
 
 // Of the record's unit.

@@ -4,6 +4,7 @@
 
 #include "optim/bias_correction.h"
 #include "optim/gpu_kernels.h"
+#include "optim/state_noise.h"
 #include "optim/update_kernels.h"
 #include "runtime/gpu/driver.h"
 
@@ -24,12 +25,18 @@ AdamWScalars adamw_scalars(const AdamWConfig& config, const UpdateStep& step, co
 }
 
 void AdamW::update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const {
-  update_kernels().adamw(slice, adamw_scalars(config_, step, group));
+  const AdamWScalars scalars = adamw_scalars(config_, step, group);
+  if (storage_.format == kF32States) return update_kernels().adamw(slice, scalars);
+  if (storage_.format == kEightBitStates) return update_kernels().adamw_8bit(slice, scalars);
+  update_kernels().bf16_states.adamw(slice, scalars, state_noise(storage_.seed, slice, step.number));
 }
 
 void AdamW::enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
                            GpuQueue& queue) const {
-  driver.table<OptimGpuKernels>().adamw(slice, adamw_scalars(config_, step, group), queue);
+  const AdamWScalars scalars = adamw_scalars(config_, step, group);
+  const OptimGpuKernels& kernels = driver.table<OptimGpuKernels>();
+  if (storage_.format == kF32States) return kernels.adamw(slice, scalars, queue);
+  kernels.bf16_states.adamw(slice, scalars, state_noise(storage_.seed, slice, step.number), queue);
 }
 
 }  // namespace strata

@@ -29,16 +29,18 @@ AdamWScalars adamw_scalars(const AdamWConfig& config, const UpdateStep& step, co
 //   v = fma(one_minus_beta2 * g', g', beta2 * v);  d = fma(sqrt(v), inv_sqrt_bias2, eps);  p = fma(-step_size, m / d, p')
 class AdamW final : public Optimizer {
  public:
-  explicit AdamW(const AdamWConfig& config = {}) : config_(config) {}
+  explicit AdamW(const AdamWConfig& config = {}, const StateStorage& storage = {}) : config_(config), storage_(storage) {}
   const char* name() const override { return "adamw"; }
   std::vector<std::string> states() const override { return {"m", "v"}; }
+  StateFormat state_format() const override { return storage_.format; }
   void update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const override;
-  bool updates_on_gpu() const override { return true; }
+  bool updates_on_gpu() const override { return storage_.format != kEightBitStates; }
   void enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
                       GpuQueue& queue) const override;
 
  private:
   AdamWConfig config_;
+  StateStorage storage_;
 };
 
 }  // namespace strata

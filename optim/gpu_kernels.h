@@ -10,6 +10,7 @@
 #include "optim/galore.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
+#include "optim/state_noise.h"
 #include "runtime/kernels/normal_table.h"
 
 namespace strata {
@@ -24,6 +25,14 @@ struct FrugalGpuKernels {
                    GpuQueue& queue);
 };
 
+// As Bf16StateKernels.
+struct Bf16StateGpuKernels {
+  void (*adamw)(const UpdateSlice& slice, const AdamWScalars& scalars, const StateNoise& noise, GpuQueue& queue);
+  void (*lion)(const UpdateSlice& slice, const LionScalars& scalars, const StateNoise& noise, GpuQueue& queue);
+  void (*momentum)(const UpdateSlice& slice, const SgdScalars& scalars, const StateNoise& noise, GpuQueue& queue);
+  void (*nesterov)(const UpdateSlice& slice, const SgdScalars& scalars, const StateNoise& noise, GpuQueue& queue);
+};
+
 // Each enqueues an update on device memory and returns: the bits of UpdateKernels, LowRankKernels and FrugalKernels. The
 // slice's arrays live until it is done.
 struct OptimGpuKernels {
@@ -33,6 +42,7 @@ struct OptimGpuKernels {
   void (*sgd)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
   void (*momentum)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
   void (*nesterov)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
+  Bf16StateGpuKernels bf16_states;
   // gpu/low_rank.cu
   void (*apollo_project)(const LowRankBlock& block, const LowRankScalars& scalars, const RowResults& results, GpuQueue& queue);
   void (*apollo_apply)(const LowRankBlock& block, const float* s, const WeightRows& weights, const ApplyScalars& scalars,

@@ -1,6 +1,7 @@
 #include "optim/lion.h"
 
 #include "optim/gpu_kernels.h"
+#include "optim/state_noise.h"
 #include "optim/update_kernels.h"
 #include "runtime/gpu/driver.h"
 
@@ -19,12 +20,17 @@ LionScalars lion_scalars(const LionConfig& config, const UpdateStep& step, const
 }
 
 void Lion::update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const {
-  update_kernels().lion(slice, lion_scalars(config_, step, group));
+  const LionScalars scalars = lion_scalars(config_, step, group);
+  if (storage_.format == kF32States) return update_kernels().lion(slice, scalars);
+  update_kernels().bf16_states.lion(slice, scalars, state_noise(storage_.seed, slice, step.number));
 }
 
 void Lion::enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
                           GpuQueue& queue) const {
-  driver.table<OptimGpuKernels>().lion(slice, lion_scalars(config_, step, group), queue);
+  const LionScalars scalars = lion_scalars(config_, step, group);
+  const OptimGpuKernels& kernels = driver.table<OptimGpuKernels>();
+  if (storage_.format == kF32States) return kernels.lion(slice, scalars, queue);
+  kernels.bf16_states.lion(slice, scalars, state_noise(storage_.seed, slice, step.number), queue);
 }
 
 }  // namespace strata

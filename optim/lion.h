@@ -24,10 +24,13 @@ LionScalars lion_scalars(const LionConfig& config, const UpdateStep& step, const
 //   m = fma(one_minus_beta2, g', beta2 * m).  sign(0) is 0.
 class Lion final : public Optimizer {
  public:
-  explicit Lion(const LionConfig& config = {}) : config_(config) {}
+  explicit Lion(const LionConfig& config = {}, const StateStorage& storage = {}) : config_(config), storage_(storage) {
+    STRATA_CHECK(storage.format != kEightBitStates, "AdamW alone has 8-bit states");
+  }
 
   const char* name() const override { return "lion"; }
   std::vector<std::string> states() const override { return {"m"}; }
+  StateFormat state_format() const override { return storage_.format; }
   void update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const override;
   bool updates_on_gpu() const override { return true; }
   void enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
@@ -35,6 +38,7 @@ class Lion final : public Optimizer {
 
  private:
   LionConfig config_;
+  StateStorage storage_;
 };
 
 }  // namespace strata

@@ -22,6 +22,9 @@ UpdateSlice part(const UpdateSlice& slice, std::int64_t begin, std::int64_t n) {
   for (auto* arrays : {&part.states, &part.new_states})
     for (float*& state : *arrays)
       if (state != nullptr) state += states;
+  for (auto* arrays : {&part.packed, &part.new_packed})
+    for (std::byte*& state : *arrays)
+      if (state != nullptr) state += slice.format.bytes(begin);
   return part;
 }
 

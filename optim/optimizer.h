@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "optim/param_groups.h"
+#include "optim/state_format.h"
 #include "optim/stateful_set.h"
 #include "optim/update_slice.h"
 #include "runtime/status.h"
@@ -51,9 +52,12 @@ class Optimizer {
 
   // As in `optimizer.type`, traces and checkpoints. Lives as long as the optimizer.
   virtual const char* name() const = 0;
-  // Names of the f32 values that it keeps for each parameter, as checkpoints call them: at most kMaxStates; none is "p". They
+  // Names of the values that it keeps for each parameter, as checkpoints call them: at most kMaxStates; none is "p". They
   // are zero before the first update.
   virtual std::vector<std::string> states() const = 0;
+
+  // How they are stored. Other formats than f32 are of optimizers without rows() whose elements all have states.
+  virtual StateFormat state_format() const { return kF32States; }
 
   // Which elements have states may be chosen, and chosen anew from time to time; by default all have. Number of the choice that
   // holds in a step, from 0; it does not fall from step to step. States of a new

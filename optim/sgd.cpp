@@ -1,6 +1,7 @@
 #include "optim/sgd.h"
 
 #include "optim/gpu_kernels.h"
+#include "optim/state_noise.h"
 #include "optim/update_kernels.h"
 #include "runtime/gpu/driver.h"
 
@@ -12,6 +13,10 @@ template <class Table>
 auto kernel_of(const SgdConfig& config, const Table& table) {
   if (config.momentum == 0.0) return table.sgd;
   return config.nesterov ? table.nesterov : table.momentum;
+}
+template <class Table>
+auto bf16_kernel_of(const SgdConfig& config, const Table& table) {
+  return config.nesterov ? table.bf16_states.nesterov : table.bf16_states.momentum;
 }
 
 }  // namespace
@@ -30,12 +35,17 @@ std::vector<std::string> Sgd::states() const {
 }
 
 void Sgd::update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const {
-  kernel_of(config_, update_kernels())(slice, sgd_scalars(config_, step, group));
+  const SgdScalars scalars = sgd_scalars(config_, step, group);
+  if (storage_.format == kF32States) return kernel_of(config_, update_kernels())(slice, scalars);
+  bf16_kernel_of(config_, update_kernels())(slice, scalars, state_noise(storage_.seed, slice, step.number));
 }
 
 void Sgd::enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
                          GpuQueue& queue) const {
-  kernel_of(config_, driver.table<OptimGpuKernels>())(slice, sgd_scalars(config_, step, group), queue);
+  const SgdScalars scalars = sgd_scalars(config_, step, group);
+  const OptimGpuKernels& kernels = driver.table<OptimGpuKernels>();
+  if (storage_.format == kF32States) return kernel_of(config_, kernels)(slice, scalars, queue);
+  bf16_kernel_of(config_, kernels)(slice, scalars, state_noise(storage_.seed, slice, step.number), queue);
 }
 
 }  // namespace strata

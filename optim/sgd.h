@@ -21,12 +21,15 @@ SgdScalars sgd_scalars(const SgdConfig& config, const UpdateStep& step, const Pa
 // Nesterov: p = fma(-lr, fma(momentum, b, d), p). Without momentum: p = fma(-lr, d, p).
 class Sgd final : public Optimizer {
  public:
-  explicit Sgd(const SgdConfig& config = {}) : config_(config) {
+  explicit Sgd(const SgdConfig& config = {}, const StateStorage& storage = {}) : config_(config), storage_(storage) {
     STRATA_CHECK(config.momentum > 0.0 || !config.nesterov, "Nesterov's step needs a momentum");
+    STRATA_CHECK(config.momentum > 0.0 || storage.format == kF32States, "without momentum there are no states to store");
+    STRATA_CHECK(storage.format != kEightBitStates, "AdamW alone has 8-bit states");
   }
 
   const char* name() const override { return "sgd"; }
   std::vector<std::string> states() const override;
+  StateFormat state_format() const override { return storage_.format; }
   void update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const override;
   bool updates_on_gpu() const override { return true; }
   void enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
@@ -34,6 +37,7 @@ class Sgd final : public Optimizer {
 
  private:
   SgdConfig config_;
+  StateStorage storage_;
 };
 
 }  // namespace strata

@@ -6,8 +6,17 @@
 #include "optim/late_decay_rules.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
+#include "optim/state_noise.h"
 
 namespace strata {
+
+// Of states in bf16 (kBf16States).
+struct Bf16StateKernels {
+  void (*adamw)(const UpdateSlice& slice, const AdamWScalars& scalars, const StateNoise& noise);
+  void (*lion)(const UpdateSlice& slice, const LionScalars& scalars, const StateNoise& noise);
+  void (*momentum)(const UpdateSlice& slice, const SgdScalars& scalars, const StateNoise& noise);
+  void (*nesterov)(const UpdateSlice& slice, const SgdScalars& scalars, const StateNoise& noise);
+};
 
 struct UpdateKernels {
   void (*adamw)(const UpdateSlice& slice, const AdamWScalars& scalars);
@@ -17,6 +26,8 @@ struct UpdateKernels {
   void (*momentum)(const UpdateSlice& slice, const SgdScalars& scalars);
   void (*nesterov)(const UpdateSlice& slice, const SgdScalars& scalars);
   void (*scaled_gradient)(const UpdateSlice& slice, const ScaledGradientScalars& scalars);
+  Bf16StateKernels bf16_states;
+  void (*adamw_8bit)(const UpdateSlice& slice, const AdamWScalars& scalars);  // states kEightBitStates
 };
 // Of the instruction set in use (runtime/kernels/isa.h).
 const UpdateKernels& update_kernels();

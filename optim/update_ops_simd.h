@@ -17,6 +17,7 @@
 #if defined(STRATA_ISA_avx2) || defined(STRATA_ISA_avx512)
 #include <immintrin.h>
 #if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own avx512fintrin.h (GCC bug 105593)
 #endif
 #endif

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "optim/state_format.h"
 #include "optim/stateful_map.h"
 #include "runtime/dtype.h"
 
@@ -29,10 +30,15 @@ struct UpdateSlice {
   // All or none: what p and the states become goes here, and they are only read.
   float* new_p = nullptr;
   std::array<float*, kMaxStates> new_states{};
+  // States of an optimizer that has another format than f32 (Optimizer::state_format()); `states` and new_states are then
+  // unused, all elements have states, and the slice begins at a block of the format.
+  StateFormat format = kF32States;
+  std::array<std::byte*, kMaxStates> packed{}, new_packed{};
+  std::uint64_t stream = 0;  // of the parameter's noise (state_noise.h)
   // Which elements have states, where not all do: the slice begins at element `first` (flat, row-major) of the map's matrix,
   // and states and new_states with those of the first element from there on that has some, without gaps.
   StatefulMap map{.kind = StatefulKind::all};
-  std::int64_t first = 0;
+  std::int64_t first = 0;                // also where `packed` is used: of the parameter
   std::int64_t states_before_first = 0;  // of the matrix
   bool states_are_zero = false;          // whatever is stored, which may be anything
 };
@@ -41,7 +47,7 @@ struct UpdateSlice {
 // record.
 inline constexpr std::int64_t kUpdateBlock = std::int64_t{1} << 16;
 
-// Elements [begin, begin + n) of the slice. The map's words are in host memory.
+// Elements [begin, begin + n) of the slice; begin: where a block of the format begins. The map's words are in host memory.
 UpdateSlice part(const UpdateSlice& slice, std::int64_t begin, std::int64_t n);
 
 }  // namespace strata

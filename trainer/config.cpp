@@ -232,6 +232,13 @@ class Resolver {
     optional("proj_seeds", o.proj_seeds, apollo && !svd, svd ? "apollo with proj svd" : name, Config::Optimizer::Seeds::run);
     require(!o.nesterov.value_or(false) || o.momentum.value_or(0.0) > 0.0,
             "optimizer.nesterov: looks one momentum ahead, and there is none; set optimizer.momentum");
+    using StateDtype = Config::Optimizer::StateDtype;
+    require(o.state_dtype == StateDtype::fp32 || (!frugal && !low_rank),
+            "optimizer.state_dtype: {} keeps its states in fp32; remove it, or use adamw, lion or sgd", name);
+    require(o.state_dtype == StateDtype::fp32 || o.type != Type::sgd || o.momentum.value_or(0.0) > 0.0,
+            "optimizer.state_dtype: sgd without momentum has no states; set optimizer.momentum, or remove it");
+    require(o.state_dtype != StateDtype::eight_bit || o.type == Type::adamw || frugal || low_rank,
+            "optimizer.state_dtype: {} has no 8-bit states; set bf16 or fp32, or optimizer.type adamw", name);
     for (const std::string& text : o.groups) {
       const Result<GroupRule> rule = parse_group_rule(text);
       require(rule.ok(), "optimizer.groups: {}", rule.ok() ? std::string() : rule.status().message());

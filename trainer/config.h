@@ -88,6 +88,7 @@ struct Config {
     // Derived: as is usual for the type; absent where it has none.
     std::optional<double> beta1{}, beta2{}, eps{}, momentum{};
     std::optional<bool> nesterov{};
+    enum class StateDtype { fp32, bf16, eight_bit } state_dtype = StateDtype::fp32;  // another only where the type has it
     // Of frugal alone; derived as those above.
     enum class Stateful { adamw, lion, sgd };
     std::optional<Stateful> stateful{};

@@ -184,7 +184,7 @@ void describe_training(ConfigSchema& s, Config::Training& c) {
 }
 
 void describe_arithmetic(ConfigSchema& s, Config& c) {
-  s.section("precision", "Number formats. Master weights, gradients' sums and optimizer states are always fp32.");
+  s.section("precision", "Number formats. Master weights and gradients' sums are always fp32; states: optimizer.state_dtype.");
   s.add_choice<DType>("precision.compute", c.precision.compute, {{"fp32", DType::f32}, {"bf16", DType::bf16}},
                       "Format of activations and of the weights computed with.")
       .alias("bf16", {{"true", "bf16"}, {"false", "fp32"}})
@@ -242,6 +242,12 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
   s.add("optimizer.nesterov", c.optimizer.nesterov, "The step looks one momentum ahead.")
       .automatic("false; only sgd with momentum has it")
       .alias("optimizer.params.nesterov");
+  using StateDtype = Config::Optimizer::StateDtype;
+  s.add_choice<StateDtype>("optimizer.state_dtype", c.optimizer.state_dtype,
+                           {{"fp32", StateDtype::fp32}, {"bf16", StateDtype::bf16}, {"8bit", StateDtype::eight_bit}},
+                           "Format of the states of adamw, lion and sgd; they are computed in fp32. bf16: half the bytes, "
+                           "rounded stochastically with noise that differs from step to step; 8bit, of adamw alone: dynamic "
+                           "codes and a largest magnitude for 256 of them, a quarter of the bytes, updated by the CPU.");
   using Stateful = Config::Optimizer::Stateful;
   s.add_choice<Stateful>(
        "optimizer.stateful", c.optimizer.stateful,

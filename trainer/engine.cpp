@@ -25,7 +25,7 @@ StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& 
       }
       params.push_back(std::move(decl));
     }
-    layout.units.push_back(layout_unit(model.unit(u).name(), params, world));
+    layout.units.push_back(layout_unit(model.unit(u).name(), params, world, method.state_format().block));
   }
   return layout;
 }

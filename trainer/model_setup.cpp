@@ -108,19 +108,26 @@ std::shared_ptr<const Optimizer> make_galore(const Config::Optimizer& o) {
       .update_gap = o.update_proj_gap});
 }
 
+StateFormat format_of(Config::Optimizer::StateDtype dtype) {
+  using StateDtype = Config::Optimizer::StateDtype;
+  return dtype == StateDtype::bf16 ? kBf16States : dtype == StateDtype::eight_bit ? kEightBitStates : kF32States;
+}
+
 // seed: of what an optimizer draws.
 std::shared_ptr<const Optimizer> make_optimizer(const Config::Optimizer& o, std::uint64_t seed) {
+  const StateStorage storage = {.format = format_of(o.state_dtype), .seed = seed};
   switch (o.type) {
     case Config::Optimizer::Type::frugal: return make_frugal(o, seed);
     case Config::Optimizer::Type::apollo: return make_apollo(o, seed);
     case Config::Optimizer::Type::galore: return make_galore(o);
     case Config::Optimizer::Type::adamw:
-      return std::make_shared<AdamW>(AdamWConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value(), .eps = o.eps.value()});
+      return std::make_shared<AdamW>(AdamWConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value(), .eps = o.eps.value()},
+                                     storage);
     case Config::Optimizer::Type::lion:
-      return std::make_shared<Lion>(LionConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value()});
+      return std::make_shared<Lion>(LionConfig{.beta1 = o.beta1.value(), .beta2 = o.beta2.value()}, storage);
     case Config::Optimizer::Type::sgd: break;
   }
-  return std::make_shared<Sgd>(SgdConfig{.momentum = o.momentum.value(), .nesterov = o.nesterov.value()});
+  return std::make_shared<Sgd>(SgdConfig{.momentum = o.momentum.value(), .nesterov = o.nesterov.value()}, storage);
 }
 
 }  // namespace

@@ -112,6 +112,7 @@ class GradualPlacement {
         fills_gpu_(context.has_separate_memory(options) && context.budgets.gpu),
         budgets_(context.budgets) {
     const auto states = static_cast<double>(options.optimizer.method->states().size());
+    const StateFormat format = options.optimizer.method->state_format();
     const bool f32 = options.compute == DType::f32, copied = context.has_separate_memory(options);
     for (const OptimizerRecord& record : cut_optimizer_records(
              make_layout(context.model, context.world, options.optimizer.groups, *options.optimizer.method), context.rank,
@@ -119,7 +120,7 @@ class GradualPlacement {
       // What the optimizer keeps and, where the compute copy does not serve, p; in whole pages, long arrays apart from each
       // other.
       const double n = static_cast<double>(record.range.count), more = 4096.0 + (n >= 0x1p18 ? 65536.0 : 0.0);
-      const double kept = 4.0 * states * static_cast<double>(record.states);
+      const double kept = states * static_cast<double>(format.bytes(record.states));
       on_gpu_.push_back(kept + n * (f32 ? 0.0 : 4.0) + more);
       on_cpu_.push_back(kept + n * (f32 && !copied ? 0.0 : 4.0) + more);
     }

@@ -177,7 +177,10 @@ class Probe::Impl {
     const auto parameters = static_cast<std::size_t>(std::min(longest, options_.optimizer.record_size));
     const std::size_t most = std::min(kMostRecordBytes, probe_.nvme_bytes / (2 * kLeastRecords));
     ProbeSizes part;
-    part.payload_bytes = std::min((1 + options_.optimizer.method->states().size()) * sizeof(float) * parameters, most);
+    const Optimizer& method = *options_.optimizer.method;
+    const std::size_t states =
+        method.states().size() * static_cast<std::size_t>(method.state_format().bytes(static_cast<std::int64_t>(parameters)));
+    part.payload_bytes = std::min(sizeof(float) * parameters + states, most);
     part.nvme_bytes = probe_.nvme_bytes;
     if (!fits(room, part, what)) return;
     chosen_.payload_bytes = part.payload_bytes;

@@ -16,8 +16,10 @@ constexpr std::size_t kCopyBytes = std::size_t{64} << 20;
 ProbeLoads::ProbeLoads(Workbench& bench, const Model& model, const EngineOptions& options, const ProbeSizes& sizes)
     : bench_(bench), on_gpu_(bench), on_cpu_(bench, Tier::cpu), method_(options.optimizer.method) {
   if (sizes.compute) forward_.emplace(bench, model, options);
-  const SampleUpdateOptions update{
-      .states = method_->states().size(), .p16 = options.compute == DType::bf16, .g16 = options.grads_dtype == DType::bf16};
+  const SampleUpdateOptions update{.states = method_->states().size(),
+                                   .format = method_->state_format(),
+                                   .p16 = options.compute == DType::bf16,
+                                   .g16 = options.grads_dtype == DType::bf16};
   if (sizes.cpu_update > 0) cpu_update_ = sample_update(on_cpu_, sizes.cpu_update, update);
   if (sizes.gpu_update > 0) gpu_update_ = sample_update(on_gpu_, sizes.gpu_update, update);
   if (sizes.copies) make_copies();

@@ -13,8 +13,20 @@ UpdateSlice sample_update(TensorSet& tensors, std::int64_t n, const SampleUpdate
   const auto values = [&](DType dtype, float scale, float offset) { return tensors.filled(dtype, shape, scale, offset); };
   UpdateSlice slice = {.p = values(DType::f32, 0.02f, 0.0f).as<float>(), .n = n};
   // A momentum may be of either sign, a mean of squares not.
-  for (std::size_t k = 0; k < options.states; ++k)
-    slice.states[k] = (k == 0 ? values(DType::f32, 1e-3f, 0.0f) : values(DType::f32, 1e-6f, 1e-6f)).as<float>();
+  slice.format = options.format;
+  for (std::size_t k = 0; k < options.states; ++k) {
+    if (options.format == kEightBitStates) {  // codes of any kind
+      const std::int64_t bytes = options.format.bytes(n);
+      slice.packed[k] = tensors.filled(DType::f32, {(bytes + 3) / 4}, 1e-3f, 2e-3f).data;
+      continue;
+    }
+    const DType stored = options.format == kBf16States ? DType::bf16 : DType::f32;
+    const TensorRef state = k == 0 ? values(stored, 1e-3f, 0.0f) : values(stored, 1e-6f, 1e-6f);
+    if (options.format == kF32States)
+      slice.states[k] = state.as<float>();
+    else
+      slice.packed[k] = state.data;
+  }
   if (options.g16)
     slice.g16 = values(DType::bf16, 1e-3f, -2e-4f).as<bf16>();
   else

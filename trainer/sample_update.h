@@ -11,8 +11,9 @@ namespace strata {
 
 struct SampleUpdateOptions {
   std::size_t states = 2;  // of the optimizer
-  bool p16 = false;        // also writes parameters as bf16
-  bool g16 = false;        // gradients are bf16
+  StateFormat format = kF32States;
+  bool p16 = false;  // also writes parameters as bf16
+  bool g16 = false;  // gradients are bf16
 };
 
 // n parameters with what training has: small parameters and gradients, moments of some steps. Throws StatusError.

@@ -10,7 +10,7 @@ KERNELS = ["embedding forward", "embedding backward", "layernorm forward", "laye
            "head norm forward", "head norm backward", "rope", "gelu forward", "gelu backward", "swiglu forward", "swiglu backward",
            "cross-entropy", "add", "cast f32 to bf16", "cast bf16 to f32", "sum of squares",
            "cast with sum of squares"]
-METHODS = ["adamw", "lion", "sgd", "sgd-momentum", "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0", "apollo", "apollo-mini", "galore"]
+METHODS = ["adamw", "adamw-bf16", "lion", "sgd", "sgd-momentum", "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0", "apollo", "apollo-mini", "galore"]
 TINY_OPTIMIZERS = ("optimizers", "--rows", "48", "--columns", "64", "--rank", "16")
 LAYERS = ["qkv", "output", "gate and up", "down", "head"]
 TINY_KERNELS = ("kernels", "--model", "tiny", "--batch", "2", "--seq-length", "16", "--bytes", "65536")
@@ -60,7 +60,7 @@ class Bench(EndToEnd):
         found = self.measurements(*TINY_OPTIMIZERS)
         # Of work a parameter: states are read and written, 8 bytes each; of FRUGAL's for a quarter of the matrix; of APOLLO's (two
         # passes, the gradient twice) and GaLore's for 64 rows. Products: 2 operations an entry and direction.
-        work = {"adamw": 28, "lion": 20, "sgd": 12, "sgd-momentum": 20, "frugal-columns": 16, "frugal-rows": 16, "frugal-randk": 16,
+        work = {"adamw": 28, "adamw-bf16": 20, "lion": 20, "sgd": 12, "sgd-momentum": 20, "frugal-columns": 16, "frugal-rows": 16, "frugal-randk": 16,
                 "frugal-0": 12, "apollo": 2 * 16, "apollo-mini": 16 + 16 / 48, "galore": 4 * 16}
         self.assertEqual(list(work), METHODS)
         self.assertEqual([name for name in found if name in METHODS], METHODS)

@@ -107,11 +107,11 @@ inline void run_rank(Communicator& comm, Communicator& control, const Case& c, c
       std::vector<float>& p = values[param.name];
       p.resize(static_cast<std::size_t>(param.numel));
       std::copy_n(state.p + piece.offset, piece.count, p.begin() + piece.first);
-      const auto& arrays = piece.of_rows ? state.rows : state.states;
       for (std::size_t k = 0; k < method->states().size(); ++k) {
         std::vector<float>& of = values[param.name + (k == 0 ? ".m" : ".v")];
         of.resize(static_cast<std::size_t>(state_count(param, *options.method, groups)));
-        std::copy_n(arrays[k] + piece.state_offset, piece.state_count, of.begin() + piece.first_state);
+        std::copy_n((piece.of_rows ? state.rows[k] : state.values(k)) + piece.state_offset, piece.state_count,
+                    of.begin() + piece.first_state);
       }
     }
     return Status();

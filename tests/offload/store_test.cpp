@@ -207,8 +207,8 @@ TEST(OptimizerStore, BothHomesGiveWhatWasStored) {
                       ->fill([&](const OptimizerRecord& r, RecordState s) {
                         for (std::int64_t i = 0; i < r.range.count; ++i) {
                           s.p[i] = static_cast<float>(r.range.first + i);
-                          s.states[0][i] = static_cast<float>(round);
-                          s.states[1][i] = -s.p[i];
+                          s.values(0)[i] = static_cast<float>(round);
+                          s.values(1)[i] = -s.p[i];
                         }
                         return Status();
                       })
@@ -218,8 +218,8 @@ TEST(OptimizerStore, BothHomesGiveWhatWasStored) {
                       ->visit([&](const OptimizerRecord& r, RecordState s) {
                         for (std::int64_t i = 0; i < r.range.count; ++i) {
                           EXPECT_EQ(s.p[i], static_cast<float>(r.range.first + i));
-                          EXPECT_EQ(s.states[0][i], static_cast<float>(round));
-                          EXPECT_EQ(s.states[1][i], -s.p[i]);
+                          EXPECT_EQ(s.values(0)[i], static_cast<float>(round));
+                          EXPECT_EQ(s.values(1)[i], -s.p[i]);
                         }
                         seen += r.range.count;
                         return Status();

@@ -43,7 +43,7 @@ struct OneRank {
     return store->fill([](const OptimizerRecord& r, RecordState s) {
       for (std::int64_t i = 0; i < r.range.count; ++i) {
         s.p[i] = static_cast<float>((r.range.first + i) % 251) * 0.01f - 1.0f;
-        for (std::size_t k = 0; k < s.count; ++k) s.states[k][i] = 0.0f;
+        for (std::size_t k = 0; k < s.count; ++k) s.values(k)[i] = 0.0f;
       }
       return Status();
     });
@@ -72,7 +72,7 @@ struct OneRank {
     std::vector<float> all;
     STRATA_RETURN_IF_ERROR(store->visit([&](const OptimizerRecord& r, RecordState s) {
       all.insert(all.end(), s.p, s.p + r.range.count);
-      for (std::size_t k = 0; k < s.count; ++k) all.insert(all.end(), s.states[k], s.states[k] + r.range.count);
+      for (std::size_t k = 0; k < s.count; ++k) all.insert(all.end(), s.values(k), s.values(k) + r.range.count);
       return Status();
     }));
     return all;

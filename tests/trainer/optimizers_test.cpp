@@ -46,6 +46,7 @@ struct Method {
   Config::Optimizer config;
   std::shared_ptr<const Optimizer> own = nullptr;
   bool has_rows = false;  // Optimizer::rows()
+  StateFormat format = kF32States;
 };
 
 std::vector<Method> methods() {
@@ -55,6 +56,7 @@ std::vector<Method> methods() {
   using Inactive = Config::Optimizer::Inactive;
   using Scaling = Config::Optimizer::Scaling;
   using Seeds = Config::Optimizer::Seeds;
+  using StateDtype = Config::Optimizer::StateDtype;
   std::vector<Method> all = {
       {"Lion", 1, {.type = Type::lion, .lr = 1e-3}},
       {"Sgd", 0, {.type = Type::sgd, .lr = 0.3, .weight_decay = 1e-3}},
@@ -107,8 +109,17 @@ std::vector<Method> methods() {
        {.type = Type::apollo, .lr = 1e-2, .proj = Config::Optimizer::Projection::svd, .rank = 8, .update_proj_gap = 3},
        nullptr,
        true},
+      {"AdamWBf16", 2, {.lr = 3e-3, .state_dtype = StateDtype::bf16}, nullptr, false, kBf16States},
+      {"AdamW8bit", 2, {.lr = 3e-3, .state_dtype = StateDtype::eight_bit}, nullptr, false, kEightBitStates},
+      {"LionBf16", 1, {.type = Type::lion, .lr = 1e-3, .state_dtype = StateDtype::bf16}, nullptr, false, kBf16States},
+      {"NesterovBf16",
+       1,
+       {.type = Type::sgd, .lr = 0.1, .momentum = 0.9, .nesterov = true, .state_dtype = StateDtype::bf16, .weight_decay = 1e-3},
+       nullptr,
+       false,
+       kBf16States},
   };
-  if (testing::kSanitized) all = {all[4], all[8], all[10]};
+  if (testing::kSanitized) all = {all[4], all[8], all[10], all[13]};
   for (Method& method : all) method.config.groups = {"*attn* lr_scale=0.5", "*mlp* weight_decay=0.02"};
   return all;
 }
@@ -117,7 +128,7 @@ class OptimizersOn : public ::testing::TestWithParam<std::tuple<Processor, Metho
  protected:
   static const testing::GpuMachine* gpu() { return std::get<0>(GetParam()).gpu; }
   static const Method& method() { return std::get<1>(GetParam()); }
-  static bool updates_on_gpu() { return method().own == nullptr; }
+  static bool updates_on_gpu() { return method().own == nullptr && method().format != kEightBitStates; }
   static int ranks() { return gpu() == nullptr ? 2 : 1; }
   static bool gpu_shows_no_more_races() { return testing::kRacesOnly && gpu() != nullptr && !method().has_rows; }
   static Config config(const Placement& placement, const std::string& folder, DType compute) {
@@ -178,12 +189,16 @@ TEST_P(OptimizersOn, PlacementChangesNoBitAndThePlanIsTheRun) {
         elements += record.range.count;
         with_states += record.states;
         of_rows += record.row_states;
-        EXPECT_EQ(state_bytes(shape, r), 4.0 * (static_cast<double>(method().states) * static_cast<double>(record.states) +
-                                                (has_master(shape, r) ? static_cast<double>(record.range.count) : 0.0)));
+        const double master = has_master(shape, r) ? 4.0 * static_cast<double>(record.range.count) : 0.0;
+        EXPECT_EQ(state_bytes(shape, r),
+                  static_cast<double>(method().states) * static_cast<double>(method().format.bytes(record.states)) + master);
       }
       EXPECT_EQ(of_rows > 0, method().has_rows);
       if (method().has_rows || method().config.type == Config::Optimizer::Type::frugal) {
         EXPECT_LT(with_states, elements * 3 / 4);
+      } else if (method().format.block > 1) {  // the last parameter's last block
+        EXPECT_GE(with_states, elements);
+        EXPECT_LT(with_states, elements + method().format.block * std::ssize(result.plan->update.schedule.shape.records));
       } else {
         EXPECT_EQ(with_states, elements);
       }
@@ -263,6 +278,19 @@ TEST(OptimizerCheckpoints, StatesOfAnotherOptimizerAreRefused) {
   const Status status = run_training(c, 1, data()).status;
   EXPECT_EQ(status.code(), Code::invalid_config);
   EXPECT_THAT(status.message(), HasSubstr("holds the states of lion (m), this run's optimizer is adamw (m, v)"));
+}
+
+TEST(OptimizerCheckpoints, StatesInAnotherFormatAreRefused) {
+  const TemporaryFolder folder;
+  Config c = small_config(folder.path());
+  c.training.steps = 3;
+  c.optimizer.state_dtype = Config::Optimizer::StateDtype::bf16;
+  ASSERT_TRUE(run_training(c, 1, data()).status.ok());
+  c.training.steps = 5;
+  c.optimizer.state_dtype = Config::Optimizer::StateDtype::fp32;
+  const Status status = run_training(c, 1, data()).status;
+  EXPECT_EQ(status.code(), Code::invalid_config);
+  EXPECT_THAT(status.message(), HasSubstr("holds states in bf16, this run's are in fp32: set optimizer.state_dtype back"));
 }
 
 TEST(OptimizerCheckpoints, StatesOfOtherElementsAreRefused) {

@@ -34,11 +34,19 @@ Status CheckpointReader::index_file(std::size_t i) {
     const SafetensorsInfo& info = file.tensors()[t];
     Result<SliceName> name = parse_slice_name(info.name);
     if (!name.ok()) return name.status().with_context(file.path());
-    if (info.type != SafetensorsType::f32) return {Code::corrupt, file.path() + ": " + info.name + " is not F32"};
+    const SafetensorsType type = stored_type(format_of(name->state));
+    if (info.type != type) return {Code::corrupt, file.path() + ": " + info.name + " is not " + to_string(type)};
     if (const std::vector<std::string> known = states(); std::find(known.begin(), known.end(), name->state) == known.end())
       return {Code::corrupt, file.path() + ": " + info.name + " is of a state that the manifest does not list"};
     Stretches& stretches = slices_[name->param][name->state];
-    if (!stretches.emplace(name->first, Stretch{info.numel(), i, t}).second)
+    std::int64_t count = info.numel();
+    if (type == SafetensorsType::u8) {  // whole blocks, of which the parameter's last one may have fewer elements
+      const StateFormat& format = manifest_.format;
+      count = count / format.block_bytes * format.block;
+      for (const CheckpointParam& param : manifest_.params)
+        if (param.name == name->param) count = std::min(count, param.count(name->state) - name->first);
+    }
+    if (!stretches.emplace(name->first, Stretch{count, i, t}).second)
       return {Code::corrupt, file.path() + ": " + info.name + " is there twice"};
   }
   return {};
@@ -91,6 +99,25 @@ Status CheckpointReader::verify_file(std::size_t i) const {
   return {};
 }
 
+template <class Read>
+Status CheckpointReader::each_stretch(const Stretches& stretches, const std::string& param, std::int64_t first, std::int64_t n,
+                                      const Read& read) const {
+  std::int64_t done = 0;
+  while (done < n) {
+    const std::int64_t at = first + done;
+    auto it = stretches.upper_bound(at);
+    if (it == stretches.begin()) return {Code::corrupt, path_ + ": " + param + " does not hold element " + std::to_string(at)};
+    --it;
+    const std::int64_t skip = at - it->first;
+    const std::int64_t count = std::min(it->second.count - skip, n - done);
+    if (count <= 0) return {Code::corrupt, path_ + ": " + param + " does not hold element " + std::to_string(at)};
+    const SafetensorsFile& file = files_[it->second.file];
+    STRATA_RETURN_IF_ERROR(read(file, file.tensors()[it->second.tensor], skip, done, count));
+    done += count;
+  }
+  return {};
+}
+
 Status CheckpointReader::read(const std::string& param, const std::string& state, std::int64_t first,
                               std::span<float> out) const {
   if (out.empty()) return {};
@@ -100,21 +127,29 @@ Status CheckpointReader::read(const std::string& param, const std::string& state
   }
   const Stretches* stretches = find(param, state);
   if (stretches == nullptr) return {Code::not_found, path_ + ": no state " + state + " of a parameter " + param};
-  std::size_t done = 0;
-  while (done < out.size()) {
-    const std::int64_t at = first + static_cast<std::int64_t>(done);
-    auto it = stretches->upper_bound(at);
-    if (it == stretches->begin()) return {Code::corrupt, path_ + ": " + param + " does not hold element " + std::to_string(at)};
-    --it;
-    const std::int64_t skip = at - it->first;
-    const std::int64_t count = std::min(it->second.count - skip, static_cast<std::int64_t>(out.size() - done));
-    if (count <= 0) return {Code::corrupt, path_ + ": " + param + " does not hold element " + std::to_string(at)};
-    const SafetensorsFile& file = files_[it->second.file];
-    STRATA_RETURN_IF_ERROR(
-        file.read_f32(file.tensors()[it->second.tensor], skip, out.subspan(done, static_cast<std::size_t>(count))));
-    done += static_cast<std::size_t>(count);
+  return each_stretch(*stretches, param, first, std::ssize(out),
+                      [&](const SafetensorsFile& file, const SafetensorsInfo& tensor, std::int64_t skip, std::int64_t done,
+                          std::int64_t count) {
+                        return file.read_f32(tensor, skip,
+                                             out.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(count)));
+                      });
+}
+
+Status CheckpointReader::read_stored(const std::string& param, const std::string& state, std::int64_t first, std::int64_t n,
+                                     std::byte* out) const {
+  const StateFormat& format = manifest_.format;
+  if (manifest_.optimizer.empty()) {
+    std::fill_n(out, format.bytes(n), std::byte{0});
+    return {};
   }
-  return {};
+  const Stretches* stretches = find(param, state);
+  if (stretches == nullptr) return {Code::not_found, path_ + ": no state " + state + " of a parameter " + param};
+  return each_stretch(*stretches, param, first, n,
+                      [&](const SafetensorsFile& file, const SafetensorsInfo& tensor, std::int64_t skip, std::int64_t done,
+                          std::int64_t count) {
+                        return file.read(tensor, static_cast<std::uint64_t>(format.bytes(skip)),
+                                         std::span(out + format.bytes(done), static_cast<std::size_t>(format.bytes(count))));
+                      });
 }
 
 Status CheckpointReader::read_parameter(const ParamSpec& spec, std::int64_t first, std::span<float> out) const {
@@ -146,12 +181,20 @@ Result<std::string> CheckpointReader::digest() const {
   const auto add_text = [&](const std::string& text) { sha.add(std::as_bytes(std::span(text.data(), text.size() + 1))); };
   add_text("step " + std::to_string(manifest_.step));
   std::vector<float> values;
+  std::vector<std::byte> stored;
   for (const CheckpointParam& param : manifest_.params) {
     add_text(param.name + " " + param.shape.str());
     for (const std::string& state : states()) {
       const std::int64_t count = param.count(state);
       for (std::int64_t first = 0; first < count; first += kChunk) {
-        values.resize(static_cast<std::size_t>(std::min(kChunk, count - first)));
+        const std::int64_t n = std::min(kChunk, count - first);
+        if (const StateFormat& format = format_of(state); format != kF32States) {
+          stored.resize(static_cast<std::size_t>(format.bytes(n)));
+          STRATA_RETURN_IF_ERROR(read_stored(param.name, state, first, n, stored.data()));
+          sha.add(stored);
+          continue;
+        }
+        values.resize(static_cast<std::size_t>(n));
         STRATA_RETURN_IF_ERROR(read(param.name, state, first, values));
         sha.add(std::as_bytes(std::span(values)));
       }
@@ -201,13 +244,18 @@ Status same_orientation(const Manifest& manifest, const Model& model, const std:
 
 Status same_optimizer(const Manifest& manifest, const Optimizer& method, const std::string& path) {
   if (manifest.optimizer.empty()) return {};
-  if (manifest.optimizer == method.name() && manifest.states == method.states()) {
+  if (manifest.optimizer == method.name() && manifest.states == method.states() && manifest.format == method.state_format()) {
     if (manifest.choice_rule == method.choice_rule()) return {};
     return {Code::invalid_config,
             path + " holds states that go with other settings of " + method.name() + " (" + manifest.choice_rule +
                 "; this run: " + method.choice_rule() +
                 "): set them back, or begin a new run from its weights (strata model export, then model.hf)"};
   }
+  if (manifest.optimizer == method.name() && manifest.states == method.states())
+    return {Code::invalid_config,
+            path + " holds states in " + to_string(manifest.format) + ", this run's are in " +
+                to_string(method.state_format()) +
+                ": set optimizer.state_dtype back, or begin a new run from its weights (strata model export, then model.hf)"};
   const auto described = [](const std::string& name, const std::vector<std::string>& states) {
     std::string text = name + " (";
     for (const std::string& state : states) text += (text.back() == '(' ? "" : ", ") + state;
@@ -283,10 +331,16 @@ Status fill_record(const CheckpointReader& reader, const std::vector<std::string
     const std::string& name = params[piece.param].name;
     const auto place = [](float* values, std::int64_t n) { return std::span(values, static_cast<std::size_t>(n)); };
     STRATA_RETURN_IF_ERROR(reader.read_parameter(params[piece.param], piece.first, place(state.p + piece.offset, piece.count)));
-    const auto& arrays = piece.of_rows ? state.rows : state.states;
-    for (std::size_t k = 0; k < states.size(); ++k)
+    for (std::size_t k = 0; k < states.size(); ++k) {
+      if (state.format != kF32States) {
+        STRATA_RETURN_IF_ERROR(reader.read_stored(name, states[k], piece.first_state, piece.state_count,
+                                                  state.states[k] + state.format.bytes(piece.state_offset)));
+        continue;
+      }
+      float* const values = piece.of_rows ? state.rows[k] : state.values(k);
       STRATA_RETURN_IF_ERROR(
-          reader.read(name, states[k], piece.first_state, place(arrays[k] + piece.state_offset, piece.state_count)));
+          reader.read(name, states[k], piece.first_state, place(values + piece.state_offset, piece.state_count)));
+    }
   }
   return {};
 }

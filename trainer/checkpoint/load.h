@@ -29,6 +29,10 @@ class CheckpointReader {
   // Elements [first, first + out.size()) of a parameter's state. The optimizer's states are zero where the checkpoint has those
   // of nobody.
   Status read(const std::string& param, const std::string& state, std::int64_t first, std::span<float> out) const;
+  // The same of a state of the optimizer in the format that the manifest names; first: where one of its blocks begins. Writes
+  // format.bytes(n).
+  Status read_stored(const std::string& param, const std::string& state, std::int64_t first, std::int64_t n,
+                     std::byte* out) const;
   // The same of a model's parameter, as the model stores it: transposed on the way where the checkpoint has it the other way.
   // That reads a run for each column, as long as the slice has rows. After same_parameters().
   Status read_parameter(const ParamSpec& spec, std::int64_t first, std::span<float> out) const;
@@ -44,6 +48,13 @@ class CheckpointReader {
   };
   using Stretches = std::map<std::int64_t, Stretch>;  // by first element
   Status index_file(std::size_t i);
+  // Where elements [first, first + n) lie: read(file, tensor, its first element, where it is among them, how many).
+  template <class Read>
+  Status each_stretch(const Stretches& stretches, const std::string& param, std::int64_t first, std::int64_t n,
+                      const Read& read) const;
+  StateFormat format_of(const std::string& state) const {
+    return state == kParameterState || state == kProjectionState ? kF32States : manifest_.format;
+  }
   Status check_coverage() const;
   const Stretches* find(const std::string& param, const std::string& state) const;
   std::vector<std::string> states() const;  // kParameterState, the optimizer's, kProjectionState

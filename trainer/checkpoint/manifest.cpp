@@ -54,6 +54,7 @@ std::string manifest_to_json(const Manifest& manifest) {
             {"model", manifest.model_json.empty() ? json() : json::parse(manifest.model_json)},
             {"parameters", json::array()},
             {"files", json::array()}};
+  if (manifest.format != kF32States) j["state_dtype"] = to_string(manifest.format);
   for (const CheckpointParam& p : manifest.params) {
     json param = {{"name", p.name}, {"shape", shape_to_json(p.shape)}};
     if (p.states >= 0) param["states"] = p.states;
@@ -84,6 +85,9 @@ Result<Manifest> manifest_from_json(const std::string& text, const std::string& 
     j.at("hf_dtype").get_to(m.hf_dtype);
     j.at("optimizer").get_to(m.optimizer);
     j.at("states").get_to(m.states);
+    const std::string format = j.value("state_dtype", std::string(to_string(kF32States)));
+    if (!state_format_of(format)) return Status(Code::unsupported, path + ": this program has no state_dtype " + format);
+    m.format = *state_format_of(format);
     j.at("choice_rule").get_to(m.choice_rule);
     j.at("choice").get_to(m.choice);
     if (!j.at("model").is_null()) m.model_json = j.at("model").dump();
@@ -105,6 +109,11 @@ Result<Manifest> read_manifest(const std::string& checkpoint_dir) {
   Result<std::string> text = read_text_file(path);
   if (!text.ok()) return Status(Code::not_found, "no checkpoint at " + checkpoint_dir + ": " + text.status().message());
   return manifest_from_json(*text, path);
+}
+
+SafetensorsType stored_type(const StateFormat& format) {
+  if (format == kEightBitStates) return SafetensorsType::u8;
+  return format == kBf16States ? SafetensorsType::bf16 : SafetensorsType::f32;
 }
 
 std::string format_slice_name(const SliceName& name) {

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "model/safetensors.h"
+#include "optim/state_format.h"
 #include "runtime/status.h"
 #include "runtime/tensor.h"
 
@@ -50,6 +52,7 @@ struct Manifest {
   CheckpointData data;
   std::string optimizer;                // whose states are present (Optimizer::name()); empty: nobody's
   std::vector<std::string> states;      // its Optimizer::states(), in order
+  StateFormat format = kF32States;      // of the states: its Optimizer::state_format()
   std::string choice_rule;              // its Optimizer::choice_rule()
   std::int64_t choice = -1;             // which of its choices the states are of; -1: they are zero
   std::string hf_dtype;                 // of an import whose tensors all have one: "f32", "bf16" or "f16"; else empty
@@ -72,6 +75,9 @@ struct SliceName {
 };
 std::string format_slice_name(const SliceName& name);
 Result<SliceName> parse_slice_name(const std::string& text);
+
+// Type of the tensors that hold states of a format.
+SafetensorsType stored_type(const StateFormat& format);
 
 // XXH3-64 as 16 hexadecimal digits.
 std::string checksum_hex(const void* data, std::size_t bytes);

@@ -22,8 +22,13 @@ class RankFile {
   Status write() {
     STRATA_ASSIGN_OR_RETURN(SafetensorsWriter writer, SafetensorsWriter::create(folder_ + "/" + file_.name, declare(), {}));
     std::int64_t sequence = 0;
-    STRATA_RETURN_IF_ERROR(engine_.optimizer().visit(
-        [&](const OptimizerRecord& record, RecordState state) { return append(writer, record, state, &sequence); }));
+    // A file has the tensors of wide types before the others.
+    for (const bool packed : {false, true}) {
+      if (packed && format_ == kF32States) continue;
+      sequence = 0;
+      STRATA_RETURN_IF_ERROR(engine_.optimizer().visit(
+          [&](const OptimizerRecord& record, RecordState state) { return append(writer, record, state, packed, &sequence); }));
+    }
     for (const Projection& projection : projections(&sequence))
       STRATA_RETURN_IF_ERROR(append(writer, projection.name, std::as_bytes(projection.values)));
     file_.bytes = writer.file_bytes();
@@ -59,12 +64,19 @@ class RankFile {
     return all;
   }
 
+  bool is_packed(const Stretch& stretch) const { return stretch.array > 0 && format_ != kF32States; }
+
   std::vector<SafetensorsDecl> declare() const {
     std::vector<SafetensorsDecl> tensors;
     std::int64_t sequence = 0;
     for (const OptimizerRecord& record : engine_.optimizer().records())
       for (const Stretch& stretch : stretches(record, &sequence))
-        tensors.push_back({format_slice_name(stretch.name), SafetensorsType::f32, {stretch.count}});
+        tensors.push_back(
+            is_packed(stretch)
+                ? SafetensorsDecl{format_slice_name(stretch.name),
+                                  stored_type(format_),
+                                  {format_.bytes(stretch.count) / static_cast<std::int64_t>(size_of(stored_type(format_)))}}
+                : SafetensorsDecl{format_slice_name(stretch.name), SafetensorsType::f32, {stretch.count}});
     for (const Projection& projection : projections(&sequence))
       tensors.push_back({format_slice_name(projection.name), SafetensorsType::f32, {std::ssize(projection.values)}});
     return tensors;
@@ -93,12 +105,23 @@ class RankFile {
     return all;
   }
 
-  Status append(SafetensorsWriter& writer, const OptimizerRecord& record, RecordState state, std::int64_t* sequence) {
+  // The stretches that are stored in the states' own format, or the others.
+  Status append(SafetensorsWriter& writer, const OptimizerRecord& record, RecordState state, bool packed,
+                std::int64_t* sequence) {
     for (const Stretch& stretch : stretches(record, sequence)) {
+      if (is_packed(stretch) != packed) continue;
+      if (packed) {
+        const std::byte* const blocks = state.states[stretch.array - 1] + format_.bytes(stretch.at);
+        const auto bytes = static_cast<std::size_t>(format_.bytes(stretch.count));
+        STRATA_RETURN_IF_ERROR(append(writer, stretch.name, std::span(blocks, bytes)));
+        continue;
+      }
       const auto n = static_cast<std::size_t>(stretch.count);
       const std::vector<float> zeros(stretch.is_zero ? n : 0);
-      const auto& arrays = stretch.of_rows ? state.rows : state.states;
-      const float* const stored = (stretch.array == 0 ? state.p : arrays[stretch.array - 1]) + stretch.at;
+      const float* const stored = (stretch.array == 0 ? state.p
+                                   : stretch.of_rows  ? state.rows[stretch.array - 1]
+                                                      : state.values(stretch.array - 1)) +
+                                  stretch.at;
       const auto bytes = std::as_bytes(std::span(stretch.is_zero ? zeros.data() : stored, n));
       STRATA_RETURN_IF_ERROR(append(writer, stretch.name, bytes));
     }
@@ -111,6 +134,7 @@ class RankFile {
   }
 
   Engine& engine_;
+  const StateFormat format_ = engine_.options().optimizer.method->state_format();
   std::string folder_;
   CheckpointFile file_;
   std::vector<std::string> names_ = {kParameterState};  // of what is kept of each element
@@ -178,6 +202,7 @@ Result<std::string> save_checkpoint(Engine& engine, const Model& model, const Ma
       const Optimizer& method = *engine.options().optimizer.method;
       manifest.optimizer = method.name();
       manifest.states = method.states();
+      manifest.format = method.state_format();
       manifest.choice_rule = method.choice_rule();
       manifest.choice = engine.optimizer().held_choice();
       manifest.params = checkpoint_params(model);
