@@ -1,7 +1,6 @@
 // Which units are trained when, against what the authors' code of LISA and BAdam chose (make_schedule_vectors.py), and small
 // runs of LISA with its draws. Mutations caught: a first block of BAdam with as many steps as the others, a permutation used
-// from its beginning, blocks counted from the embedding, updates counted while a unit is frozen, states that outlive a choice
-// that drops them, a draw that does not depend on the seed.
+// from its beginning, updates counted while a unit is frozen.
 #include "optim/freeze_policy.h"
 
 #include <gtest/gtest.h>

@@ -1,7 +1,7 @@
 // Runs that freeze units (optimizer.freeze): placement changes no bit, frozen units neither change nor move, what is planned is
-// measured, a run resumes to the bit also where other units are chosen. Mutations that must fail: gradients of frozen units in
-// the norm; a frozen unit that is updated or published; a resumed run that begins with the units of step 1; states that outlive
-// a choice that drops them; updates counted while a unit is frozen; a schedule with instructions of frozen records.
+// measured, a run resumes to the bit also where other units are chosen. Mutations that must fail: gradients of
+// frozen units in the norm; instructions for frozen records; a resumed run that begins with the units of step 1; states that
+// outlive a choice that drops them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
