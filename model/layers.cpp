@@ -51,6 +51,7 @@ Linear::WithGelu Linear::forward_gelu(const UnitContext& ctx, const ConstTensorR
 }
 
 void Linear::backward_weight(const UnitContext& ctx, const ConstTensorRef& dy_RO, const ConstTensorRef& x_RI) const {
+  if (ctx.frozen) return;
   const TensorRef dbias = bias_ ? ctx.grads[weight_ + 1] : TensorRef();
   kernels::linear_backward_weight(
       {.dy_RO = dy_RO, .x_RI = x_RI, .dw_OI = ctx.grads[weight_], .db_O = dbias, .transposed = transposed_}, ctx.stream);

@@ -63,6 +63,7 @@ Tensor EmbeddingUnit::forward(const UnitContext& ctx, const Tensor&, Saved*) {
 }
 
 Tensor EmbeddingUnit::backward(const UnitContext& ctx, const Tensor&, Tensor dy, Saved) {
+  if (ctx.frozen) return {};
   kernels::embedding_backward({.tokens_R = ctx.batch.tokens_R,
                                .dy_RC = dy,
                                .dwte_VC = ctx.grads[0],
@@ -161,7 +162,8 @@ Tensor HeadUnit::loss_and_backward(const UnitContext& ctx, const Tensor& x, Tens
                             .dlogits_RV = dlogits_RV,
                             .scale = scale},
                            ctx.stream);
-    kernels::linear_backward_weight({.dy_RO = dlogits_RV, .x_RI = h_RC, .dw_OI = ctx.grads[weight_], .db_O = {}}, ctx.stream);
+    if (!ctx.frozen)
+      kernels::linear_backward_weight({.dy_RO = dlogits_RV, .x_RI = h_RC, .dw_OI = ctx.grads[weight_], .db_O = {}}, ctx.stream);
     kernels::linear_backward_input({.dy_RO = dlogits_RV, .w_OI = ctx.params[weight_], .dx_RI = dx_RC.ref().rows(first, rows)},
                                    ctx.stream);
   }

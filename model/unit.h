@@ -56,6 +56,8 @@ struct UnitContext {
   const Batch& batch;
   const std::vector<ConstTensorRef>& params;
   const std::vector<TensorRef>& grads;  // f32, accumulate into them; empty in forward and evaluation
+  // The unit's parameters are not trained in this step: what it adds to grads is not used and need not be computed.
+  bool frozen = false;
 
   Tensor activation(Shape shape, const char* what) const {
     return Tensor(arena, Category::activations, compute_dtype, shape, what);

@@ -101,7 +101,7 @@ const std::vector<TensorRef>& GradStore::acquire(int u) {
     }
     make_gradient(unit, u);
   }
-  zero_async(unit.gradient->ref().data, unit.gradient->ref().bytes(), streams_.compute);
+  if (!is_frozen(u)) zero_async(unit.gradient->ref().data, unit.gradient->ref().bytes(), streams_.compute);
   return unit.views;
 }
 
@@ -124,9 +124,30 @@ void GradStore::reduce(int u, int index) {
   UnitState& unit = units_[static_cast<std::size_t>(u)];
   STRATA_CHECK(!unit.fresh, "reduce before acquire");
   unit.fresh = true;
+  if (is_frozen(u)) return pass_over(unit, u, index);
   streams_.comm.wait(streams_.compute.record());
   if (made_at_home(u)) return reduce_at_home(unit, u, index);
   reduce_away_from_home(unit, u, index);
+}
+
+// Takes the memory that reduce() would take, in the same order.
+void GradStore::pass_over(UnitState& unit, int u, int index) {
+  const Event done = streams_.compute.record();
+  if (made_at_home(u)) {
+    if (!keeps_gradient(u)) in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, done});
+    return;
+  }
+  const std::string& name = layout_.units[static_cast<std::size_t>(u)].name;
+  const bool last = index + 1 == options_.micro_batches;
+  if (!direct_ && !unit.held)
+    unit.held = std::make_shared<Tensor>(gpu_, Category::gradients, DType::f32, Shape{slice(u).count}, name.c_str());
+  std::shared_ptr<Tensor> rounded;
+  if (last && options_.dtype != DType::f32 && home(u) != Tier::gpu) {
+    const Shape shape{last && gathers() ? layout_.units[static_cast<std::size_t>(u)].numel : slice(u).count};
+    rounded = std::make_shared<Tensor>(gpu_, Category::gradients, options_.dtype, shape, name.c_str());
+  }
+  if (options_.vertical && !last) return in_flight_.push_back({std::move(unit.gradient), nullptr, nullptr, done});
+  in_flight_.push_back({std::move(unit.gradient), std::move(unit.held), std::move(rounded), done});
 }
 
 void GradStore::reduce_into(UnitState& unit, int u, TensorRef sums, int index, bf16* rounded) {

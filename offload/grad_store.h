@@ -61,6 +61,11 @@ class GradStore {
     return dtype != DType::f32 && (micro_batches == 1 || vertical);
   }
 
+  // Units that are not trained from now on until the next call (by unit; empty: none). They take the same memory as others, so
+  // that a step's addresses do not depend on it, but acquire() leaves anything in it, and reduce() enqueues nothing. Between
+  // two steps.
+  void freeze(std::vector<char> frozen) { frozen_ = std::move(frozen); }
+
   // The buffers into which unit u's backward of this micro-batch adds, zero at first use on the compute stream.
   const std::vector<TensorRef>& acquire(int u);
   // Returns the memory of units in flight to the arena, for use in compute order.
@@ -143,6 +148,8 @@ class GradStore {
   void reduce_into(UnitState& unit, int u, TensorRef sums, int index, bf16* rounded = nullptr);
   void measure(UnitState& unit, TensorRef sums, bf16* rounded);
   void reduce_at_home(UnitState& unit, int u, int index);
+  bool is_frozen(int u) const { return !frozen_.empty() && frozen_[static_cast<std::size_t>(u)] != 0; }
+  void pass_over(UnitState& unit, int u, int index);
   void reduce_away_from_home(UnitState& unit, int u, int index);
   // `from`: complete, of dtype(), in the gpu tier; returns when it may be given back.
   Event send_to_file(UnitState& unit, int u, TensorRef from);
@@ -158,6 +165,7 @@ class GradStore {
   TierArena& gpu_;
   GradStoreStreams streams_;
   std::vector<UnitState> units_;
+  std::vector<char> frozen_;
   UnitPieces pieces_;
   // In CPU memory, of units on their way to NVMe; used in turn.
   struct Window {

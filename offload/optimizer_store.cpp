@@ -25,6 +25,7 @@ OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOp
       params_(params),
       grads_(grads),
       streams_(streams),
+      units_(options.freeze, static_cast<int>(layout.units.size())),
       choices_(layout_, *options_.method, options_.groups),
       rows_(layout_, *options_.method, options_.groups,
             {streams.cpu_update, streams.gpu_update, streams.gpu_to_cpu, streams.cpu_to_gpu, streams.host}),
@@ -65,8 +66,13 @@ void OptimizerStore::make_plan(Rank rank) {
   STRATA_CHECK(options_.home || options_.homes.size() == shape.records.size(), "every record has a home");
   for (std::size_t r = 0; r < shape.records.size(); ++r)
     shape.placements.push_back({options_.home ? *options_.home : options_.homes[r], false});
-  ComputeShape compute = options_.compute_shape;
+  ComputeShape& compute = options_.compute_shape;
   compute.units = shape.units;
+  units_.move_to(1);
+  shape.frozen = compute.frozen = units_.frozen();
+  for (int u = 0; u < shape.units; ++u) shape.shares_states.push_back(units_.shares_states(u) ? 1 : 0);
+  for (std::size_t r = 0; r < shape.records.size(); ++r)
+    number_in_unit_.push_back(r > 0 && shape.records[r].unit == shape.records[r - 1].unit ? number_in_unit_.back() + 1 : 0);
   plan_ = plan_updates(shape, options_.share, compute, options_.rates);
   slots_.resize(static_cast<std::size_t>(plan_.schedule.slots.count()) + 4);
 }
@@ -83,6 +89,41 @@ std::size_t OptimizerStore::payload_bytes(std::size_t r) const {
   return static_cast<std::size_t>(bytes);
 }
 
+std::size_t OptimizerStore::home_bytes(std::size_t r) const {
+  if (!shares(r)) return payload_bytes(r);
+  return has_master(plan_.schedule.shape, r) ? static_cast<std::size_t>(records()[r].range.count) * sizeof(float) : 0;
+}
+
+std::size_t OptimizerStore::shared_bytes(std::size_t r) const {
+  const std::int64_t bytes = format().bytes(records()[r].states);
+  return states() == 0 ? 0 : static_cast<std::size_t>(static_cast<std::int64_t>(states() - 1) * stride(bytes) + bytes);
+}
+
+// Large enough for the largest record of its number.
+Status OptimizerStore::allocate_shared(TierArena& gpu, TierArena& cpu) {
+  std::array<std::vector<std::size_t>, 2> bytes;
+  for (std::size_t r = 0; r < records().size(); ++r) {
+    if (!shares(r) || !units_.is_block(records()[r].unit)) continue;
+    std::vector<std::size_t>& of_tier = bytes[placement(r).home == Tier::gpu ? 0 : 1];
+    of_tier.resize(std::max(of_tier.size(), number_in_unit_[r] + 1));
+    of_tier[number_in_unit_[r]] = std::max(of_tier[number_in_unit_[r]], shared_bytes(r));
+  }
+  for (std::size_t t = 0; t < shared_.size(); ++t)
+    for (const std::size_t n : bytes[t])
+      for (int turn = 0; turn < units_.blocks_at_once(); ++turn) {
+        STRATA_ASSIGN_OR_RETURN(
+            Buffer buffer,
+            (t == 0 ? gpu : cpu).allocate(n, Category::optimizer, "optimizer states of the blocks that are trained"));
+        shared_[t].push_back(std::move(buffer));
+      }
+  return {};
+}
+
+const Buffer& OptimizerStore::shared_memory(std::size_t r) const {
+  const std::size_t at = number_in_unit_[r] * static_cast<std::size_t>(units_.blocks_at_once());
+  return shared_[placement(r).home == Tier::gpu ? 0 : 1][at + static_cast<std::size_t>(units_.turn(records()[r].unit))];
+}
+
 Status OptimizerStore::allocate(Rank rank, TierArena& gpu, TierArena& cpu, std::vector<std::string>* notes) {
   STRATA_RETURN_IF_ERROR(allocate_windows(gpu, cpu));
   homes_.resize(records().size());
@@ -97,10 +138,11 @@ Status OptimizerStore::allocate(Rank rank, TierArena& gpu, TierArena& cpu, std::
     }
     const std::string what = "optimizer state of " + layout_.units[static_cast<std::size_t>(records()[r].unit)].name;
     TierArena& home = placement(r).home == Tier::gpu ? gpu : cpu;
-    STRATA_ASSIGN_OR_RETURN(homes_[r], home.allocate(payload_bytes(r), Category::optimizer, what.c_str()));
+    STRATA_ASSIGN_OR_RETURN(homes_[r], home.allocate(home_bytes(r), Category::optimizer, what.c_str()));
     if (!needs_shadow(plan_.schedule.shape, r)) continue;
     STRATA_ASSIGN_OR_RETURN(shadows_[r], cpu.allocate(payload_bytes(r), Category::optimizer, ("second " + what).c_str()));
   }
+  STRATA_RETURN_IF_ERROR(allocate_shared(gpu, cpu));
   std::vector<char> on_gpu;
   for (std::size_t r = 0; r < records().size(); ++r) on_gpu.push_back(route_of(plan_.schedule.shape, r).on_gpu ? 1 : 0);
   STRATA_RETURN_IF_ERROR(choices_.allocate(records(), on_gpu, streams_.gpu_update, gpu, cpu));
@@ -231,6 +273,10 @@ RecordState OptimizerStore::state_in(std::size_t r, std::byte* memory) const {
     memory += stride(kF32States.bytes(record.range.count));
   } else {
     state.p = reinterpret_cast<float*>(stored_params(r));
+  }
+  if (shares(r)) {
+    if (units_.is_stateless(record.unit)) state.count = 0;
+    if (state.count > 0) memory = shared_memory(r).data();
   }
   for (std::size_t k = 0; k < state.count; ++k, memory += stride(format().bytes(record.states))) state.states[k] = memory;
   return state;
@@ -363,9 +409,11 @@ std::vector<Slice> OptimizerStore::not_updated(std::size_t r, const std::vector<
   return rest;
 }
 
-void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step) {
+void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& of_all) {
   const auto r = static_cast<std::size_t>(i.record);
   const OptimizerRecord& record = records()[r];
+  UpdateStep step = of_all;
+  step.number = units_.update_number(record.unit, of_all.number);
   const RecordState state = state_in(r, work_memory(i));
   const UpdateRoute route = route_of(plan_.schedule.shape, r);
   const Staging* const staged = staging_of(i);
@@ -395,6 +443,7 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step
                       .new_p = elsewhere ? result.p + run.first : nullptr,
                       .format = format(),
                       .stream = run.noise_stream,
+                      .steps_before = of_all.number - step.number,
                       .first = run.first_of_param,
                       .states_are_zero = run.states_are_zero};
     for (std::size_t k = 0; k < state.count; ++k) {
@@ -423,6 +472,10 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& step
     if (p16 != nullptr) zeros.push_back(std::as_writable_bytes(std::span(p16 + padding.first, n)));
     if (elsewhere) zeros.push_back(std::as_writable_bytes(std::span(result.p + padding.first, n)));
   }
+  // States of a choice that is over.
+  if (units_.states_are_zero(of_all.number))
+    for (std::size_t k = 0; k < state.count; ++k)
+      zeros.emplace_back(state.states[k], static_cast<std::size_t>(format().bytes(record.states)));
   const Optimizer& method = *options_.method;
   if (stream.on_gpu()) {
     const GpuOperation operation(stream, method.name());
@@ -491,6 +544,12 @@ void OptimizerStore::execute(const Instruction& i, const UpdateStep& step) {
   ordered(stream_of(i.resource), i.reads, i.writes, enqueue);
 }
 
+void OptimizerStore::choose_units(std::int64_t step) {
+  if (units_.holds_in(step)) return;
+  finish_update();
+  if (units_.move_to(step)) freeze(plan_, units_.frozen(), options_.compute_shape, options_.rates);
+}
+
 void OptimizerStore::begin_step(const std::optional<UpdateStep>& guess) {
   finish_update();
   kept_versions_ = file_->versions();
@@ -504,6 +563,7 @@ void OptimizerStore::begin_step(const std::optional<UpdateStep>& guess) {
 
 void OptimizerStore::complete(int u) {
   STRATA_CHECK(begun_, "a unit is complete in a step that has begun");
+  if (units_.is_frozen(u)) return;
   if (completed_[static_cast<std::size_t>(u)]++ != 0) return;
   slots_[static_cast<std::size_t>(plan_.schedule.slots.grads(u))] = {grads_.summed(u), {}};
   advance_early();
@@ -551,7 +611,8 @@ void OptimizerStore::advance(int u) {
   if (!update_) return;
   for (; update_->next < update_->through[static_cast<std::size_t>(u)]; ++update_->next)
     execute(update_->schedule->instructions[update_->next], update_->step);
-  for (; update_->published <= u; ++update_->published) publish(update_->published);
+  for (; update_->published <= u; ++update_->published)
+    if (!units_.is_frozen(update_->published)) publish(update_->published);
 }
 
 void OptimizerStore::finish_update() {
@@ -567,7 +628,7 @@ void OptimizerStore::finish_update() {
 
 void OptimizerStore::commit() {
   for (std::size_t r = 0; r < records().size(); ++r)
-    if (shadows_[r]) std::swap(homes_[r], shadows_[r]);
+    if (shadows_[r] && !is_frozen(plan_.schedule.shape, r)) std::swap(homes_[r], shadows_[r]);
   guess_.reset();
 }
 
@@ -583,7 +644,7 @@ Status OptimizerStore::drop_step() {
   if (!guess_) return {};
   forget();
   for (std::size_t r = 0; r < records().size(); ++r) {
-    if (!speculates(plan_.schedule.shape, r)) continue;
+    if (!speculates(plan_.schedule.shape, r) || is_frozen(plan_.schedule.shape, r)) continue;
     const HostView view = host_view(r);
     load(r, view);
     refresh(r, view);
@@ -624,6 +685,7 @@ OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
     std::byte* next = image_.data();
     view.slot = slots.count();
     view.state = {.p = reinterpret_cast<float*>(next), .format = format(), .count = states()};
+    if (shares(r) && units_.is_stateless(records()[r].unit)) view.state.count = 0;
     next += kF32States.bytes(records()[r].range.count);
     for (std::size_t k = 0; k < states(); ++k, next += format().bytes(records()[r].states)) view.state.states[k] = next;
   } else {
@@ -760,6 +822,7 @@ Status OptimizerStore::visit(const std::function<Status(const OptimizerRecord&, 
 
 std::vector<HeldPiece> OptimizerStore::held(const OptimizerRecord& record, Slice within) const {
   const UnitLayout& unit = layout_.units[static_cast<std::size_t>(record.unit)];
+  const bool stateless = units_.is_stateless(record.unit);
   std::vector<HeldPiece> all;
   for (const StatePiece& of : pieces_[static_cast<std::size_t>(&record - records().data())]) {
     const ParamPiece& piece = of.of;
@@ -776,8 +839,8 @@ std::vector<HeldPiece> OptimizerStore::held(const OptimizerRecord& record, Slice
                    .offset = piece.offset + first - piece.first,
                    .count = end - first,
                    .first_state = before(first),
-                   .state_offset = of.states_at + before(first) - before(piece.first),
-                   .state_count = before(end) - before(first),
+                   .state_offset = stateless ? 0 : of.states_at + before(first) - before(piece.first),
+                   .state_count = stateless ? 0 : before(end) - before(first),
                    .states_are_zero = of.rank == 0 && choice.states_are_zero,
                    .of_rows = of.rank > 0});
   }

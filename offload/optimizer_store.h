@@ -26,13 +26,15 @@
 #include "offload/stateful_choices.h"
 #include "offload/update_plan.h"
 #include "optim/adamw.h"
+#include "optim/freeze_policy.h"
 #include "optim/param_groups.h"
 
 namespace strata {
 
 struct OptimizerStoreOptions {
   std::shared_ptr<const Optimizer> method = std::make_shared<AdamW>();
-  ParamGroups groups{0.01};  // those that the layout's numbers mean
+  ParamGroups groups{0.01};                              // those that the layout's numbers mean
+  std::shared_ptr<const FreezePolicy> freeze = nullptr;  // null: every unit is trained in every step
   int zero_stage = 0;
   std::optional<Tier> home = Tier::cpu;  // of every record; absent: `homes` tells each
   std::vector<Tier> homes = {};
@@ -100,6 +102,12 @@ class OptimizerStore {
   OptimizerStore(const OptimizerStore&) = delete;
   OptimizerStore& operator=(const OptimizerStore&) = delete;
 
+  // Before the forward of a step: the units that it trains (OptimizerStoreOptions::freeze). Until the next call units that are
+  // frozen are neither updated nor published, and take no part in begin_step() to finish_update(). Finishes the last update
+  // where other units were trained before. At first those of step 1 are.
+  void choose_units(std::int64_t step);
+  const ActiveUnits& units() const { return units_; }
+
   // Begins what a step's update can do before the norm is known: states arrive, gradients leave; and, with `guess`, the records
   // that speculate are updated as this step would, their old states kept. What needs a unit's gradients, and all behind it in
   // the schedule, is enqueued by complete() of this unit. So it takes turns with what the backward moves.
@@ -131,8 +139,9 @@ class OptimizerStore {
   // Blocking. Instead of step(): the step has no update. Parameters and states are as they were before begin_step().
   Status drop_step();
 
-  // Blocking. Calls `fill` for every record with p and its states to be set (contents undefined before), stores them, refreshes
-  // the compute copy and publishes every unit. Collective.
+  // Blocking. Calls `fill` for every record with p and its states to be set (contents undefined before; no
+  // states of a record that shares memory for them and is frozen), stores them, refreshes the compute copy and publishes every
+  // unit. Collective.
   Status fill(const std::function<Status(const OptimizerRecord&, RecordState)>& fill);
   // Blocking. Calls `visit` with every record's state, up to date; it must not change it.
   Status visit(const std::function<Status(const OptimizerRecord&, RecordState)>& visit);
@@ -198,6 +207,12 @@ class OptimizerStore {
   const StateFormat& format() const { return plan_.schedule.shape.format; }
   std::size_t states() const { return static_cast<std::size_t>(plan_.schedule.shape.states); }
   std::size_t payload_bytes(std::size_t r) const;
+  // What of it lies at the record's home, and not in shared memory.
+  std::size_t home_bytes(std::size_t r) const;
+  std::size_t shared_bytes(std::size_t r) const;  // its states there
+  bool shares(std::size_t r) const { return shares_states(plan_.schedule.shape, r); }
+  Status allocate_shared(TierArena& gpu, TierArena& cpu);
+  const Buffer& shared_memory(std::size_t r) const;
   RecordState state_in(std::size_t r, std::byte* memory) const;
   std::byte* stored_params(std::size_t r) const;  // of the record's first element
   bool reaches_params(std::size_t r) const;       // whether host code does
@@ -271,6 +286,7 @@ class OptimizerStore {
   GradStore& grads_;
   UpdateStreams streams_;
   UpdatePlan plan_;
+  ActiveUnits units_;
   bool begun_ = false;
   std::size_t next_early_ = 0;   // instruction of the step that has begun
   std::vector<char> completed_;  // units of it
@@ -283,10 +299,15 @@ class OptimizerStore {
     int published = 0;     // units
   };
   std::optional<Update> update_;
-  std::optional<UpdateStep> guess_;           // of the step that has begun
-  std::vector<SlotEvents> slots_;             // of the schedule, then of image_, rounded_, direct_image_ and rows' image
-  std::vector<Buffer> homes_;                 // empty for records on NVMe
-  std::vector<Buffer> shadows_;               // empty for records that need none
+  std::optional<UpdateStep> guess_;  // of the step that has begun
+  std::vector<SlotEvents> slots_;    // of the schedule, then of image_, rounded_, direct_image_ and rows' image
+  std::vector<Buffer> homes_;        // empty for records on NVMe
+  std::vector<Buffer> shadows_;      // empty for records that need none
+  // States of blocks that take turns (ActiveUnits), in the gpu tier and in CPU memory: of each record of a unit, by its number
+  // there, once for each block that is active at a time. What updates a tier's records is one stream, so no turn overlaps
+  // the one before.
+  std::array<std::vector<Buffer>, 2> shared_;
+  std::vector<std::size_t> number_in_unit_;   // of each record
   std::vector<std::uint64_t> kept_versions_;  // of the file's records, when the step began
   std::vector<std::int64_t> file_records_;    // place in the state file, by record
   std::vector<Buffer> cpu_windows_, gpu_windows_;

@@ -69,11 +69,20 @@ bool speculates(const UpdateShape& shape, std::size_t record) {
   return !shape.speculates.empty() && shape.speculates[record] != 0;
 }
 
+bool is_frozen(const UpdateShape& shape, std::size_t record) {
+  return !shape.frozen.empty() && shape.frozen[static_cast<std::size_t>(shape.records[record].unit)] != 0;
+}
+
+bool shares_states(const UpdateShape& shape, std::size_t record) {
+  return !shape.shares_states.empty() && shape.shares_states[static_cast<std::size_t>(shape.records[record].unit)] != 0 &&
+         shape.placements[record].home != Tier::nvme && !route_of(shape, record).state_travels;
+}
+
 bool measures(const UpdateShape& shape, std::size_t record) { return shape.two_passes && shape.records[record].rows > 0; }
 
 bool can_speculate(const UpdateShape& shape, std::size_t record) {
   return !shape.two_passes && shape.records[record].rows == 0 && shape.placements[record].home != Tier::gpu &&
-         has_master(shape, record);
+         has_master(shape, record) && !(shares_states(shape, record) && shape.placements[record].home == Tier::cpu);
 }
 
 bool needs_shadow(const UpdateShape& shape, std::size_t record) {
@@ -181,9 +190,9 @@ class ListScheduler {
     for (std::size_t r = 0; r < records; ++r)
       if (strata::measures(shape, r)) add_measuring(r);
     for (std::size_t r = records; r-- > 0;)
-      if (speculates(shape, r)) add_update(r);
+      if (speculates(shape, r) && !is_frozen(shape, r)) add_update(r);
     for (std::size_t r = 0; r < records; ++r)
-      if (!speculates(shape, r)) add_update(r);
+      if (!speculates(shape, r) && !is_frozen(shape, r)) add_update(r);
   }
 
   UpdateSchedule run() {

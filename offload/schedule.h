@@ -87,6 +87,10 @@ struct UpdateShape {
   std::vector<char> speculates = {};
   // What lives on NVMe and is updated by the GPU moves between the file and a GPU window, past CPU memory (cuFile).
   bool gpu_direct = false;
+  // Of each unit: it is not trained in this step, so that its records have no instructions. Empty: none.
+  std::vector<char> frozen = {};
+  // Of each unit: its states share memory with those of others, where they are at home in memory. Empty: none.
+  std::vector<char> shares_states = {};
   bool separate_memory = false;  // CPU and GPU memory are two: gradients and parameters are copied between them
   DType compute = DType::f32;    // of the parameters that are computed with
   DType grads = DType::f32;      // of the gradient sums that the update reads
@@ -101,12 +105,17 @@ UnitPlacement unit_placement(const UpdateShape& shape, std::size_t record);
 bool has_master(const UpdateShape& shape, std::size_t record);
 double state_bytes(const UpdateShape& shape, std::size_t record);
 bool speculates(const UpdateShape& shape, std::size_t record);
+// Whether its unit is frozen. What a record is and where it lives does not depend on it.
+bool is_frozen(const UpdateShape& shape, std::size_t record);
+// Whether its states lie in memory that records of other units use too: of a unit that shares, and neither on NVMe nor
+// updated by the GPU away from it.
+bool shares_states(const UpdateShape& shape, std::size_t record);
 // Whether it has rows of matrices to be measured: then all of those are before any such record is updated, and gradients that
 // come from elsewhere come twice.
 bool measures(const UpdateShape& shape, std::size_t record);
-// Whether it could: it has no rows of matrices, whose moments have no second copy; it holds its master, so that the compute
-// copy can be made again; and it lives where a second copy can be kept beside the first: on NVMe, where every record has two
-// slots, or in CPU memory.
+// Whether it could: it has no rows of matrices, whose moments have no second copy, nor states in memory that others share; it
+// holds its master, so that the compute copy can be made again; and it lives where a second copy can be kept beside the first:
+// on NVMe, where every record has two slots, or in CPU memory.
 bool can_speculate(const UpdateShape& shape, std::size_t record);
 // Whether it does, and needs memory for its second copy.
 bool needs_shadow(const UpdateShape& shape, std::size_t record);
@@ -155,7 +164,7 @@ int needs_gradients_of(const UpdateSchedule& schedule, const Instruction& instru
 std::vector<std::size_t> instructions_through_units(const UpdateSchedule& schedule);
 
 // The windows that `shape` needs so that every stage of the pipeline has one in hand: three of each kind, or as many as there
-// are records that use the kind.
+// are records that use the kind, whichever units are frozen.
 WindowCounts full_windows(const UpdateShape& shape);
 
 // List scheduling: each resource, when free, takes the first record's instruction that could begin; windows are granted in

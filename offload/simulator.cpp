@@ -8,8 +8,8 @@
 namespace strata {
 
 double compute_amount_forward() { return 1.0; }
-double compute_amount_backward(bool recomputes) { return recomputes ? 3.0 : 2.0; }
-double compute_amount_head() { return 3.0; }
+double compute_amount_backward(bool recomputes, bool frozen) { return (recomputes ? 3.0 : 2.0) - (frozen ? 1.0 : 0.0); }
+double compute_amount_head(bool frozen) { return frozen ? 2.0 : 3.0; }
 
 namespace {
 bool any(const std::vector<double>& bytes) {
@@ -111,6 +111,7 @@ class StepSimulator {
   double grads_written(int u) const { return of(compute_.grads_written, u); }
   double grads_between(int u) const { return of(compute_.grads_between, u); }
   bool recomputes(int u) const { return of(compute_.recomputes, u) != 0; }
+  bool is_frozen(int u) const { return of(compute_.frozen, u) != 0; }
   double activations_away(int u) const { return of(compute_.activations_away, u); }
   bool activations_on_nvme(int u) const { return of(compute_.activations_on_nvme, u) != 0; }
   template <class T>
@@ -250,9 +251,9 @@ class StepSimulator {
   double backward(std::size_t position, double amount, int pass) {
     const int u = order_[position];
     const std::size_t s = slot(schedule_.slots.grads(u));
-    const bool leaves = grads_down(u) > 0.0, last_pass = pass + 1 == passes();
+    const bool leaves = grads_down(u) > 0.0 && !is_frozen(u), last_pass = pass + 1 == passes();
     const bool is_head = u + 1 == compute_.units;
-    double ready = std::max(acquire(position), leaves ? 0.0 : read_[s]);
+    double ready = std::max(acquire(position), leaves || is_frozen(u) ? 0.0 : read_[s]);
     if (is_head) ready = std::max(ready, begin_backward());
     if (is_head && last_pass && compute_.update_between) begin_step();
     for (int m = 0; m < at_once(); ++m) {
@@ -264,6 +265,7 @@ class StepSimulator {
         leaving_.pop_front();
       }
       double reduced = take(Resource::compute, std::max(ready, has_memory), amount);
+      if (is_frozen(u)) continue;
       if (leaves && pass > 0) reduced = take(Resource::cpu_to_gpu, std::max(reduced, written_[s]), grads_between(u));
       reduced_ = std::max(reduced_, reduced);
       double done = reduced_;
@@ -298,7 +300,8 @@ class StepSimulator {
           continue;
         }
         const int u = order_[i];
-        const double amount = i == head ? compute_amount_head() : compute_amount_backward(recomputes(u));
+        const double amount =
+            i == head ? compute_amount_head(is_frozen(u)) : compute_amount_backward(recomputes(u), is_frozen(u));
         const bool last = pass + 1 == passes();
         times.grads[static_cast<std::size_t>(u)] = backward(i, amount, pass);
         if (!last || !compute_.update_between) continue;

@@ -22,6 +22,7 @@ struct ComputeShape {
   std::vector<double> grads_written = {};     // of those, bytes that go on to NVMe
   std::vector<double> grads_between = {};     // that leave after the others, and come back for the next
   std::vector<char> recomputes = {};          // whether a unit's backward runs its forward again; empty: none
+  std::vector<char> frozen = {};              // whether a unit is not trained (UpdateShape); empty: none
   // Bytes of each unit and micro-batch that leave after the forward and come back for the backward; 0, or empty: none. And
   // whether they go on to NVMe.
   std::vector<double> activations_away = {};
@@ -35,9 +36,10 @@ struct ComputeShape {
 };
 
 // Forwards of one unit that one operation is worth: a backward is two, and the forward again where it is recomputed.
+// A third of a forward and backward is what the gradients of parameters take, which a frozen unit does not compute.
 double compute_amount_forward();
-double compute_amount_backward(bool recomputes);
-double compute_amount_head();
+double compute_amount_backward(bool recomputes, bool frozen);
+double compute_amount_head(bool frozen);
 
 // An instruction of the schedule, or something between two updates: a unit computes, its parameters come up, its sums or what
 // it keeps for its backward leave or come back.

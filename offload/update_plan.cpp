@@ -190,4 +190,18 @@ UpdatePlan plan_updates(const UpdateShape& shape, const UpdateShare& share, Comp
   return between.forecast->step_seconds < kNoticeable * behind.forecast->step_seconds ? between : behind;
 }
 
+void freeze(UpdatePlan& plan, const std::vector<char>& frozen, ComputeShape compute, const Rates& rates) {
+  compute.frozen = frozen;
+  compute.update_between = plan.between;
+  const GradientTimes times = gradient_times(compute, rates);
+  const auto again = [&](UpdateSchedule& schedule, std::optional<StepForecast>& forecast) {
+    UpdateShape shape = std::move(schedule.shape);
+    shape.frozen = frozen;
+    schedule = make_update_schedule(shape, schedule.windows, rates, times);
+    if (rates.any()) forecast = forecast_step(schedule, compute, rates);
+  };
+  again(plan.schedule, plan.forecast);
+  if (plan.waiting) again(*plan.waiting, plan.waiting_forecast);
+}
+
 }  // namespace strata

@@ -52,6 +52,9 @@ struct UpdatePlan {
 // Bytes of the second copies in CPU memory that are made while a guess is open.
 std::size_t shadow_bytes(const UpdatePlan& plan);
 
+// Makes the schedules of `plan` anew for steps in which other units are frozen: homes, who updates and windows stay.
+void freeze(UpdatePlan& plan, const std::vector<char>& frozen, ComputeShape compute, const Rates& rates);
+
 // The schedule of `shape` (whose placements give the homes; on_gpu and speculates are overwritten). Fractions to be chosen are
 // those with the shortest forecast step, the smallest of equal ones: first of the GPU's part without speculation, then of
 // speculation, then of the GPU's part again; without rates they are 0, and speculation that gains less than a hundredth is too.

@@ -7,7 +7,7 @@
 namespace strata {
 
 StateNoise state_noise(std::uint64_t seed, const UpdateSlice& slice, std::int64_t step) {
-  const std::uint64_t key = Philox(seed, slice.stream).u64(0), number = static_cast<std::uint64_t>(step);
+  const std::uint64_t key = Philox(seed, slice.stream).u64(0), number = static_cast<std::uint64_t>(slice.steps_before + step);
   return {.key = {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32)},
           .step = {static_cast<std::uint32_t>(number), static_cast<std::uint32_t>(number >> 32)},
           .first = slice.first};

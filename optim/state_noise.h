@@ -18,7 +18,7 @@ struct StateNoise {
   std::uint32_t key[2], step[2];
   std::int64_t first;  // element of the slice's first, in the parameter
 };
-// slice: its stream and first element.
+// slice: its stream, first element and steps before.
 StateNoise state_noise(std::uint64_t seed, const UpdateSlice& slice, std::int64_t step);
 // Of a parameter: UpdateSlice::stream.
 std::uint64_t state_noise_stream(std::string_view param);

@@ -34,7 +34,8 @@ struct UpdateSlice {
   // unused, all elements have states, and the slice begins at a block of the format.
   StateFormat format = kF32States;
   std::array<std::byte*, kMaxStates> packed{}, new_packed{};
-  std::uint64_t stream = 0;  // of the parameter's noise (state_noise.h)
+  std::uint64_t stream = 0;       // of the parameter's noise (state_noise.h)
+  std::int64_t steps_before = 0;  // of the run, in which updates were not counted: noise is numbered by the run's steps
   // Which elements have states, where not all do: the slice begins at element `first` (flat, row-major) of the map's matrix,
   // and states and new_states with those of the first element from there on that has some, without gaps.
   StatefulMap map{.kind = StatefulKind::all};

@@ -243,6 +243,38 @@ class Resolver {
       const Result<GroupRule> rule = parse_group_rule(text);
       require(rule.ok(), "optimizer.groups: {}", rule.ok() ? std::string() : rule.status().message());
     }
+    freeze(name, frugal || low_rank);
+  }
+
+  // States of a choice that holds for every parameter at once cannot be skipped for some.
+  void freeze(const char* optimizer, bool chooses) {
+    auto& f = c_.optimizer.freeze;
+    using Policy = Config::Optimizer::Freeze::Policy;
+    using Freeze = Config::Optimizer::Freeze;
+    const bool lisa = f.type == Policy::lisa, badam = f.type == Policy::badam;
+    const auto of = [this](const char* key, bool set, bool has, const char* owner) {
+      require(has || !set, "optimizer.freeze.{}: only {} has it; set optimizer.freeze.type: {}, or remove it", key, owner,
+              owner);
+    };
+    of("lisa_activated_layers", f.lisa_activated_layers != 0, lisa, "lisa");
+    of("lisa_interval_steps", f.lisa_interval_steps != 0, lisa, "lisa");
+    of("switch_block_every", f.switch_block_every != 0, badam, "badam");
+    of("switch_mode", f.switch_mode.has_value(), badam, "badam");
+    of("states", f.states.has_value(), lisa || badam, "lisa");
+    require(!badam || f.states != Freeze::States::keep,
+            "optimizer.freeze.states: badam drops them; set drop, or optimizer.freeze.type: lisa");
+    if (lisa && f.lisa_activated_layers == 0) f.lisa_activated_layers = 2;
+    if (lisa && f.lisa_interval_steps == 0) f.lisa_interval_steps = 20;
+    if (badam && f.switch_block_every == 0) f.switch_block_every = 50;
+    if (badam && !f.switch_mode) f.switch_mode = Freeze::Mode::descending;
+    if ((lisa || badam) && !f.states) f.states = Freeze::States::drop;
+    require(f.type == Policy::none || !chooses,
+            "optimizer.freeze.type: {} chooses states or projections for all units at once; set optimizer.type: adamw, lion or "
+            "sgd, or remove optimizer.freeze",
+            optimizer);
+    require(!lisa || c_.model.num_layers == 0 || f.lisa_activated_layers <= c_.model.num_layers,
+            "optimizer.freeze.lisa_activated_layers: the model has fewer blocks: {} > {}", f.lisa_activated_layers,
+            c_.model.num_layers);
   }
 
   void rest() {

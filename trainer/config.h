@@ -116,6 +116,17 @@ struct Config {
     std::optional<Seeds> proj_seeds{};
     double weight_decay = 0.1;
     std::vector<std::string> groups{};  // texts of parse_group_rule()
+    // Which units are trained when (optim/freeze_policy.h).
+    struct Freeze {
+      enum class Policy { none, lisa, badam } type = Policy::none;
+      std::int64_t lisa_activated_layers = 0, lisa_interval_steps = 0;  // derived; of lisa alone
+      std::int64_t switch_block_every = 0;                              // derived; of badam alone
+      enum class Mode { random, ascending, descending };
+      std::optional<Mode> switch_mode{};  // likewise
+      enum class States { keep, drop };
+      std::optional<States> states{};  // derived; of both
+    };
+    Freeze freeze{};
   } optimizer;
 
   struct Scheduler {

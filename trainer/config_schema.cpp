@@ -340,6 +340,37 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
       "first pattern that "
       "matches a "
       "name counts; one that is the first for none is an error.");
+  using Policy = Config::Optimizer::Freeze::Policy;
+  s.add_choice<Policy>(
+      "optimizer.freeze.type", c.optimizer.freeze.type,
+      {{"none", Policy::none}, {"lisa", Policy::lisa}, {"badam", Policy::badam}},
+      "Which units are trained when; the others take no part in the update. `lisa`: a few blocks, drawn anew from "
+      "time to time, with embedding and head. `badam`: one block after another, and nothing else. With adamw, "
+      "lion and sgd.");
+  using Freeze = Config::Optimizer::Freeze;
+  s.add_choice<Freeze::States>(
+       "optimizer.freeze.states", c.optimizer.freeze.states, {{"keep", Freeze::States::keep}, {"drop", Freeze::States::drop}},
+       "What becomes of the optimizer's states when other units are trained: they stay with their units, "
+       "or all begin at zero.")
+      .automatic("drop; only lisa and badam have them");
+  s.add("optimizer.freeze.switch_block_every", c.optimizer.freeze.switch_block_every, "badam: steps of a block.")
+      .at_least(1)
+      .at_most(kMaxSteps)
+      .automatic("50; only badam has it");
+  s.add_choice<Freeze::Mode>(
+       "optimizer.freeze.switch_mode", c.optimizer.freeze.switch_mode,
+       {{"random", Freeze::Mode::random}, {"ascending", Freeze::Mode::ascending}, {"descending", Freeze::Mode::descending}},
+       "badam: the order of the blocks; random: each once, then all in another order.")
+      .automatic("descending; only badam has it");
+  s.add("optimizer.freeze.lisa_activated_layers", c.optimizer.freeze.lisa_activated_layers,
+        "lisa: blocks that are trained at once.")
+      .at_least(1)
+      .at_most(kMaxBatch)
+      .automatic("2; only lisa has it");
+  s.add("optimizer.freeze.lisa_interval_steps", c.optimizer.freeze.lisa_interval_steps, "lisa: steps between two draws.")
+      .at_least(1)
+      .at_most(kMaxSteps)
+      .automatic("20; only lisa has it");
 
   s.section(
       "scheduler",

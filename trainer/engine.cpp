@@ -359,9 +359,10 @@ void Engine::run_forward_and_backward(std::span<Pass> passes, float scale, const
     for (Pass& pass : passes) {
       activations_->prefetch();
       const std::vector<TensorRef> unit_grads = grads(static_cast<int>(n));
-      const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, unit_grads};
+      const bool frozen = optimizer_->units().is_frozen(static_cast<int>(n));
+      const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, unit_grads, frozen};
       pass.x = model_.head().loss_and_backward(ctx, pass.x, losses_of(pass), scale);
-      pace_compute(compute_amount_head());
+      pace_compute(compute_amount_head(frozen));
       grads_->reduce(static_cast<int>(n), pass.index);
     }
     if (updates) optimizer_->complete(static_cast<int>(n));
@@ -371,13 +372,14 @@ void Engine::run_forward_and_backward(std::span<Pass> passes, float scale, const
     prefetch_after(2 * n - u, forward_order_.size());
     for (Pass& pass : passes) {
       const std::vector<TensorRef> unit_grads = grads(static_cast<int>(u));
-      const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, unit_grads};
+      const bool frozen = optimizer_->units().is_frozen(static_cast<int>(u));
+      const UnitContext ctx{*compute_, gpu_, options_.compute, pass.batch, leases.params, unit_grads, frozen};
       KeptActivations kept = activations_->take(static_cast<int>(u), activation_slot(pass.index));
       activations_->prefetch();
       const bool recomputes = activations_->placement(static_cast<int>(u)).recompute;
       if (recomputes) (void)model_.body()[u]->forward(ctx, kept.input, &kept.saved);
       pass.x = model_.body()[u]->backward(ctx, kept.input, std::move(pass.x), std::move(kept.saved));
-      pace_compute(compute_amount_backward(recomputes));
+      pace_compute(compute_amount_backward(recomputes, frozen));
       kept.input.reset();
       grads_->reduce(static_cast<int>(u), pass.index);
     }
@@ -408,6 +410,8 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
       static_cast<double>(options_.micro_batch * options_.seq_length) * options_.micro_batches * layout_.world.v;
   // Every micro-batch is loaded before the first is enqueued: the last step's compute is complete (exchange() waited for it).
   for (int i = 0; i < options_.micro_batches; ++i) STRATA_RETURN_IF_ERROR(load_batch(i, load));
+  optimizer_->choose_units(step);
+  grads_->freeze(optimizer_->units().frozen());
   tokens_.upload(*compute_);
   targets_.upload(*compute_);
   std::optional<UpdateStep> guess;
@@ -469,7 +473,9 @@ Result<StepResult> Engine::exchange(const StopWish& wishes_to_stop) {
   if (dry()) return result;
   std::vector<double> mine = {wishes_to_stop() ? 1.0 : 0.0};
   for (int i = 0; i < options_.micro_batches; ++i) mine.push_back(sum_losses(i));
-  for (int u = 0; u < model_.unit_count(); ++u) mine.insert(mine.end(), grads_->partials(u).begin(), grads_->partials(u).end());
+  const ActiveUnits& units = optimizer_->units();
+  for (int u = 0; u < model_.unit_count(); ++u)
+    if (!units.is_frozen(u)) mine.insert(mine.end(), grads_->partials(u).begin(), grads_->partials(u).end());
   STRATA_ASSIGN_OR_RETURN(const auto blobs,
                           control_->gather_all(std::as_bytes(std::span(mine)), "exchange of losses and norms"));
   std::vector<std::vector<double>> ranks;
@@ -482,8 +488,9 @@ Result<StepResult> Engine::exchange(const StopWish& wishes_to_stop) {
     for (const auto& values : ranks) result.loss += values[static_cast<std::size_t>(i) + 1];
   std::vector<double> partials;
   std::vector<std::size_t> at(ranks.size(), static_cast<std::size_t>(options_.micro_batches) + 1);
-  for (const UnitLayout& unit : layout_.units)
-    for (std::size_t r = 0; r < ranks.size(); ++r) {
+  for (int u = 0; u < model_.unit_count(); ++u)
+    for (std::size_t r = 0; r < ranks.size() && !units.is_frozen(u); ++r) {
+      const UnitLayout& unit = layout_.units[static_cast<std::size_t>(u)];
       const auto blocks = static_cast<std::size_t>((unit.slices[r].count + kLayoutBlock - 1) / kLayoutBlock);
       partials.insert(partials.end(), ranks[r].begin() + static_cast<std::ptrdiff_t>(at[r]),
                       ranks[r].begin() + static_cast<std::ptrdiff_t>(at[r] + blocks));

@@ -60,6 +60,7 @@ Status Engine::first_bad_activation(std::string* found) {
 
 Status Engine::first_bad_gradient(std::string* found) {
   for (int u = model_.unit_count() - 1; u >= 0 && found->empty(); --u) {
+    if (optimizer_->units().is_frozen(u)) continue;
     STRATA_RETURN_IF_ERROR(grads_->look_at(u, [&](const ConstTensorRef& values, std::int64_t first) -> Status {
       STRATA_ASSIGN_OR_RETURN(const std::int64_t index, nonfinite_in(values, grads_->home(u)));
       if (index >= 0 && found->empty())

@@ -6,6 +6,7 @@
 #include "model/hf.h"
 #include "optim/adamw.h"
 #include "optim/apollo_optimizer.h"
+#include "optim/freeze_policy.h"
 #include "optim/frugal.h"
 #include "optim/galore_optimizer.h"
 #include "optim/lion.h"
@@ -130,6 +131,25 @@ std::shared_ptr<const Optimizer> make_optimizer(const Config::Optimizer& o, std:
   return std::make_shared<Sgd>(SgdConfig{.momentum = o.momentum.value(), .nesterov = o.nesterov.value()}, storage);
 }
 
+std::shared_ptr<const FreezePolicy> make_freeze(const Config::Optimizer::Freeze& f, std::uint64_t seed) {
+  using Freeze = Config::Optimizer::Freeze;
+  switch (f.type) {
+    case Freeze::Policy::none: break;
+    case Freeze::Policy::lisa:
+      return std::make_shared<Lisa>(LisaConfig{.activated_layers = f.lisa_activated_layers,
+                                               .interval_steps = f.lisa_interval_steps,
+                                               .drop_states = *f.states == Freeze::States::drop},
+                                    seed);
+    case Freeze::Policy::badam: {
+      const BAdamOrder order = *f.switch_mode == Freeze::Mode::random      ? BAdamOrder::random
+                               : *f.switch_mode == Freeze::Mode::ascending ? BAdamOrder::ascending
+                                                                           : BAdamOrder::descending;
+      return std::make_shared<BAdam>(BAdamConfig{.switch_block_every = f.switch_block_every, .switch_mode = order}, seed);
+    }
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 EngineOptions engine_options(const Config& c, Rank rank) {
@@ -145,6 +165,7 @@ EngineOptions engine_options(const Config& c, Rank rank) {
   options.seq_length = c.training.seq_length;
   options.clip_norm = c.training.clip_grad;
   options.optimizer.method = make_optimizer(c.optimizer, c.run.seed);
+  options.optimizer.freeze = make_freeze(c.optimizer.freeze, c.run.seed);
   std::vector<GroupRule> rules;
   for (const std::string& text : c.optimizer.groups) rules.push_back(parse_group_rule(text).value());
   options.optimizer.groups = ParamGroups(c.optimizer.weight_decay, std::move(rules));

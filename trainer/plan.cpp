@@ -121,6 +121,8 @@ std::string format_update(const UpdatePlan& update) {
   if (update.speculating > 0)
     text += fmt::format("; {} begin before the norm is known ({} for second copies)", update.speculating,
                         format_bytes(shadow_bytes(update)));
+  if (const std::vector<char>& frozen = update.schedule.shape.frozen; !frozen.empty())
+    text += fmt::format("; {} of {} units are frozen", std::count(frozen.begin(), frozen.end(), 1), frozen.size());
   if (update.schedule.shape.two_passes) text += "; rows of matrices are measured first, behind the norm";
   text += "\n";
   if (!update.forecast) return text;
@@ -224,6 +226,8 @@ nlohmann::json update_to_json(const UpdatePlan& update) {
                         {"params", update.schedule.windows.params},
                         {"grads", update.schedule.windows.grads}}},
                       {"instructions", update.schedule.instructions.size()}};
+  if (const std::vector<char>& frozen = update.schedule.shape.frozen; !frozen.empty())
+    j["frozen_units"] = std::count(frozen.begin(), frozen.end(), 1);
   if (update.schedule.shape.gpu_direct) j["between_nvme_and_gpu"] = counts.direct;
   if (!update.forecast) return j;
   j["forecast"] = {{"step_seconds", update.forecast->step_seconds}, {"bound", to_string(update.forecast->bound())}};
@@ -301,7 +305,7 @@ std::uint64_t nvme_bytes_per_step(const Plan& plan) {
   const UpdateShape& shape = plan.update.schedule.shape;
   double bytes = 0.0;
   for (std::size_t r = 0; r < shape.placements.size(); ++r)
-    if (shape.placements[r].home == Tier::nvme) bytes += state_bytes(shape, r);
+    if (shape.placements[r].home == Tier::nvme && !is_frozen(shape, r)) bytes += state_bytes(shape, r);
   // Gradients are written once for every time they are read.
   for (const Instruction& instruction : plan.update.schedule.instructions)
     if (instruction.action == Action::write_params || instruction.action == Action::read_grads) bytes += instruction.amount;

@@ -56,7 +56,8 @@ struct Plan {
 Result<Plan> make_plan(const Model& model, const EngineOptions& options, WorldSize world, Rank rank, int threads,
                        Backend backend, const Budgets& budgets = {});
 // Bytes that this rank writes to NVMe in a step: states, parameters, gradients and activations at home there. A guess that was
-// wrong (speculation) writes its records once more.
+// wrong (speculation) writes its records once more. Where units are frozen (optimizer.freeze): in the steps of the first
+// choice.
 std::uint64_t nvme_bytes_per_step(const Plan& plan);
 // The same of all ranks, as if each were this one: shares differ by at most one block a unit.
 std::uint64_t nvme_bytes_per_step_of_all(const Plan& plan);

@@ -98,8 +98,9 @@ class ActivationSearch {
 
   // No step is shorter than this.
   double compute_seconds(const Counts& counts) const {
-    const double forwards = static_cast<double>(units_) * (compute_amount_forward() + compute_amount_backward(false)) +
-                            static_cast<double>(counts.recomputing) + compute_amount_head();
+    const bool freezes = options_.optimizer.freeze != nullptr;
+    const double forwards = static_cast<double>(units_) * (compute_amount_forward() + compute_amount_backward(false, freezes)) +
+                            static_cast<double>(counts.recomputing) + compute_amount_head(freezes);
     return options_.optimizer.rates.seconds(Resource::compute, forwards * options_.micro_batches);
   }
 

@@ -114,13 +114,20 @@ class GradualPlacement {
     const auto states = static_cast<double>(options.optimizer.method->states().size());
     const StateFormat format = options.optimizer.method->state_format();
     const bool f32 = options.compute == DType::f32, copied = context.has_separate_memory(options);
+    ActiveUnits units(options.optimizer.freeze, context.model.unit_count());
+    units.move_to(1);
+    // Of what a unit's states take, its part of the memory that it shares.
+    const auto part = [&units, blocks = context.model.unit_count() - 2](int u) {
+      if (!units.shares_states(u)) return 1.0;
+      return units.is_block(u) ? static_cast<double>(units.blocks_at_once()) / blocks : 0.0;
+    };
     for (const OptimizerRecord& record : cut_optimizer_records(
              make_layout(context.model, context.world, options.optimizer.groups, *options.optimizer.method), context.rank,
              options.zero_stage, options.optimizer.record_size, *options.optimizer.method, options.optimizer.groups)) {
       // What the optimizer keeps and, where the compute copy does not serve, p; in whole pages, long arrays apart from each
       // other.
       const double n = static_cast<double>(record.range.count), more = 4096.0 + (n >= 0x1p18 ? 65536.0 : 0.0);
-      const double kept = states * static_cast<double>(format.bytes(record.states));
+      const double kept = states * static_cast<double>(format.bytes(record.states)) * part(record.unit);
       on_gpu_.push_back(kept + n * (f32 ? 0.0 : 4.0) + more);
       on_cpu_.push_back(kept + n * (f32 && !copied ? 0.0 : 4.0) + more);
     }

@@ -49,6 +49,7 @@ class Trainer::Impl {
   Status open_data();
   Status choose_device();
   Status measure_if_asked();
+  Status check_freeze(const OptimizerStoreOptions& options) const;
   Status check_plan();
   Status prepare_run_folder();
   Status describe_run();
@@ -218,10 +219,25 @@ Status Trainer::Impl::measure_if_asked() {
   return {};
 }
 
+// What a configuration alone does not tell.
+Status Trainer::Impl::check_freeze(const OptimizerStoreOptions& options) const {
+  if (options.freeze == nullptr) return {};
+  const int units = extras_.model->unit_count(), blocks = units - 2;
+  if (blocks < 1) return {Code::invalid_config, "optimizer.freeze.type: the model has no blocks to train in turn; set none"};
+  if (config_.optimizer.freeze.lisa_activated_layers > blocks)
+    return {Code::invalid_config, "optimizer.freeze.lisa_activated_layers: the model has fewer blocks: " +
+                                      std::to_string(config_.optimizer.freeze.lisa_activated_layers) + " > " +
+                                      std::to_string(blocks)};
+  if (options.method->choice_rule().empty()) return {};
+  return {Code::invalid_config, std::string("optimizer.freeze.type: ") + options.method->name() +
+                                    " chooses states or projections for all units at once; set optimizer.freeze.type: none"};
+}
+
 Status Trainer::Impl::check_plan() {
   budgets_ = budgets_of(config_, environment_.host_memory(), *device_);
   EngineOptions options = engine_options(config_, environment_.world().rank());
   if (extras_.optimizer) options.optimizer.method = extras_.optimizer;
+  STRATA_RETURN_IF_ERROR(check_freeze(options.optimizer));
   STRATA_ASSIGN_OR_RETURN(plan_, make_plan(*extras_.model, options, environment_.world().size(), environment_.world().rank(),
                                            device_->threads(), device_->backend(), budgets_));
   return check_budgets(plan_, budgets_);

@@ -481,7 +481,7 @@ TEST(UpdatePlan, SpeculatesAsFarAsTheStepGetsShorterAndCopiesHaveRoom) {
   EXPECT_GT(chosen.speculating, 5);
   EXPECT_LT(chosen.forecast->step_seconds, 0.85 * waits.forecast->step_seconds);
   // While the head computes there is nothing to update: all parameters are new, and no gradient is there.
-  const double head = compute_amount_head() / rates[Resource::compute];
+  const double head = compute_amount_head(false) / rates[Resource::compute];
   EXPECT_LE(chosen.forecast->step_seconds, 1.06 * (chosen.forecast->bound_seconds() + head));
   share.shadow_bytes = 4.5 * state_bytes(shape, 0);
   const UpdatePlan few = plan_updates(shape, share, compute, rates);

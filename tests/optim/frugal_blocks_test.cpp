@@ -4,11 +4,11 @@
 
 #include <gtest/gtest.h>
 
-#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "torch_permutation.h"
 #include "vector_file.h"
 
 namespace strata {
@@ -18,14 +18,6 @@ BlockOrder order_of(const std::string& name) {
   if (name == "random") return BlockOrder::random;
   if (name == "ascending") return BlockOrder::ascending;
   return name == "mirror" ? BlockOrder::mirror : BlockOrder::descending;
-}
-
-// torch.randperm on the CPU: a Fisher-Yates shuffle by mt19937.
-std::vector<std::int64_t> torch_permutation(std::int64_t n, std::mt19937& engine) {
-  std::vector<std::int64_t> numbers(static_cast<std::size_t>(n));
-  std::iota(numbers.begin(), numbers.end(), 0);
-  for (std::size_t i = 0; i + 1 < numbers.size(); ++i) std::swap(numbers[i], numbers[i + engine() % (numbers.size() - i)]);
-  return numbers;
 }
 
 TEST(FrugalBlocksTest, AreThoseOfTheAuthors) {

@@ -267,6 +267,22 @@ Status same_optimizer(const Manifest& manifest, const Optimizer& method, const s
               ": set optimizer.type back, or begin a new run from its weights (strata model export, then model.hf)"};
 }
 
+Status same_freezing(const Manifest& manifest, const Engine& engine, const std::string& path) {
+  if (manifest.optimizer.empty()) return {};
+  const FreezePolicy* const freeze = engine.options().optimizer.freeze.get();
+  const std::string rule = freeze == nullptr ? "" : freeze->rule();
+  const auto described = [](const std::string& text) { return text.empty() ? "none" : text; };
+  if (manifest.freeze_rule != rule)
+    return {Code::invalid_config, path + " was written by a run that froze units by another rule (" +
+                                      described(manifest.freeze_rule) + "; this run: " + described(rule) +
+                                      "): set optimizer.freeze and run.seed back, or begin a new run from its weights (strata "
+                                      "model export, then model.hf)"};
+  if (freeze != nullptr && manifest.trained != trained_units(engine, manifest.step))
+    return {Code::corrupt, path + "/manifest.json: the units that were trained are not those of " + rule + " in step " +
+                               std::to_string(manifest.step)};
+  return {};
+}
+
 // optimizer.groups may say of which parameters only a part has states.
 Status same_state_counts(const Manifest& manifest, Engine& engine, const std::string& path) {
   if (manifest.optimizer.empty()) return {};
@@ -276,7 +292,8 @@ Status same_state_counts(const Manifest& manifest, Engine& engine, const std::st
   for (const UnitLayout& unit : engine.layout().units) {
     for (std::size_t p = 0; p < unit.params.size(); ++p, ++i) {
       const std::int64_t has = manifest.params[i].state_count();
-      const std::int64_t wants = state_count(unit.params[p], *options.method, options.groups);
+      const bool stateless = engine.optimizer().units().is_stateless(u);
+      const std::int64_t wants = stateless ? 0 : state_count(unit.params[p], *options.method, options.groups);
       if (has != wants)
         return {Code::invalid_config, path + " holds " + std::to_string(has) + " values of each state of " +
                                           unit.params[p].name + ", this run keeps " + std::to_string(wants) +
@@ -351,7 +368,10 @@ Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReade
   STRATA_RETURN_IF_ERROR(same_parameters(reader, model));
   const Optimizer& method = *engine.options().optimizer.method;
   STRATA_RETURN_IF_ERROR(same_optimizer(reader.manifest(), method, reader.path()));
+  STRATA_RETURN_IF_ERROR(same_freezing(reader.manifest(), engine, reader.path()));
   STRATA_RETURN_IF_ERROR(same_orientation(reader.manifest(), model, reader.path()));
+  // Those that the last step trained have the states that are stored.
+  engine.optimizer().choose_units(std::max<std::int64_t>(reader.manifest().step, 1));
   STRATA_RETURN_IF_ERROR(same_state_counts(reader.manifest(), engine, reader.path()));
   Communicator& comm = engine.control();
   Status verified;

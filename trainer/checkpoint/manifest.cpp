@@ -51,6 +51,8 @@ std::string manifest_to_json(const Manifest& manifest) {
             {"states", manifest.states},
             {"choice_rule", manifest.choice_rule},
             {"choice", manifest.choice},
+            {"freeze_rule", manifest.freeze_rule},
+            {"trained", manifest.trained},
             {"model", manifest.model_json.empty() ? json() : json::parse(manifest.model_json)},
             {"parameters", json::array()},
             {"files", json::array()}};
@@ -90,6 +92,8 @@ Result<Manifest> manifest_from_json(const std::string& text, const std::string& 
     m.format = *state_format_of(format);
     j.at("choice_rule").get_to(m.choice_rule);
     j.at("choice").get_to(m.choice);
+    m.freeze_rule = j.value("freeze_rule", std::string());
+    m.trained = j.value("trained", std::vector<std::string>());
     if (!j.at("model").is_null()) m.model_json = j.at("model").dump();
     for (const json& p : j.at("parameters"))
       m.params.push_back({p.at("name").get<std::string>(), shape_from_json(p.at("shape")), p.value("states", std::int64_t{-1}),

@@ -149,6 +149,7 @@ void add_state_counts(Engine& engine, std::vector<CheckpointParam>& params) {
     for (std::size_t p = 0; p < unit.params.size(); ++p, ++i) {
       const std::int64_t states = state_count(unit.params[p], *options.method, options.groups);
       if (states != unit.params[p].numel) params[i].states = states;
+      if (engine.optimizer().units().is_stateless(u)) params[i].states = 0;
       params[i].memory = engine.optimizer().row_memory(u, p);
       if (!engine.optimizer().holds_projections()) continue;
       for (const RowUpdates::HeldProjection& held : engine.optimizer().projections(u, p)) params[i].projections += held.count;
@@ -174,6 +175,16 @@ Status commit(const std::string& target, Manifest manifest, const std::vector<st
 }
 
 }  // namespace
+
+std::vector<std::string> trained_units(const Engine& engine, std::int64_t step) {
+  std::vector<std::string> names;
+  const std::vector<UnitLayout>& units = engine.layout().units;
+  ActiveUnits active(engine.options().optimizer.freeze, static_cast<int>(units.size()));
+  active.move_to(std::max<std::int64_t>(step, 1));
+  for (std::size_t u = 0; u < units.size(); ++u)
+    if (!active.is_frozen(static_cast<int>(u))) names.push_back(units[u].name);
+  return names;
+}
 
 std::vector<CheckpointParam> checkpoint_params(const Model& model) {
   std::vector<CheckpointParam> params;
@@ -205,6 +216,10 @@ Result<std::string> save_checkpoint(Engine& engine, const Model& model, const Ma
       manifest.format = method.state_format();
       manifest.choice_rule = method.choice_rule();
       manifest.choice = engine.optimizer().held_choice();
+      if (const FreezePolicy* const freeze = engine.options().optimizer.freeze.get(); freeze != nullptr) {
+        manifest.freeze_rule = freeze->rule();
+        manifest.trained = trained_units(engine, manifest.step);
+      }
       manifest.params = checkpoint_params(model);
       add_state_counts(engine, manifest.params);
       status = commit(target, std::move(manifest), parts);
