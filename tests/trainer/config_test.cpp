@@ -221,6 +221,13 @@ TEST(TrainingConfig, AnOptimizerHasItsOwnKeysAndNoOthers) {
   EXPECT_EQ(resolved({"optimizer.type=frugal", "optimizer.proj_type=random", "optimizer.reset_statistics=false"})
                 .optimizer.reset_statistics,
             false);
+  EXPECT_THAT(problem({"optimizer.type=apollo", "optimizer.state_dtype=bf16"}),
+              HasSubstr("optimizer.state_dtype: apollo keeps its states in fp32"));
+  EXPECT_THAT(problem({"optimizer.type=frugal", "optimizer.state_dtype=8bit"}),
+              HasSubstr("optimizer.state_dtype: frugal keeps its states in fp32"));
+  EXPECT_THAT(problem({"optimizer.type=lion", "optimizer.state_dtype=8bit"}),
+              HasSubstr("optimizer.state_dtype: lion has no 8-bit states; set bf16 or fp32"));
+  EXPECT_THAT(problem({"optimizer.type=sgd", "optimizer.state_dtype=bf16"}), HasSubstr("sgd without momentum has no states"));
   EXPECT_THAT(problem({"optimizer.type=sgd", "optimizer.nesterov=true"}), HasSubstr("set optimizer.momentum"));
   EXPECT_THAT(problem({"optimizer.groups=[\"a.*\"]"}), HasSubstr("optimizer.groups: \"a.*\": says nothing"));
   EXPECT_EQ(resolved({"optimizer.groups=[\"a.* lr_scale=2\"]"}).optimizer.groups, std::vector<std::string>{"a.* lr_scale=2"});
