@@ -1,6 +1,6 @@
 // 8-bit blockwise AdamW: bitsandbytes' maps, codes and runs (tests/oracle/make_bnb_vectors.py), and the same bits on every body
-// and in any cut at blocks. Mutations caught: a block of another length, the signed map for v, thresholds at values, the
-// largest magnitude before the update, p from the coded states, a tail that looks behind its elements.
+// and in any cut at blocks. Mutations caught: the signed map for v, thresholds at values, the largest magnitude before the
+// update, a state in p's place, a tail that looks behind its elements.
 #include "optim/state_codes.h"
 
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
 // States in other formats than f32: every body gives the bits of the written sequence, whatever the length, alignment and
 // cutting. Mutations caught: noise of the slice's place and not of the element's, both states with the same bits of a word, a
-// round of Philox left out, noise that does not know the step or the parameter, p from the rounded states, rounding to nearest.
+// round of Philox left out, noise that does not know the step or the parameter, rounding to nearest.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -26,13 +26,16 @@ std::shared_ptr<FormulaSource> data() { return std::make_shared<FormulaSource>(6
 struct Policy {
   const char* name;
   Freeze config;
+  Config::Optimizer::StateDtype states = Config::Optimizer::StateDtype::fp32;
 };
 std::vector<Policy> policies() {
   std::vector<Policy> all = {
       {"LisaDrop", {.type = Freeze::Policy::lisa, .lisa_activated_layers = 1, .lisa_interval_steps = 2}},
       {"LisaKeep",
        {.type = Freeze::Policy::lisa, .lisa_activated_layers = 2, .lisa_interval_steps = 2, .states = Freeze::States::keep}},
-      {"BAdam", {.type = Freeze::Policy::badam, .switch_block_every = 2, .switch_mode = Freeze::Mode::random}}};
+      {"BAdamBf16",
+       {.type = Freeze::Policy::badam, .switch_block_every = 2, .switch_mode = Freeze::Mode::random},
+       Config::Optimizer::StateDtype::bf16}};
   if (testing::kSanitized) all.erase(all.begin() + 1, all.end());
   return all;
 }
@@ -50,6 +53,7 @@ class FreezeOn : public ::testing::TestWithParam<std::tuple<Processor, Policy>> 
   static const testing::GpuMachine* gpu() { return std::get<0>(GetParam()).gpu; }
   static Config config(const Placement& placement, const std::string& folder, DType compute) {
     Config c = with(std::get<1>(GetParam()).config, config_of(placement, folder, compute));
+    c.optimizer.state_dtype = std::get<1>(GetParam()).states;
     if (gpu() != nullptr) c.training.global_batch_size = 2;
     return c;
   }
