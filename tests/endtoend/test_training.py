@@ -142,8 +142,9 @@ class Resuming(EndToEnd):
         return [int(pid) for pid in subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()]
 
     def test_a_stop_signal_saves_and_exits_cleanly(self):
-        forever = ("training.steps=100000", "checkpoint.interval=0")
-        # mpirun kills its ranks a second after SIGTERM unless told otherwise.
+        # mpirun that was asked to end reads nothing for as long as it waits: what its ranks print in the meantime must fit its pipe.
+        forever = ("training.steps=100000", "checkpoint.interval=0", "logging.log_interval=100000")
+        # It kills them a second after SIGTERM unless told otherwise, and waits as long before.
         os.environ["OMPI_MCA_odls_base_sigkill_timeout"] = "5"
         self.addCleanup(os.environ.pop, "OMPI_MCA_odls_base_sigkill_timeout")
         for name, ranks, asked in (("usr1", 2, signal.SIGUSR1), ("term", 2, signal.SIGTERM), ("alone", 0, signal.SIGTERM)):
