@@ -348,7 +348,7 @@ Status fill_record(const CheckpointReader& reader, const std::vector<std::string
     const std::string& name = params[piece.param].name;
     const auto place = [](float* values, std::int64_t n) { return std::span(values, static_cast<std::size_t>(n)); };
     STRATA_RETURN_IF_ERROR(reader.read_parameter(params[piece.param], piece.first, place(state.p + piece.offset, piece.count)));
-    for (std::size_t k = 0; k < states.size(); ++k) {
+    for (std::size_t k = 0; k < states.size() && piece.state_count > 0; ++k) {
       if (state.format != kF32States) {
         STRATA_RETURN_IF_ERROR(reader.read_stored(name, states[k], piece.first_state, piece.state_count,
                                                   state.states[k] + state.format.bytes(piece.state_offset)));
