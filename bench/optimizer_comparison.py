@@ -26,7 +26,7 @@ import sys
 import time
 
 from line_chart import chart, line
-from results_file import HERE, check_common, cpu_name, merge_run, results_folder, write_runs
+from results_file import HERE, check_common, cpu_name, merge_run, open_result, write_page
 
 ADAMW = {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0}
 APOLLO = {**ADAMW, "update_proj_gap": 200}
@@ -267,20 +267,12 @@ def draw(result):
 
 
 def write(path, result):
-    write_runs(path, result)
-    path.with_suffix(".svg").write_text(draw(result))
-    path.with_suffix(".md").write_text(page(result, path.with_suffix(".svg").name))
+    write_page(path, result, draw, page)
 
 
 def main():
     options = parse_arguments()
-    path = options.output or results_folder() / "optimizer_comparison.json"
-    result = json.loads(path.read_text()) if path.exists() else {}
-    if options.table:
-        if not result:
-            sys.exit(f"there is no {path}")
-        write(path, result)
-        return
+    path, result = open_result(options, "optimizer_comparison", write)
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     prefix, data = prepare(options)

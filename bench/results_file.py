@@ -60,6 +60,25 @@ def store(output, name, benchmark, results):
     print(f"written to {output}")
 
 
+def open_result(options, name, write):
+    """Path and content of the result file of a benchmark that adds run after run. With --table: writes what is made of it anew, and ends the program."""
+    path = options.output or results_folder() / f"{name}.json"
+    result = json.loads(path.read_text()) if path.exists() else {}
+    if options.table:
+        if not result:
+            sys.exit(f"there is no {path}")
+        write(path, result)
+        sys.exit()
+    return path, result
+
+
+def write_page(path, result, draw, page):
+    """Writes a result file with its picture and its page. draw: gives an SVG of the result; page: text of it and of the picture's name."""
+    write_runs(path, result)
+    path.with_suffix(".svg").write_text(draw(result))
+    path.with_suffix(".md").write_text(page(result, path.with_suffix(".svg").name))
+
+
 def check_common(result, common):
     """Ends the program when a run cannot stand beside those of a result."""
     different = sorted(key for key in {*result["common"], *common} if result["common"].get(key) != common.get(key))

@@ -24,7 +24,7 @@ import sys
 
 from line_chart import chart, line
 from optimizer_comparison import SETTINGS, as_yaml, call, common_part, configuration, metric_rows, prepare, program_commit
-from results_file import HERE, check_common, cpu_name, json_of, merge_run, results_folder, write_runs
+from results_file import HERE, check_common, cpu_name, json_of, merge_run, open_result, write_page
 from sample_order import first_tokens, token_count
 
 # The rates at which training is calm, then those of the papers.
@@ -218,20 +218,12 @@ def draw(result):
 
 
 def write(path, result):
-    write_runs(path, result)
-    path.with_suffix(".svg").write_text(draw(result))
-    path.with_suffix(".md").write_text(page(result, path.with_suffix(".svg").name))
+    write_page(path, result, draw, page)
 
 
 def main():
     options = parse_arguments()
-    path = options.output or results_folder() / "training_vs_python.json"
-    result = json.loads(path.read_text()) if path.exists() else {}
-    if options.table:
-        if not result:
-            sys.exit(f"there is no {path}")
-        write(path, result)
-        return
+    path, result = open_result(options, "training_vs_python", write)
     check_python(options)
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)

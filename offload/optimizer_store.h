@@ -139,9 +139,8 @@ class OptimizerStore {
   // Blocking. Instead of step(): the step has no update. Parameters and states are as they were before begin_step().
   Status drop_step();
 
-  // Blocking. Calls `fill` for every record with p and its states to be set (contents undefined before; no
-  // states of a record that shares memory for them and is frozen), stores them, refreshes the compute copy and publishes every
-  // unit. Collective.
+  // Blocking. Calls `fill` for every record with p and its states to be set (contents undefined before; no states of a record
+  // that shares memory for them and is frozen), stores them, refreshes the compute copy and publishes every unit. Collective.
   Status fill(const std::function<Status(const OptimizerRecord&, RecordState)>& fill);
   // Blocking. Calls `visit` with every record's state, up to date; it must not change it.
   Status visit(const std::function<Status(const OptimizerRecord&, RecordState)>& visit);
