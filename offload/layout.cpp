@@ -18,8 +18,24 @@ std::int64_t StateLayout::owned(Rank rank) const {
 }
 
 ParamShape shape_of(const ParamExtent& param) {
-  if (param.columns == 0) return {param.name, 1, param.numel};
-  return {param.name, param.numel / param.columns, param.columns};
+  ParamShape shape{.name = param.name, .rows = 1, .columns = param.numel};
+  if (param.columns > 0) shape.rows = param.numel / param.columns, shape.columns = param.columns;
+  shape.parts = param.parts, shape.first_matrix = param.first_matrix, shape.matrices = param.matrices;
+  return shape;
+}
+
+void number_matrices(StateLayout& layout, const ParamGroups& groups) {
+  std::int64_t matrices = 0;
+  const auto each = [&](const auto& body) {
+    for (UnitLayout& unit : layout.units)
+      for (ParamExtent& param : unit.params)
+        if (groups[param.group].projected) body(param);
+  };
+  each([&](ParamExtent& param) {
+    param.first_matrix = matrices;
+    matrices += std::max<std::int64_t>(1, std::ssize(param.parts));
+  });
+  each([&](ParamExtent& param) { param.matrices = matrices; });
 }
 
 std::int64_t row_cut(std::int64_t rows, std::int64_t columns) {
@@ -46,7 +62,7 @@ UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, W
     STRATA_CHECK(p.cut == 0 || (p.cut % kLayoutBlock == 0 && p.cut % p.columns == 0),
                  "a matrix is cut where rows and blocks end");
     unit.numel = round_up(unit.numel, p.cut > 0 ? kLayoutBlock : state_block);
-    unit.params.push_back({p.name, unit.numel, p.numel, p.group, p.columns, p.cut, p.transposed, p.parts});
+    unit.params.push_back({p.name, unit.numel, p.numel, p.group, p.columns, p.cut, p.transposed, p.parts, 0, 0});
     unit.numel += round_up(p.numel, kParamAlignment);
   }
   std::int64_t first = 0;

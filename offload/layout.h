@@ -25,8 +25,9 @@ struct ParamExtent {
   std::int64_t columns = 0;  // of a matrix; 0: is a vector
   // Elements, whole rows: shards and records cut the matrix only at multiples of this; it begins at a block. 0: at any block.
   std::int64_t cut = 0;
-  bool transposed = false;               // the model's matrix is the transpose of this one
-  std::vector<std::int64_t> parts = {};  // rows of the matrices that it is, one above the other; empty: one
+  bool transposed = false;                      // the model's matrix is the transpose of this one
+  std::vector<std::int64_t> parts = {};         // rows of the matrices that it is, one above the other; empty: one
+  std::int64_t first_matrix = 0, matrices = 0;  // number_matrices()
 };
 ParamShape shape_of(const ParamExtent& param);
 
@@ -60,6 +61,9 @@ struct StateLayout {
   std::int64_t numel() const;           // padding included
   std::int64_t owned(Rank rank) const;  // elements of all units that `rank` owns
 };
+
+// Numbers the matrices of all parameters whose group is projected (ParamShape::first_matrix).
+void number_matrices(StateLayout& layout, const ParamGroups& groups);
 
 // state_block: of StateFormat; parameters begin at multiples of it, so that no cut is inside a block.
 UnitLayout layout_unit(std::string name, const std::vector<ParamDecl>& params, WorldSize world, std::int64_t state_block = 1);

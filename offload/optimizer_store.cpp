@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "nvme/gpu_record_memory.h"
+#include "offload/array_stride.h"
 #include "optim/state_noise.h"
 #include "runtime/kernels/elementwise.h"
 
@@ -14,7 +15,7 @@ void zero(const OptimizerRecord& record, const RecordState& state) {
   std::fill_n(state.p, record.range.count, 0.0f);
   for (std::size_t k = 0; k < state.count; ++k) {
     std::fill_n(state.states[k], state.format.bytes(record.states), std::byte{0});
-    if (record.row_states > 0) std::fill_n(state.rows[k], record.row_states, 0.0f);
+    if (state.apart_count > 0) std::fill_n(state.apart[k], state.apart_count, 0.0f);
   }
 }
 
@@ -27,6 +28,7 @@ OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOp
       streams_(streams),
       units_(options.freeze, static_cast<int>(layout.units.size())),
       choices_(layout_, *options_.method, options_.groups),
+      turns_(layout_, *options_.method, options_.groups),
       rows_(layout_, *options_.method, options_.groups,
             {streams.cpu_update, streams.gpu_update, streams.gpu_to_cpu, streams.cpu_to_gpu, streams.host}),
       separate_(streams.cpu_update.device().has_separate_memory()) {}
@@ -82,7 +84,7 @@ std::size_t OptimizerStore::payload_bytes(std::size_t r) const {
   std::int64_t bytes = 0, next = 0;
   const auto add = [&](std::int64_t n) {
     if (n > 0) bytes = next + n;
-    next += stride(n);
+    next += array_stride(n);
   };
   if (has_master(plan_.schedule.shape, r)) add(kF32States.bytes(record.range.count));
   for (std::size_t k = 0; k < states(); ++k) add(format().bytes(record.states));
@@ -96,7 +98,7 @@ std::size_t OptimizerStore::home_bytes(std::size_t r) const {
 
 std::size_t OptimizerStore::shared_bytes(std::size_t r) const {
   const std::int64_t bytes = format().bytes(records()[r].states);
-  return states() == 0 ? 0 : static_cast<std::size_t>(static_cast<std::int64_t>(states() - 1) * stride(bytes) + bytes);
+  return states() == 0 ? 0 : static_cast<std::size_t>(static_cast<std::int64_t>(states() - 1) * array_stride(bytes) + bytes);
 }
 
 // Large enough for the largest record of its number.
@@ -146,7 +148,8 @@ Status OptimizerStore::allocate(Rank rank, TierArena& gpu, TierArena& cpu, std::
   std::vector<char> on_gpu;
   for (std::size_t r = 0; r < records().size(); ++r) on_gpu.push_back(route_of(plan_.schedule.shape, r).on_gpu ? 1 : 0);
   STRATA_RETURN_IF_ERROR(choices_.allocate(records(), on_gpu, streams_.gpu_update, gpu, cpu));
-  choices_.hold(-1, 0);
+  STRATA_RETURN_IF_ERROR(turns_.allocate(records(), pieces_, on_gpu, gpu, cpu));
+  hold_choice(-1, 0);
   STRATA_RETURN_IF_ERROR(rows_.allocate(records(), on_gpu, rank, options_.zero_stage, gpu, cpu));
   std::vector<std::span<std::byte>> windows;
   for (const Buffer& w : cpu_windows_) windows.emplace_back(w.data(), w.size());
@@ -270,7 +273,7 @@ RecordState OptimizerStore::state_in(std::size_t r, std::byte* memory) const {
   RecordState state{.format = format(), .count = states()};
   if (has_master(plan_.schedule.shape, r)) {
     state.p = reinterpret_cast<float*>(memory);
-    memory += stride(kF32States.bytes(record.range.count));
+    memory += array_stride(kF32States.bytes(record.range.count));
   } else {
     state.p = reinterpret_cast<float*>(stored_params(r));
   }
@@ -278,7 +281,7 @@ RecordState OptimizerStore::state_in(std::size_t r, std::byte* memory) const {
     if (units_.is_stateless(record.unit)) state.count = 0;
     if (state.count > 0) memory = shared_memory(r).data();
   }
-  for (std::size_t k = 0; k < state.count; ++k, memory += stride(format().bytes(record.states))) state.states[k] = memory;
+  for (std::size_t k = 0; k < state.count; ++k, memory += array_stride(format().bytes(record.states))) state.states[k] = memory;
   return state;
 }
 
@@ -351,15 +354,17 @@ std::vector<OptimizerStore::Run> OptimizerStore::runs_of(std::size_t r) const {
     const int group = unit.params[piece.param].group;
     const StatefulChoices::Choice choice = choices_.of(record.unit, piece.param);
     if (pieces_[r][i].rank > 0) continue;  // rows_ has it
-    if (!choice.is_everything) {
+    const bool turns = pieces_[r][i].takes_turns;
+    if (!choice.is_everything || turns) {
       runs.push_back({.first = piece.offset,
                       .count = piece.count,
-                      .states_at = states_at,
+                      .states_at = turns ? turns_.place_of(r, i) : states_at,
                       .group = group,
                       .set = choice.set,
                       .first_of_param = piece.first,
                       .gpu_words = choice.gpu_words,
-                      .states_are_zero = choice.states_are_zero});
+                      .states_are_zero = turns ? choices_.is_fresh() : choice.states_are_zero,
+                      .apart = turns});
       continue;
     }
     if (format() != kF32States) {  // blocks are a parameter's, and so is noise
@@ -451,6 +456,10 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& of_a
         slice.packed[k] = state.states[k] + format().bytes(run.states_at);
         if (elsewhere) slice.new_packed[k] = result.states[k] + format().bytes(run.states_at);
         continue;
+      }
+      if (run.apart) {
+        slice.states[k] = apart(r)[k] + run.states_at;
+        continue;  // what has such states does not speculate
       }
       slice.states[k] = state.values(k) + run.states_at;
       if (elsewhere) slice.new_states[k] = result.values(k) + run.states_at;
@@ -554,7 +563,7 @@ void OptimizerStore::begin_step(const std::optional<UpdateStep>& guess) {
   finish_update();
   kept_versions_ = file_->versions();
   guess_ = plan_.waiting ? guess : std::nullopt;
-  if (guess_) choices_.choose(guess_->number);
+  if (guess_) choose(guess_->number);
   next_early_ = 0;
   completed_.assign(static_cast<std::size_t>(plan_.schedule.shape.units), 0);
   begun_ = true;
@@ -591,7 +600,7 @@ Result<bool> OptimizerStore::begin_update(const UpdateStep& step, const Event& a
   slots_[static_cast<std::size_t>(plan_.schedule.slots.norm())] = {after, {}};
   const bool guessed = guess_.has_value(), kept = guessed && *guess_ == step;
   if (guessed && !kept) forget();
-  choices_.choose(step.number);
+  choose(step.number);
   const UpdateSchedule& schedule = this->schedule(kept);
   update_ = {.schedule = &schedule,
              .through = instructions_through_units(schedule),
@@ -692,15 +701,16 @@ OptimizerStore::HostView OptimizerStore::host_view(std::size_t r) {
     view.slot = slots.home(static_cast<int>(r));
     view.state = state_in(r, homes_[r].data());
   }
-  if (rows_.has(r)) {
-    view.rows = rows_.on_gpu(r) ? slots.count() + 3 : slots.rows(static_cast<int>(r));
-    view.state.rows = rows_.on_gpu(r) ? rows_.image(r) : rows_.moments(r);
+  if (has_apart(r)) {
+    view.apart = apart_on_gpu(r) ? slots.count() + 3 : slots.rows(static_cast<int>(r));
+    view.state.apart = apart_on_gpu(r) ? apart_image(r) : apart(r);
+    view.state.apart_count = apart_count(r);
   }
   return view;
 }
 
 std::vector<int> OptimizerStore::slots_of(const HostView& view) {
-  return view.rows < 0 ? std::vector<int>{view.slot} : std::vector<int>{view.slot, view.rows};
+  return view.apart < 0 ? std::vector<int>{view.slot} : std::vector<int>{view.slot, view.apart};
 }
 
 void OptimizerStore::copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const {
@@ -710,15 +720,15 @@ void OptimizerStore::copy_state(std::size_t r, RecordState from, RecordState to,
     copy_async(from.states[k], to.states[k], bytes(format(), records()[r].states), stream);
 }
 
-void OptimizerStore::copy_rows(std::size_t r, const RowArrays& from, const RowArrays& to, StreamRef stream) const {
-  for (std::size_t k = 0; k < states(); ++k)
-    copy_async(from[k], to[k], static_cast<std::size_t>(rows_.moment_count(r)) * sizeof(float), stream);
+void OptimizerStore::copy_apart(std::size_t r, const Arrays& from, const Arrays& to, StreamRef stream) const {
+  for (std::size_t k = 0; k < states() && apart_count(r) > 0; ++k)
+    copy_async(from[k], to[k], static_cast<std::size_t>(apart_count(r)) * sizeof(float), stream);
 }
 
 void OptimizerStore::load(std::size_t r, const HostView& view) {
-  if (rows_.has(r) && rows_.on_gpu(r)) {
-    const std::array<int, 1> of_gpu = {plan_.schedule.slots.rows(static_cast<int>(r))}, image = {view.rows};
-    ordered(streams_.gpu_to_cpu, of_gpu, image, [&] { copy_rows(r, rows_.moments(r), rows_.image(r), streams_.gpu_to_cpu); });
+  if (has_apart(r) && apart_on_gpu(r)) {
+    const std::array<int, 1> of_gpu = {plan_.schedule.slots.rows(static_cast<int>(r))}, image = {view.apart};
+    ordered(streams_.gpu_to_cpu, of_gpu, image, [&] { copy_apart(r, apart(r), apart_image(r), streams_.gpu_to_cpu); });
   }
   const std::array<int, 1> home = {plan_.schedule.slots.home(static_cast<int>(r))}, here = {view.slot};
   if (home == here) return;
@@ -731,9 +741,9 @@ void OptimizerStore::load(std::size_t r, const HostView& view) {
 }
 
 void OptimizerStore::store(std::size_t r, const HostView& view) {
-  if (rows_.has(r) && rows_.on_gpu(r)) {
-    const std::array<int, 1> of_gpu = {plan_.schedule.slots.rows(static_cast<int>(r))}, image = {view.rows};
-    ordered(streams_.cpu_to_gpu, image, of_gpu, [&] { copy_rows(r, rows_.image(r), rows_.moments(r), streams_.cpu_to_gpu); });
+  if (has_apart(r) && apart_on_gpu(r)) {
+    const std::array<int, 1> of_gpu = {plan_.schedule.slots.rows(static_cast<int>(r))}, image = {view.apart};
+    ordered(streams_.cpu_to_gpu, image, of_gpu, [&] { copy_apart(r, apart_image(r), apart(r), streams_.cpu_to_gpu); });
   }
   const std::array<int, 1> home = {plan_.schedule.slots.home(static_cast<int>(r))}, here = {view.slot};
   if (home == here) return;
@@ -820,11 +830,19 @@ Status OptimizerStore::visit(const std::function<Status(const OptimizerRecord&, 
   return streams_.host.synchronize();
 }
 
+std::int64_t OptimizerStore::state_count(int unit, std::size_t param) const {
+  if (units_.is_stateless(unit)) return 0;
+  return strata::state_count(layout_.units[static_cast<std::size_t>(unit)].params[param], *options_.method, options_.groups,
+                             choices_.current());
+}
+
 std::vector<HeldPiece> OptimizerStore::held(const OptimizerRecord& record, Slice within) const {
   const UnitLayout& unit = layout_.units[static_cast<std::size_t>(record.unit)];
   const bool stateless = units_.is_stateless(record.unit);
   std::vector<HeldPiece> all;
-  for (const StatePiece& of : pieces_[static_cast<std::size_t>(&record - records().data())]) {
+  const auto r = static_cast<std::size_t>(&record - records().data());
+  for (std::size_t i = 0; i < pieces_[r].size(); ++i) {
+    const StatePiece& of = pieces_[r][i];
     const ParamPiece& piece = of.of;
     const std::int64_t param_at = unit.params[piece.param].offset;
     const std::int64_t first = std::max(piece.first, within.first - param_at);
@@ -834,15 +852,16 @@ std::vector<HeldPiece> OptimizerStore::held(const OptimizerRecord& record, Slice
     const auto before = [&](std::int64_t element) {
       return of.rank > 0 ? element / unit.params[piece.param].columns * of.rank : states_before(choice.set.map(), element);
     };
+    const std::int64_t states_at = of.takes_turns ? turns_.place_of(r, i) : of.states_at;
     all.push_back({.param = piece.param,
                    .first = first,
                    .offset = piece.offset + first - piece.first,
                    .count = end - first,
                    .first_state = before(first),
-                   .state_offset = stateless ? 0 : of.states_at + before(first) - before(piece.first),
+                   .state_offset = stateless ? 0 : states_at + before(first) - before(piece.first),
                    .state_count = stateless ? 0 : before(end) - before(first),
-                   .states_are_zero = of.rank == 0 && choice.states_are_zero,
-                   .of_rows = of.rank > 0});
+                   .states_are_zero = of.takes_turns ? choices_.is_fresh() : of.rank == 0 && choice.states_are_zero,
+                   .apart = of.rank > 0 || of.takes_turns});
   }
   return all;
 }

@@ -24,6 +24,7 @@
 #include "offload/records.h"
 #include "offload/row_updates.h"
 #include "offload/stateful_choices.h"
+#include "offload/turn_states.h"
 #include "offload/update_plan.h"
 #include "optim/adamw.h"
 #include "optim/freeze_policy.h"
@@ -48,14 +49,15 @@ struct OptimizerStoreOptions {
   ByteExchange exchange = {};  // where ranks share the rows of matrices (Optimizer::rows())
 };
 
-// f32: range.count elements, and of its rows row_states values of each state. Others: OptimizerRecord::states values in the
-// optimizer's format.
+// f32: range.count elements. States: OptimizerRecord::states values of each in the optimizer's format; and what the record has
+// of rows of matrices (OptimizerRecord::row_states) or of matrices that take turns lies apart, in f32.
 struct RecordState {
   float* p = nullptr;
   std::array<std::byte*, kMaxStates> states{};  // in the order of Optimizer::states(); the first `count` are there
   StateFormat format = kF32States;              // of `states`
   std::size_t count = 0;
-  std::array<float*, kMaxStates> rows{};  // where the record has some; likewise
+  std::array<float*, kMaxStates> apart{};  // where the record has some; likewise
+  std::int64_t apart_count = 0;            // values in each
   // Of f32 states.
   float* values(std::size_t k) const {
     STRATA_CHECK(format == kF32States, "states are looked at in their format");
@@ -76,7 +78,7 @@ struct HeldPiece {
   std::int64_t state_offset = 0;  // the same one's place in each of the record's state arrays
   std::int64_t state_count = 0;
   bool states_are_zero = false;  // whatever is stored
-  bool of_rows = false;          // its states are RecordState::rows
+  bool apart = false;            // its states are RecordState::apart
 };
 
 struct UpdateStreams {
@@ -149,8 +151,13 @@ class OptimizerStore {
   std::vector<HeldPiece> held(const OptimizerRecord& record, Slice within) const;
   // Which of the optimizer's choices the states are of (Optimizer::choice); -1: of none, they are zero.
   std::int64_t held_choice() const { return choices_.held(); }
+  // Values of each of the optimizer's states that a parameter has in the choice that holds, on all ranks together.
+  std::int64_t state_count(int unit, std::size_t param) const;
   // What fill() gives next are states of this choice, after as many updates.
-  void hold_choice(std::int64_t choice, std::int64_t updates_done) { choices_.hold(choice, updates_done); }
+  void hold_choice(std::int64_t choice, std::int64_t updates_done) {
+    choices_.hold(choice, updates_done);
+    turns_.place(choices_);
+  }
 
   // What matrices keep from step to step beside their states (RowMethod::scale), one number for each part; of others none.
   std::vector<double> row_memory(int unit, std::size_t param) const { return rows_.memory(unit, param); }
@@ -193,16 +200,10 @@ class OptimizerStore {
     RecordState state;
     int slot = 0;
     std::span<std::byte> window = {};  // of a record on NVMe
-    int rows = -1;                     // slot of its rows; -1: has none
+    int apart = -1;                    // slot of what lies apart; -1: nothing does
   };
   const UpdateSchedule& schedule(bool guessing) const { return guessing || !plan_.waiting ? plan_.schedule : *plan_.waiting; }
   const RecordPlacement& placement(std::size_t r) const { return plan_.schedule.shape.placements[r]; }
-  // Bytes from one array of a record to the next: large arrays whose addresses differ by a power of two would share cache
-  // sets and halve the speed of the update.
-  static std::int64_t stride(std::int64_t bytes) {
-    const std::int64_t whole = (bytes + 63) / 64 * 64;
-    return whole + (bytes >= (std::int64_t{1} << 20) ? 32768 : 0);
-  }
   const StateFormat& format() const { return plan_.schedule.shape.format; }
   std::size_t states() const { return static_cast<std::size_t>(plan_.schedule.shape.states); }
   std::size_t payload_bytes(std::size_t r) const;
@@ -250,6 +251,7 @@ class OptimizerStore {
     std::uint64_t noise_stream = 0;       // of such a format
     const StatefulWord* gpu_words = nullptr;
     bool states_are_zero = false;
+    bool apart = false;  // states_at is in what lies apart
   };
   std::vector<Run> runs_of(std::size_t r) const;
   // The padding that none of `runs` and no rows cover, in order.
@@ -275,8 +277,18 @@ class OptimizerStore {
   void refresh(std::size_t r, const HostView& view);
   void enqueue_compute_copy(const float* p, std::byte* to, std::int64_t n);  // on the host stream
   void copy_state(std::size_t r, RecordState from, RecordState to, StreamRef stream) const;
-  using RowArrays = std::array<float*, kMaxStates>;
-  void copy_rows(std::size_t r, const RowArrays& from, const RowArrays& to, StreamRef stream) const;
+  // States that lie apart: where the record is updated, and for the host. Of rows, or of matrices that take turns.
+  using Arrays = std::array<float*, kMaxStates>;
+  bool has_apart(std::size_t r) const { return rows_.has(r) || turns_.has(r); }
+  bool apart_on_gpu(std::size_t r) const { return rows_.has(r) ? rows_.on_gpu(r) : turns_.on_gpu(r); }
+  Arrays apart(std::size_t r) const { return rows_.has(r) ? rows_.moments(r) : turns_.arrays(r); }
+  Arrays apart_image(std::size_t r) const { return rows_.has(r) ? rows_.image(r) : turns_.image(r); }
+  std::int64_t apart_count(std::size_t r) const { return rows_.has(r) ? rows_.moment_count(r) : turns_.count(r); }
+  void copy_apart(std::size_t r, const Arrays& from, const Arrays& to, StreamRef stream) const;
+  void choose(std::int64_t step) {
+    choices_.choose(step);
+    turns_.place(choices_);
+  }
   Status synchronize();
 
   const StateLayout& layout_;
@@ -299,9 +311,9 @@ class OptimizerStore {
   };
   std::optional<Update> update_;
   std::optional<UpdateStep> guess_;  // of the step that has begun
-  std::vector<SlotEvents> slots_;    // of the schedule, then of image_, rounded_, direct_image_ and rows' image
-  std::vector<Buffer> homes_;        // empty for records on NVMe
-  std::vector<Buffer> shadows_;      // empty for records that need none
+  std::vector<SlotEvents> slots_;  // of the schedule, then of image_, rounded_, direct_image_ and the image of what lies apart
+  std::vector<Buffer> homes_;      // empty for records on NVMe
+  std::vector<Buffer> shadows_;    // empty for records that need none
   // States of blocks that take turns (ActiveUnits), in the gpu tier and in CPU memory: of each record of a unit, by its number
   // there, once for each block that is active at a time. What updates a tier's records is one stream, so no turn overlaps
   // the one before.
@@ -322,6 +334,7 @@ class OptimizerStore {
   std::vector<Buffer> direct_scratch_, direct_bounce_;
   std::vector<std::vector<StatePiece>> pieces_;  // of each record
   StatefulChoices choices_;
+  TurnStates turns_;
   RowUpdates rows_;
   const bool separate_;  // whether the gpu tier is another memory
   std::unique_ptr<NvmeRecords> file_;

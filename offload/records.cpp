@@ -20,12 +20,15 @@ std::vector<OptimizerRecord> cut_optimizer_records(const StateLayout& layout, Ra
 
 namespace {
 
+// An array of so many states is followed by another at an aligned place.
+std::int64_t round_up_states(std::int64_t n, std::int64_t whole = kParamAlignment) { return (n + whole - 1) / whole * whole; }
+
 // Sets what the record has of `method`, and gives its pieces.
 std::vector<StatePiece> add_states(const StateLayout& layout, OptimizerRecord& record, const Optimizer& method,
                                    const ParamGroups& groups) {
   const UnitLayout& unit = layout.units[static_cast<std::size_t>(record.unit)];
   std::vector<StatePiece> pieces;
-  record.states = record.rows = record.row_states = 0;
+  record.states = record.rows = record.row_states = record.turns = 0;
   for (const ParamPiece& piece : params_in(unit, record.range)) {
     const ParamExtent& param = unit.params[piece.param];
     const ParamGroup& group = groups[param.group];
@@ -39,10 +42,14 @@ std::vector<StatePiece> add_states(const StateLayout& layout, OptimizerRecord& r
       record.projecting += static_cast<double>(piece.count) * method.rows()->projecting(rank);
       continue;
     }
+    if (method.takes_turns(shape_of(param), group)) {
+      pieces.push_back({.of = piece, .takes_turns = true});
+      record.turns += round_up_states(piece.count);
+      continue;
+    }
     pieces.push_back({piece, record.states});
     const std::int64_t most = method.most_states(shape_of(param), group, piece.first, piece.count);
-    const std::int64_t whole = std::max(kParamAlignment, method.state_format().block);
-    record.states += (most + whole - 1) / whole * whole;
+    record.states += round_up_states(most, std::max(kParamAlignment, method.state_format().block));
   }
   return pieces;
 }
@@ -57,9 +64,10 @@ std::vector<OptimizerRecord> cut_optimizer_records(const StateLayout& layout, Ra
   return records;
 }
 
-std::int64_t state_count(const ParamExtent& param, const Optimizer& method, const ParamGroups& groups) {
+std::int64_t state_count(const ParamExtent& param, const Optimizer& method, const ParamGroups& groups, std::int64_t choice) {
   const ParamShape shape = shape_of(param);
   const ParamGroup& group = groups[param.group];
+  if (method.takes_turns(shape, group)) return method.stateful(shape, group, choice).states();
   const std::int64_t rank = method.rows() == nullptr ? 0 : method.rows()->rank(shape, group);
   return rank > 0 ? shape.rows * rank : method.most_states(shape, group, 0, param.numel);
 }

@@ -17,6 +17,9 @@ struct OptimizerRecord {
       0;  // values in the array of each of the optimizer's states; of elements that all have some: range.count
   // Of matrices that a RowMethod updates: their rows, and what these have of each state, which lies apart.
   std::int64_t rows = 0, row_states = 0;
+  // Of matrices whose states take turns (Optimizer::takes_turns()): what they need of each state, which lies apart too, at
+  // most.
+  std::int64_t turns = 0;
   double projecting = 0.0;  // work of it, in parameters that are updated (RowMethod::projecting)
 };
 
@@ -51,13 +54,14 @@ struct StatePiece {
   // in the arrays of the rows.
   std::int64_t rank = 0;
   std::int64_t rows_at = 0;
+  bool takes_turns = false;  // its states are not in these arrays
 };
 // By place. What has states throughout has them where its elements are, counted from the first of them, padding included, so
 // that neighbours of that kind can be updated as one.
 std::vector<StatePiece> state_pieces(const StateLayout& layout, const OptimizerRecord& record, const Optimizer& method,
                                      const ParamGroups& groups);
 
-// Values of each of the optimizer's states that all of a parameter has.
-std::int64_t state_count(const ParamExtent& param, const Optimizer& method, const ParamGroups& groups);
+// Values of each of the optimizer's states that all of a parameter has in a choice (Optimizer::choice).
+std::int64_t state_count(const ParamExtent& param, const Optimizer& method, const ParamGroups& groups, std::int64_t choice);
 
 }  // namespace strata

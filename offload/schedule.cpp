@@ -81,8 +81,9 @@ bool shares_states(const UpdateShape& shape, std::size_t record) {
 bool measures(const UpdateShape& shape, std::size_t record) { return shape.two_passes && shape.records[record].rows > 0; }
 
 bool can_speculate(const UpdateShape& shape, std::size_t record) {
-  return !shape.two_passes && shape.records[record].rows == 0 && shape.placements[record].home != Tier::gpu &&
-         has_master(shape, record) && !(shares_states(shape, record) && shape.placements[record].home == Tier::cpu);
+  return !shape.two_passes && shape.records[record].rows == 0 && shape.records[record].turns == 0 &&
+         shape.placements[record].home != Tier::gpu && has_master(shape, record) &&
+         !(shares_states(shape, record) && shape.placements[record].home == Tier::cpu);
 }
 
 bool needs_shadow(const UpdateShape& shape, std::size_t record) {
@@ -483,7 +484,8 @@ class ListScheduler {
         if (waits_for_norm(task)) i.reads = {slots.norm()};
         i.writes = {worked_on};
         if (!route.grads_down && !route.grads_up) i.reads.push_back(grads);
-        if (shape.records[r].rows > 0) (strata::measures(shape, r) ? i.reads : i.writes).push_back(slots.rows(task.record));
+        if (shape.records[r].rows > 0 || shape.records[r].turns > 0)
+          (strata::measures(shape, r) ? i.reads : i.writes).push_back(slots.rows(task.record));
         // Of staging it reads the gradients and writes the parameters.
         if (i.staging >= 0) i.writes.push_back(slots.staging(i.staging));
         if (i.gpu_staging >= 0) i.writes.push_back(slots.gpu_staging(i.gpu_staging));

@@ -34,6 +34,11 @@ class StatefulChoices {
   void hold(std::int64_t choice, std::int64_t updates_done);
   // That whose states are there; -1: of the next update, and zero.
   std::int64_t held() const { return fresh_ ? -1 : choice_; }
+  // That whose sets of() gives, and whether states are zero before its first update.
+  std::int64_t current() const { return choice_; }
+  bool is_fresh() const { return fresh_; }
+  // False where nothing is computed: sets stand for others.
+  bool is_real() const { return !dry_; }
 
   struct Choice {
     StatefulSet set;

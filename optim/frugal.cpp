@@ -2,6 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <numeric>
+
 #include "optim/frugal_kernels.h"
 #include "optim/frugal_subspace.h"
 #include "optim/gpu_kernels.h"
@@ -109,6 +114,16 @@ bool chooses(const FrugalConfig& config, const ParamGroup& group) {
                              config.choice == FrugalChoice::entries);
 }
 
+const char* to_string(BlockOrder order) {
+  switch (order) {
+    case BlockOrder::random: return "random";
+    case BlockOrder::ascending: return "ascending";
+    case BlockOrder::descending: return "descending";
+    case BlockOrder::mirror: return "mirror";
+  }
+  return "?";
+}
+
 const char* to_string(FrugalChoice choice) {
   switch (choice) {
     case FrugalChoice::columns: return "columns";
@@ -123,7 +138,54 @@ const char* to_string(FrugalChoice choice) {
 
 }  // namespace
 
+std::vector<std::int64_t> Frugal::active_matrices(std::int64_t matrices, std::int64_t choice) const {
+  const std::int64_t count = active_block_count(config_.block_order, matrices, config_.density).value();
+  return active_blocks(config_.block_order, matrices, count, choice, seed_);
+}
+
+bool Frugal::takes_turns(const ParamShape&, const ParamGroup& group) const {
+  return group.projected && config_.choice == FrugalChoice::tensors;
+}
+
+Status Frugal::accepts(std::int64_t matrices) const {
+  if (config_.choice != FrugalChoice::tensors) return {};
+  return active_block_count(config_.block_order, matrices, config_.density).status();
+}
+
+std::int64_t Frugal::most_at_once(std::span<const std::int64_t> elements) const {
+  if (config_.choice != FrugalChoice::tensors) return 0;
+  const std::int64_t matrices = std::ssize(elements);
+  if (config_.block_order == BlockOrder::random) {
+    std::vector<std::int64_t> sorted(elements.begin(), elements.end());
+    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    const auto count = active_block_count(config_.block_order, matrices, config_.density).value();
+    return std::accumulate(sorted.begin(), sorted.begin() + count, std::int64_t{0});
+  }
+  std::int64_t most = 0;
+  for (std::int64_t choice = 0; choice < matrices; ++choice) {  // then they come again
+    std::int64_t all = 0;
+    for (const std::int64_t matrix : active_matrices(matrices, choice)) all += elements[static_cast<std::size_t>(matrix)];
+    most = std::max(most, all);
+  }
+  return most;
+}
+
 StatefulSet Frugal::stateful(const ParamShape& param, const ParamGroup& group, std::int64_t choice) const {
+  if (takes_turns(param, group)) {
+    const std::vector<std::int64_t> active = active_matrices(param.matrices, choice);
+    const auto is_active = [&](std::int64_t matrix) { return std::binary_search(active.begin(), active.end(), matrix); };
+    std::vector<std::int64_t> rows;
+    std::int64_t matrix = param.first_matrix, first = 0;
+    const std::array whole = {param.rows};
+    for (const std::int64_t part : param.parts.empty() ? std::span<const std::int64_t>(whole) : param.parts) {
+      for (std::int64_t row = first; row < first + part && is_active(matrix); ++row) rows.push_back(row);
+      first += part;
+      ++matrix;
+    }
+    if (rows.empty()) return StatefulSet::none(param.rows, param.columns);
+    if (std::ssize(rows) == param.rows) return StatefulSet::all(param.rows, param.columns);
+    return StatefulSet::of(StatefulKind::rows, param.rows, param.columns, rows);
+  }
   if (!chooses(config_, group)) return Optimizer::stateful(param, group, choice);
   return frugal_set(config_, param.rows, param.columns, {seed_, param.name, choice});
 }
@@ -135,12 +197,16 @@ std::int64_t Frugal::most_states(const ParamShape& param, const ParamGroup& grou
 }
 
 std::int64_t Frugal::stateful_words(const ParamShape& param, const ParamGroup& group) const {
+  if (takes_turns(param, group))
+    return param.parts.size() > 1 ? StatefulSet::word_count(StatefulKind::rows, param.rows, param.columns) : 0;
   return chooses(config_, group) ? StatefulSet::word_count(kind_of(config_.choice), param.rows, param.columns) : 0;
 }
 
 std::string Frugal::choice_rule() const {
-  return fmt::format("{} density {} every {} steps, seed {}{}", to_string(config_.choice), config_.density, config_.update_gap,
-                     seed_, config_.reset_statistics ? "" : ", states are kept");
+  const bool tensors = config_.choice == FrugalChoice::tensors;
+  return fmt::format("{}{} density {} every {} steps, seed {}{}", to_string(config_.choice),
+                     tensors ? std::string(" ") + to_string(config_.block_order) : "", config_.density, config_.update_gap,
+                     seed_, config_.reset_statistics || tensors ? "" : ", states are kept");
 }
 
 void Frugal::update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "optim/adamw.h"
+#include "optim/frugal_blocks.h"
 #include "optim/lion.h"
 #include "optim/optimizer.h"
 
@@ -31,9 +32,10 @@ struct FrugalMomentumConfig {
 
 struct FrugalConfig {
   FrugalChoice choice = FrugalChoice::columns;
-  double density = 0.25;          // in [0, 1]: the part that has states
-  std::int64_t update_gap = 200;  // steps; at least 1
-  bool reset_statistics = true;   // at a refresh; those of whole tensors always are
+  BlockOrder block_order = BlockOrder::descending;  // of tensors
+  double density = 0.25;                            // in [0, 1]: the part that has states
+  std::int64_t update_gap = 200;                    // steps; at least 1
+  bool reset_statistics = true;                     // at a refresh; those of whole tensors always are
   StateFreeRule state_free = StateFreeRule::sign_sgd;
   double inactive_lr_scale = 1.0;     // of elements without states, times the next one
   double proj_params_lr_scale = 1.0;  // of the learning rate for both kinds of elements, but not for their decay
@@ -84,10 +86,13 @@ class Frugal final : public Optimizer {
   const char* name() const override { return "frugal"; }
   std::vector<std::string> states() const override;
   const RowMethod* rows() const override { return subspace_.get(); }
-  // Whole tensors are the caller's.
   std::int64_t choice(std::int64_t step) const override { return frugal_period(config_, step).refresh; }
   StatefulSet stateful(const ParamShape& param, const ParamGroup& group, std::int64_t choice) const override;
   std::int64_t most_states(const ParamShape& param, const ParamGroup& group, std::int64_t first, std::int64_t n) const override;
+  // Of tensors, whole matrices: those that a parameter stacks count one by one (ParamShape::parts).
+  bool takes_turns(const ParamShape& param, const ParamGroup& group) const override;
+  std::int64_t most_at_once(std::span<const std::int64_t> elements) const override;
+  Status accepts(std::int64_t matrices) const override;
   std::int64_t stateful_words(const ParamShape& param, const ParamGroup& group) const override;
   std::string choice_rule() const override;
 
@@ -97,6 +102,8 @@ class Frugal final : public Optimizer {
                       GpuQueue& queue) const override;
 
  private:
+  std::vector<std::int64_t> active_matrices(std::int64_t matrices, std::int64_t choice) const;
+
   FrugalConfig config_;
   std::uint64_t seed_;
   std::shared_ptr<const RowMethod> subspace_;  // null: none

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,6 +39,10 @@ struct UpdateStep {
 struct ParamShape {
   std::string_view name;
   std::int64_t rows = 1, columns = 1;
+  // Of a parameter whose group is projected: rows of the matrices that it is, one above the other (empty: it is one); all such
+  // matrices of the model are numbered, in its order from 0, and this is the number of the first one here; how many there are.
+  std::span<const std::int64_t> parts = {};
+  std::int64_t first_matrix = 0, matrices = 0;
 };
 
 // `slice` of a matrix of which not all elements have states, from element `first` on (flat, row-major). words: a copy of the
@@ -70,6 +75,13 @@ class Optimizer {
                                    std::int64_t n) const {
     return n;
   }
+  // Whether this parameter's states take turns with those of others: they are zero at the first step of every choice, which is
+  // made among matrices as a whole. Memory for those that have states at once is then enough, and it may move with each choice.
+  virtual bool takes_turns(const ParamShape& /*param*/, const ParamGroup& /*group*/) const { return false; }
+  // elements: of each matrix of the model (ParamShape::matrices). How many of them take part in one choice, at most.
+  virtual std::int64_t most_at_once(std::span<const std::int64_t> /*elements*/) const { return 0; }
+  // Whether it can train a model with so many matrices. Error invalid_config.
+  virtual Status accepts(std::int64_t /*matrices*/) const { return {}; }
   // How many words() the sets of this parameter have.
   virtual std::int64_t stateful_words(const ParamShape& /*param*/, const ParamGroup& /*group*/) const { return 0; }
   // Where some parameters are not updated element by element: what is done with them (row_method.h). Null: none is.

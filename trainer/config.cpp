@@ -204,6 +204,9 @@ class Resolver {
     const bool space = frugal && *o.proj_type != Space::none;
     optional("coord_choice", o.coord_choice, frugal && !space, space ? "frugal with proj_type" : name,
              Config::Optimizer::Choice::columns);
+    const bool blocks = frugal && !space && *o.coord_choice == Config::Optimizer::Choice::blocks;
+    optional("block_order", o.block_order, blocks, frugal ? "frugal without coord_choice: blockwise" : name,
+             Config::Optimizer::BlockOrder::descending);
     optional("density", o.density, frugal, name, 0.25);
     require(!frugal || space || o.reset_statistics.value_or(true),
             "optimizer.reset_statistics: states of chosen elements cannot pass to others; set proj_type, or remove it");

@@ -92,8 +92,10 @@ struct Config {
     // Of frugal alone; derived as those above.
     enum class Stateful { adamw, lion, sgd };
     std::optional<Stateful> stateful{};
-    enum class Choice { columns, rows, entries };
+    enum class Choice { columns, rows, entries, blocks };
     std::optional<Choice> coord_choice{};
+    enum class BlockOrder { random, ascending, descending, mirror };
+    std::optional<BlockOrder> block_order{};
     std::optional<double> density{};
     std::int64_t update_gap = 0;
     enum class Inactive { none, sgd, sign_sgd };

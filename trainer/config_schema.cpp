@@ -255,10 +255,22 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
        "frugal: what the elements with states are trained by, and all of embeddings, norms, biases and the head.")
       .automatic("adamw; only frugal has one");
   using Choice = Config::Optimizer::Choice;
-  s.add_choice<Choice>("optimizer.coord_choice", c.optimizer.coord_choice,
-                       {{"columns", Choice::columns}, {"rows", Choice::rows}, {"randk", Choice::entries}},
-                       "frugal: what of a matrix (outputs x inputs) is chosen: columns, rows, or single entries (randk).")
+  s.add_choice<Choice>(
+       "optimizer.coord_choice", c.optimizer.coord_choice,
+       {{"columns", Choice::columns}, {"rows", Choice::rows}, {"randk", Choice::entries}, {"blockwise", Choice::blocks}},
+       "frugal: what is chosen: of every matrix (outputs x inputs) columns, rows or single entries (randk), or "
+       "whole matrices of the model (blockwise).")
       .automatic("columns; only frugal without proj_type has one");
+  using Order = Config::Optimizer::BlockOrder;
+  s.add_choice<Order>(
+       "optimizer.block_order", c.optimizer.block_order,
+       {{"random", Order::random},
+        {"ascending", Order::ascending},
+        {"descending", Order::descending},
+        {"mirror", Order::mirror}},
+       "frugal with coord_choice: blockwise: which matrices are next: drawn; from the first or from the last one "
+       "on, and round; or as many from both ends.")
+      .automatic("descending; only frugal with coord_choice: blockwise has one");
   using Space = Config::Optimizer::Space;
   s.add_choice<Space>(
        "optimizer.proj_type", c.optimizer.proj_type, {{"none", Space::none}, {"svd", Space::svd}, {"random", Space::random}},

@@ -17,16 +17,17 @@ StateLayout make_layout(const Model& model, WorldSize world, const ParamGroups& 
     for (const ParamSpec& p : model.unit(u).params()) {
       const int group = groups.of(p.name, {.decays = p.decay, .projected = p.projected});
       ParamDecl decl{p.name, p.shape.numel(), group, p.shape.rank() == 2 ? p.shape[1] : 0};
+      decl.parts = p.parts;
       if (method.rows() != nullptr && decl.columns > 0) {
         const ParamShape shape{decl.name, decl.numel / decl.columns, decl.columns};
         if (method.rows()->rank(shape, groups[group]) > 0) decl.cut = row_cut(shape.rows, shape.columns);
         decl.transposed = p.transposed;
-        decl.parts = p.parts;
       }
       params.push_back(std::move(decl));
     }
     layout.units.push_back(layout_unit(model.unit(u).name(), params, world, method.state_format().block));
   }
+  number_matrices(layout, groups);
   return layout;
 }
 

@@ -54,6 +54,17 @@ Rates rates_of(const Config::Device::Speeds& speeds) {
   return rates;
 }
 
+BlockOrder block_order_of(const std::optional<Config::Optimizer::BlockOrder>& order) {
+  using Order = Config::Optimizer::BlockOrder;
+  switch (order.value_or(Order::descending)) {
+    case Order::random: return BlockOrder::random;
+    case Order::ascending: return BlockOrder::ascending;
+    case Order::mirror: return BlockOrder::mirror;
+    case Order::descending: break;
+  }
+  return BlockOrder::descending;
+}
+
 std::shared_ptr<const Optimizer> make_frugal(const Config::Optimizer& o, std::uint64_t seed) {
   using Choice = Config::Optimizer::Choice;
   using Inactive = Config::Optimizer::Inactive;
@@ -62,7 +73,9 @@ std::shared_ptr<const Optimizer> make_frugal(const Config::Optimizer& o, std::ui
                                 : *o.proj_type == Space::random      ? FrugalChoice::random_space
                                 : *o.coord_choice == Choice::columns ? FrugalChoice::columns
                                 : *o.coord_choice == Choice::rows    ? FrugalChoice::rows
-                                                                     : FrugalChoice::entries,
+                                : *o.coord_choice == Choice::entries ? FrugalChoice::entries
+                                                                     : FrugalChoice::tensors,
+                      .block_order = block_order_of(o.block_order),
                       .density = o.density.value(),
                       .update_gap = o.update_gap,
                       .reset_statistics = o.reset_statistics.value(),

@@ -258,6 +258,14 @@ Status keep_updates_off_gpu(EngineOptions& options) {
   return {};
 }
 
+Status check_matrices(const Model& model, WorldSize world, const EngineOptions& options) {
+  const Optimizer& method = *options.optimizer.method;
+  for (const UnitLayout& unit : make_layout(model, world, options.optimizer.groups, method).units)
+    for (const ParamExtent& param : unit.params)
+      if (param.matrices > 0) return method.accepts(param.matrices);
+  return {};
+}
+
 Status check_groups(const Model& model, const ParamGroups& groups) {
   std::vector<std::string> names;
   for (int u = 0; u < model.unit_count(); ++u)
@@ -275,6 +283,7 @@ Result<Plan> make_plan(const Model& model, const EngineOptions& asked, WorldSize
                        const Budgets& budgets) {
   EngineOptions options = asked;
   STRATA_RETURN_IF_ERROR(check_groups(model, options.optimizer.groups));
+  STRATA_RETURN_IF_ERROR(check_matrices(model, world, options));
   if (backend == Backend::cuda && !options.optimizer.method->updates_on_gpu())
     STRATA_RETURN_IF_ERROR(keep_updates_off_gpu(options));
   const PlanContext context{model, world, rank, threads, backend, budgets};

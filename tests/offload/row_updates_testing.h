@@ -109,8 +109,8 @@ inline void run_rank(Communicator& comm, Communicator& control, const Case& c, c
       std::copy_n(state.p + piece.offset, piece.count, p.begin() + piece.first);
       for (std::size_t k = 0; k < method->states().size(); ++k) {
         std::vector<float>& of = values[param.name + (k == 0 ? ".m" : ".v")];
-        of.resize(static_cast<std::size_t>(state_count(param, *options.method, groups)));
-        std::copy_n((piece.of_rows ? state.rows[k] : state.values(k)) + piece.state_offset, piece.state_count,
+        of.resize(static_cast<std::size_t>(state_count(param, *options.method, groups, 0)));
+        std::copy_n((piece.apart ? state.apart[k] : state.values(k)) + piece.state_offset, piece.state_count,
                     of.begin() + piece.first_state);
       }
     }

@@ -286,14 +286,12 @@ Status same_freezing(const Manifest& manifest, const Engine& engine, const std::
 // optimizer.groups may say of which parameters only a part has states.
 Status same_state_counts(const Manifest& manifest, Engine& engine, const std::string& path) {
   if (manifest.optimizer.empty()) return {};
-  const OptimizerStoreOptions& options = engine.options().optimizer;
   std::size_t i = 0;
   int u = 0;
   for (const UnitLayout& unit : engine.layout().units) {
     for (std::size_t p = 0; p < unit.params.size(); ++p, ++i) {
       const std::int64_t has = manifest.params[i].state_count();
-      const bool stateless = engine.optimizer().units().is_stateless(u);
-      const std::int64_t wants = stateless ? 0 : state_count(unit.params[p], *options.method, options.groups);
+      const std::int64_t wants = engine.optimizer().state_count(u, p);
       if (has != wants)
         return {Code::invalid_config, path + " holds " + std::to_string(has) + " values of each state of " +
                                           unit.params[p].name + ", this run keeps " + std::to_string(wants) +
@@ -354,7 +352,7 @@ Status fill_record(const CheckpointReader& reader, const std::vector<std::string
                                                   state.states[k] + state.format.bytes(piece.state_offset)));
         continue;
       }
-      float* const values = piece.of_rows ? state.rows[k] : state.values(k);
+      float* const values = piece.apart ? state.apart[k] : state.values(k);
       STRATA_RETURN_IF_ERROR(
           reader.read(name, states[k], piece.first_state, place(values + piece.state_offset, piece.state_count)));
     }
@@ -372,6 +370,7 @@ Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReade
   STRATA_RETURN_IF_ERROR(same_orientation(reader.manifest(), model, reader.path()));
   // Those that the last step trained have the states that are stored.
   engine.optimizer().choose_units(std::max<std::int64_t>(reader.manifest().step, 1));
+  engine.optimizer().hold_choice(reader.manifest().choice, reader.manifest().step);
   STRATA_RETURN_IF_ERROR(same_state_counts(reader.manifest(), engine, reader.path()));
   Communicator& comm = engine.control();
   Status verified;
@@ -380,7 +379,6 @@ Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReade
     verified = reader.verify_file(i);
   STRATA_RETURN_IF_ERROR(agree(comm, verified, "verification of a checkpoint"));
   OptimizerStore& store = engine.optimizer();
-  store.hold_choice(reader.manifest().choice, reader.manifest().step);
   set_row_memory(reader.manifest(), engine);
   STRATA_RETURN_IF_ERROR(load_projections(reader, engine));
   std::vector<std::vector<ParamSpec>> specs;

@@ -43,7 +43,7 @@ class RankFile {
     std::size_t array = 0;  // p, then the optimizer's states
     std::int64_t at = 0, count = 0;
     bool is_zero = false;  // whatever is there
-    bool of_rows = false;  // HeldPiece
+    bool apart = false;    // HeldPiece
   };
   std::vector<Stretch> stretches(const OptimizerRecord& record, std::int64_t* sequence) const {
     const UnitLayout& unit = engine_.layout().units[static_cast<std::size_t>(record.unit)];
@@ -59,7 +59,7 @@ class RankFile {
                        piece.state_offset,
                        piece.state_count,
                        piece.states_are_zero,
-                       piece.of_rows});
+                       piece.apart});
     }
     return all;
   }
@@ -119,7 +119,7 @@ class RankFile {
       const auto n = static_cast<std::size_t>(stretch.count);
       const std::vector<float> zeros(stretch.is_zero ? n : 0);
       const float* const stored = (stretch.array == 0 ? state.p
-                                   : stretch.of_rows  ? state.rows[stretch.array - 1]
+                                   : stretch.apart    ? state.apart[stretch.array - 1]
                                                       : state.values(stretch.array - 1)) +
                                   stretch.at;
       const auto bytes = std::as_bytes(std::span(stretch.is_zero ? zeros.data() : stored, n));
@@ -142,14 +142,12 @@ class RankFile {
 
 // Of parameters of which not every element has states, and of matrices that keep something themselves.
 void add_state_counts(Engine& engine, std::vector<CheckpointParam>& params) {
-  const OptimizerStoreOptions& options = engine.options().optimizer;
   std::size_t i = 0;
   int u = 0;
   for (const UnitLayout& unit : engine.layout().units) {
     for (std::size_t p = 0; p < unit.params.size(); ++p, ++i) {
-      const std::int64_t states = state_count(unit.params[p], *options.method, options.groups);
+      const std::int64_t states = engine.optimizer().state_count(u, p);
       if (states != unit.params[p].numel) params[i].states = states;
-      if (engine.optimizer().units().is_stateless(u)) params[i].states = 0;
       params[i].memory = engine.optimizer().row_memory(u, p);
       if (!engine.optimizer().holds_projections()) continue;
       for (const RowUpdates::HeldProjection& held : engine.optimizer().projections(u, p)) params[i].projections += held.count;
