@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "nvme/gpu_record_memory.h"
 #include "offload/array_stride.h"
@@ -31,6 +32,7 @@ OptimizerStore::OptimizerStore(const StateLayout& layout, const OptimizerStoreOp
       turns_(layout_, *options_.method, options_.groups),
       rows_(layout_, *options_.method, options_.groups,
             {streams.cpu_update, streams.gpu_update, streams.gpu_to_cpu, streams.cpu_to_gpu, streams.host}),
+      distances_(layout_, streams.cpu_update, streams.gpu_update, streams.gpu_to_cpu),
       separate_(streams.cpu_update.device().has_separate_memory()) {}
 
 OptimizerStore::~OptimizerStore() {
@@ -151,6 +153,11 @@ Status OptimizerStore::allocate(Rank rank, TierArena& gpu, TierArena& cpu, std::
   STRATA_RETURN_IF_ERROR(turns_.allocate(records(), pieces_, on_gpu, gpu, cpu));
   hold_choice(-1, 0);
   STRATA_RETURN_IF_ERROR(rows_.allocate(records(), on_gpu, rank, options_.zero_stage, gpu, cpu));
+  if (units_.measures()) {
+    std::vector<char> blocks;
+    for (int u = 0; u < plan_.schedule.shape.units; ++u) blocks.push_back(units_.is_block(u) ? 1 : 0);
+    STRATA_RETURN_IF_ERROR(distances_.allocate(records(), blocks, on_gpu, gpu, cpu));
+  }
   std::vector<std::span<std::byte>> windows;
   for (const Buffer& w : cpu_windows_) windows.emplace_back(w.data(), w.size());
   const std::optional<GpuDirectMemory> direct = direct_memory();
@@ -485,6 +492,8 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& of_a
   if (units_.states_are_zero(of_all.number))
     for (std::size_t k = 0; k < state.count; ++k)
       zeros.emplace_back(state.states[k], static_cast<std::size_t>(format().bytes(record.states)));
+  const bool measured = units_.measures(of_all.number) && units_.is_block(record.unit);
+  const float* const before = measured && !elsewhere ? distances_.keep(r, state.p, stream) : state.p;
   const Optimizer& method = *options_.method;
   if (stream.on_gpu()) {
     const GpuOperation operation(stream, method.name());
@@ -504,6 +513,7 @@ void OptimizerStore::enqueue_update(const Instruction& i, const UpdateStep& of_a
     };
     stream.enqueue(method.name(), work, i.amount);
   }
+  if (measured) distances_.compare(r, before, result.p, stream);
   if (options_.compute == DType::f32 && new_params != nullptr)
     copy_async(result.p, new_params, static_cast<std::size_t>(record.range.count) * sizeof(float), stream);
 }
@@ -553,10 +563,29 @@ void OptimizerStore::execute(const Instruction& i, const UpdateStep& step) {
   ordered(stream_of(i.resource), i.reads, i.writes, enqueue);
 }
 
-void OptimizerStore::choose_units(std::int64_t step) {
-  if (units_.holds_in(step)) return;
-  finish_update();
+Status OptimizerStore::choose_units(std::int64_t step) {
+  if (units_.holds_in(step)) return {};
+  STRATA_RETURN_IF_ERROR(know_distances());
   if (units_.move_to(step)) freeze(plan_, units_.frozen(), options_.compute_shape, options_.rates);
+  return {};
+}
+
+Status OptimizerStore::know_distances() {
+  finish_update();
+  if (!std::exchange(distances_are_due_, false)) return {};
+  STRATA_ASSIGN_OR_RETURN(const std::vector<double> distances,
+                          distances_.take(options_.zero_stage == 0 ? nullptr : &options_.exchange));
+  for (int u = 0; u < plan_.schedule.shape.units; ++u)
+    if (units_.is_block(u) && !units_.is_frozen(u)) units_.set_distance(u, distances[static_cast<std::size_t>(u)]);
+  return {};
+}
+
+void OptimizerStore::resume_units(std::int64_t step, const std::vector<char>& frozen,
+                                  std::span<const std::int64_t> updates_done, const std::vector<double>& distances) {
+  finish_update();
+  distances_are_due_ = false;
+  if (units_.resume(step, frozen, updates_done, distances))
+    freeze(plan_, units_.frozen(), options_.compute_shape, options_.rates);
 }
 
 void OptimizerStore::begin_step(const std::optional<UpdateStep>& guess) {
@@ -629,6 +658,7 @@ void OptimizerStore::finish_update() {
   advance(plan_.schedule.shape.units - 1);
   for (; update_->next < update_->schedule->instructions.size(); ++update_->next)
     execute(update_->schedule->instructions[update_->next], update_->step);
+  distances_are_due_ = units_.measures(update_->step.number);
   update_.reset();
   choices_.were_updated();
   if (guess_) commit();
@@ -644,6 +674,7 @@ void OptimizerStore::commit() {
 // What was written to a file is the slot that the next write takes.
 void OptimizerStore::forget() {
   file_->restore(kept_versions_);
+  distances_.forget();
   guess_.reset();
 }
 

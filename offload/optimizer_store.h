@@ -25,6 +25,7 @@
 #include "offload/row_updates.h"
 #include "offload/stateful_choices.h"
 #include "offload/turn_states.h"
+#include "offload/update_distances.h"
 #include "offload/update_plan.h"
 #include "optim/adamw.h"
 #include "optim/freeze_policy.h"
@@ -46,7 +47,7 @@ struct OptimizerStoreOptions {
   DType compute = DType::f32;                         // of the parameter store: f32 or bf16
   std::vector<std::string> nvme_files = {};           // paths of this rank's state files
   NvmeOptions nvme = {};
-  ByteExchange exchange = {};  // where ranks share the rows of matrices (Optimizer::rows())
+  ByteExchange exchange = {};  // of sums: rows of matrices (Optimizer::rows()), distances (FreezePolicy::first_distances())
 };
 
 // f32: range.count elements. States: OptimizerRecord::states values of each in the optimizer's format; and what the record has
@@ -104,11 +105,18 @@ class OptimizerStore {
   OptimizerStore(const OptimizerStore&) = delete;
   OptimizerStore& operator=(const OptimizerStore&) = delete;
 
-  // Before the forward of a step: the units that it trains (OptimizerStoreOptions::freeze). Until the next call units that are
+  // Before the backward of a step: the units that it trains (OptimizerStoreOptions::freeze). Until the next call units that are
   // frozen are neither updated nor published, and take no part in begin_step() to finish_update(). Finishes the last update
-  // where other units were trained before. At first those of step 1 are.
-  void choose_units(std::int64_t step);
+  // where other units may be trained now; where that depends on distances as know_distances() does. At first those of step 1
+  // are trained.
+  Status choose_units(std::int64_t step);
   const ActiveUnits& units() const { return units_; }
+  // Where the next choice depends on how far the last update moved the units (ActiveUnits::measures()), units() knows it
+  // afterwards. Blocks then until that update is done; collective.
+  Status know_distances();
+  // ActiveUnits::resume().
+  void resume_units(std::int64_t step, const std::vector<char>& frozen, std::span<const std::int64_t> updates_done,
+                    const std::vector<double>& distances);
 
   // Begins what a step's update can do before the norm is known: states arrive, gradients leave; and, with `guess`, the records
   // that speculate are updated as this step would, their old states kept. What needs a unit's gradients, and all behind it in
@@ -298,6 +306,7 @@ class OptimizerStore {
   UpdateStreams streams_;
   UpdatePlan plan_;
   ActiveUnits units_;
+  bool distances_are_due_ = false;  // know_distances() has something to learn
   bool begun_ = false;
   std::size_t next_early_ = 0;   // instruction of the step that has begun
   std::vector<char> completed_;  // units of it
@@ -336,6 +345,7 @@ class OptimizerStore {
   StatefulChoices choices_;
   TurnStates turns_;
   RowUpdates rows_;
+  UpdateDistances distances_;
   const bool separate_;  // whether the gpu tier is another memory
   std::unique_ptr<NvmeRecords> file_;
 };

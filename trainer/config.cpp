@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "model/config.h"
+#include "optim/freeze_policy.h"
 #include "optim/param_groups.h"
 #include "trainer/config_schema.h"
 #include "trainer/model_setup.h"
@@ -254,18 +255,24 @@ class Resolver {
     auto& f = c_.optimizer.freeze;
     using Policy = Config::Optimizer::Freeze::Policy;
     using Freeze = Config::Optimizer::Freeze;
-    const bool lisa = f.type == Policy::lisa, badam = f.type == Policy::badam;
+    const bool lisa = f.type == Policy::lisa, badam = f.type == Policy::badam, slimfit = f.type == Policy::slimfit;
     const auto of = [this](const char* key, bool set, bool has, const char* owner) {
       require(has || !set, "optimizer.freeze.{}: only {} has it; set optimizer.freeze.type: {}, or remove it", key, owner,
               owner);
     };
     of("lisa_activated_layers", f.lisa_activated_layers != 0, lisa, "lisa");
     of("lisa_interval_steps", f.lisa_interval_steps != 0, lisa, "lisa");
-    of("switch_block_every", f.switch_block_every != 0, badam, "badam");
+    of("switch_block_every", f.switch_block_every != 0, badam || slimfit, "badam");
     of("switch_mode", f.switch_mode.has_value(), badam, "badam");
-    of("states", f.states.has_value(), lisa || badam, "lisa");
+    of("freezing_rate", f.freezing_rate.has_value(), slimfit, "slimfit");
+    of("states", f.states.has_value(), lisa || badam || slimfit, "lisa");
     require(!badam || f.states != Freeze::States::keep,
             "optimizer.freeze.states: badam drops them; set drop, or optimizer.freeze.type: lisa");
+    require(!slimfit || f.states != Freeze::States::drop,
+            "optimizer.freeze.states: slimfit keeps them; set keep, or optimizer.freeze.type: lisa");
+    if (slimfit && f.switch_block_every == 0) f.switch_block_every = 1;
+    if (slimfit && !f.freezing_rate) f.freezing_rate = 0.9;
+    if (slimfit) f.states = Freeze::States::keep;
     if (lisa && f.lisa_activated_layers == 0) f.lisa_activated_layers = 2;
     if (lisa && f.lisa_interval_steps == 0) f.lisa_interval_steps = 20;
     if (badam && f.switch_block_every == 0) f.switch_block_every = 50;
@@ -278,6 +285,9 @@ class Resolver {
     require(!lisa || c_.model.num_layers == 0 || f.lisa_activated_layers <= c_.model.num_layers,
             "optimizer.freeze.lisa_activated_layers: the model has fewer blocks: {} > {}", f.lisa_activated_layers,
             c_.model.num_layers);
+    require(!slimfit || c_.model.num_layers == 0 || slimfit_frozen(*f.freezing_rate, c_.model.num_layers) > 0,
+            "optimizer.freeze.freezing_rate: {} of {} blocks is not one; set more, or optimizer.freeze.type: none",
+            f.freezing_rate.value_or(0.0), c_.model.num_layers);
   }
 
   void rest() {

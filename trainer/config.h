@@ -120,13 +120,14 @@ struct Config {
     std::vector<std::string> groups{};  // texts of parse_group_rule()
     // Which units are trained when (optim/freeze_policy.h).
     struct Freeze {
-      enum class Policy { none, lisa, badam } type = Policy::none;
+      enum class Policy { none, lisa, badam, slimfit } type = Policy::none;
       std::int64_t lisa_activated_layers = 0, lisa_interval_steps = 0;  // derived; of lisa alone
-      std::int64_t switch_block_every = 0;                              // derived; of badam alone
+      std::int64_t switch_block_every = 0;                              // derived; of badam and slimfit
       enum class Mode { random, ascending, descending };
-      std::optional<Mode> switch_mode{};  // likewise
+      std::optional<Mode> switch_mode{};  // derived; of badam alone
       enum class States { keep, drop };
-      std::optional<States> states{};  // derived; of both
+      std::optional<States> states{};         // derived; of all
+      std::optional<double> freezing_rate{};  // derived; of slimfit alone
     };
     Freeze freeze{};
   } optimizer;

@@ -355,20 +355,22 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
   using Policy = Config::Optimizer::Freeze::Policy;
   s.add_choice<Policy>(
       "optimizer.freeze.type", c.optimizer.freeze.type,
-      {{"none", Policy::none}, {"lisa", Policy::lisa}, {"badam", Policy::badam}},
+      {{"none", Policy::none}, {"lisa", Policy::lisa}, {"badam", Policy::badam}, {"slimfit", Policy::slimfit}},
       "Which units are trained when; the others take no part in the update. `lisa`: a few blocks, drawn anew from "
-      "time to time, with embedding and head. `badam`: one block after another, and nothing else. With adamw, "
+      "time to time, with embedding and head. `badam`: one block after another, and nothing else. `slimfit`: the "
+      "blocks that their last updates changed most, with embedding and head. With adamw, "
       "lion and sgd.");
   using Freeze = Config::Optimizer::Freeze;
   s.add_choice<Freeze::States>(
        "optimizer.freeze.states", c.optimizer.freeze.states, {{"keep", Freeze::States::keep}, {"drop", Freeze::States::drop}},
        "What becomes of the optimizer's states when other units are trained: they stay with their units, "
-       "or all begin at zero.")
-      .automatic("drop; only lisa and badam have them");
-  s.add("optimizer.freeze.switch_block_every", c.optimizer.freeze.switch_block_every, "badam: steps of a block.")
+       "or all begin at zero. badam drops and slimfit keeps them.")
+      .automatic("keep for slimfit, else drop");
+  s.add("optimizer.freeze.switch_block_every", c.optimizer.freeze.switch_block_every,
+        "badam: steps of a block. slimfit: steps between two choices.")
       .at_least(1)
       .at_most(kMaxSteps)
-      .automatic("50; only badam has it");
+      .automatic("50 for badam, 1 for slimfit; lisa does not have it");
   s.add_choice<Freeze::Mode>(
        "optimizer.freeze.switch_mode", c.optimizer.freeze.switch_mode,
        {{"random", Freeze::Mode::random}, {"ascending", Freeze::Mode::ascending}, {"descending", Freeze::Mode::descending}},
@@ -379,6 +381,11 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
       .at_least(1)
       .at_most(kMaxBatch)
       .automatic("2; only lisa has it");
+  s.add("optimizer.freeze.freezing_rate", c.optimizer.freeze.freezing_rate,
+        "slimfit: the part of the blocks that is frozen; its product with their number is rounded down.")
+      .at_least(0)
+      .less_than(1)
+      .automatic("0.9; only slimfit has it");
   s.add("optimizer.freeze.lisa_interval_steps", c.optimizer.freeze.lisa_interval_steps, "lisa: steps between two draws.")
       .at_least(1)
       .at_most(kMaxSteps)

@@ -151,7 +151,7 @@ Status Engine::allocate(Communicator& comm, std::vector<std::string>* notes) {
   options_.optimizer.compute = options_.compute;
   options_.optimizer.compute_shape = compute_shape();
   options_.optimizer.exchange = [this](std::span<const std::byte> mine) {
-    return control_->gather_all(mine, "exchange of sums over rows");
+    return control_->gather_all(mine, "exchange of sums of the update");
   };
   STRATA_ASSIGN_OR_RETURN(
       optimizer_, OptimizerStore::create(layout_, comm.rank(), options_.optimizer, gpu_, cpu_, *params_, *grads_,
@@ -344,7 +344,8 @@ void Engine::run_forward(std::span<Pass> passes, bool for_backward) {
   }
 }
 
-void Engine::run_forward_and_backward(std::span<Pass> passes, float scale, const std::optional<UpdateStep>& guess) {
+Status Engine::run_forward_and_backward(std::span<Pass> passes, float scale, std::int64_t step,
+                                        const std::optional<UpdateStep>& guess) {
   const std::size_t n = model_.body().size();
   const bool updates = optimizer_->plan().between && passes.back().index + 1 == options_.micro_batches;
   run_forward(passes, true);
@@ -355,6 +356,9 @@ void Engine::run_forward_and_backward(std::span<Pass> passes, float scale, const
   {
     const Leases leases = acquire(static_cast<int>(n));
     optimizer_->finish_update();
+    // No earlier: the choice may depend on what the last update did, which the forward overlaps.
+    STRATA_RETURN_IF_ERROR(optimizer_->choose_units(step));
+    grads_->freeze(optimizer_->units().frozen());
     prefetch_after(n, forward_order_.size());
     if (updates) optimizer_->begin_step(guess);
     for (Pass& pass : passes) {
@@ -386,6 +390,7 @@ void Engine::run_forward_and_backward(std::span<Pass> passes, float scale, const
     }
     if (updates) optimizer_->complete(static_cast<int>(u));
   }
+  return {};
 }
 
 Status Engine::load_batch(int index, const BatchLoader& load) {
@@ -411,8 +416,6 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
       static_cast<double>(options_.micro_batch * options_.seq_length) * options_.micro_batches * layout_.world.v;
   // Every micro-batch is loaded before the first is enqueued: the last step's compute is complete (exchange() waited for it).
   for (int i = 0; i < options_.micro_batches; ++i) STRATA_RETURN_IF_ERROR(load_batch(i, load));
-  optimizer_->choose_units(step);
-  grads_->freeze(optimizer_->units().frozen());
   tokens_.upload(*compute_);
   targets_.upload(*compute_);
   std::optional<UpdateStep> guess;
@@ -421,7 +424,7 @@ Result<StepResult> Engine::step(std::int64_t step, double lr, const BatchLoader&
   for (int i = 0; i < options_.micro_batches; i += at_once) {
     std::vector<Pass> passes;
     for (int j = i; j < i + at_once; ++j) passes.push_back(make_pass(j));
-    run_forward_and_backward(passes, static_cast<float>(1.0 / tokens), guess);
+    STRATA_RETURN_IF_ERROR(run_forward_and_backward(passes, static_cast<float>(1.0 / tokens), step, guess));
   }
   optimizer_->complete_all(guess);
   STRATA_ASSIGN_OR_RETURN(StepResult result, exchange(wishes_to_stop));

@@ -164,7 +164,8 @@ class Engine {
   // Unit after unit, each for all of the passes.
   void run_forward(std::span<Pass> passes, bool for_backward);
   // guess: of the update that begins with the step's last micro-batch.
-  void run_forward_and_backward(std::span<Pass> passes, float scale, const std::optional<UpdateStep>& guess);
+  Status run_forward_and_backward(std::span<Pass> passes, float scale, std::int64_t step,
+                                  const std::optional<UpdateStep>& guess);
   struct Leases {
     std::vector<ParamLease> held;
     std::vector<ConstTensorRef> params;

@@ -159,6 +159,9 @@ std::shared_ptr<const FreezePolicy> make_freeze(const Config::Optimizer::Freeze&
                                                                            : BAdamOrder::descending;
       return std::make_shared<BAdam>(BAdamConfig{.switch_block_every = f.switch_block_every, .switch_mode = order}, seed);
     }
+    case Freeze::Policy::slimfit:
+      return std::make_shared<SlimFit>(
+          SlimFitConfig{.freezing_rate = *f.freezing_rate, .switch_block_every = f.switch_block_every}, seed);
   }
   return nullptr;
 }

@@ -11,6 +11,7 @@
 #include "model/text_file.h"
 #include "model/transformer.h"
 #include "nvme/state_files.h"
+#include "optim/freeze_policy.h"
 #include "optim/schedule.h"
 #include "trainer/agree.h"
 #include "trainer/checkpoint/atomic_dir.h"
@@ -228,6 +229,9 @@ Status Trainer::Impl::check_freeze(const OptimizerStoreOptions& options) const {
     return {Code::invalid_config, "optimizer.freeze.lisa_activated_layers: the model has fewer blocks: " +
                                       std::to_string(config_.optimizer.freeze.lisa_activated_layers) + " > " +
                                       std::to_string(blocks)};
+  if (const std::optional<double> rate = config_.optimizer.freeze.freezing_rate; rate && slimfit_frozen(*rate, blocks) == 0)
+    return {Code::invalid_config, "optimizer.freeze.freezing_rate: of the model's " + std::to_string(blocks) +
+                                      " blocks it freezes none; set more, or optimizer.freeze.type: none"};
   if (options.method->choice_rule().empty()) return {};
   return {Code::invalid_config, std::string("optimizer.freeze.type: ") + options.method->name() +
                                     " chooses states or projections for all units at once; set optimizer.freeze.type: none"};

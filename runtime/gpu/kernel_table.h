@@ -34,6 +34,7 @@ struct AddArgs;
 struct CastArgs;
 struct SumSquaresArgs;
 struct RoundAndSumSquaresArgs;
+struct SumRelativeChangesArgs;
 }  // namespace kernels
 
 struct GpuKernels {
@@ -59,6 +60,7 @@ struct GpuKernels {
   // partials[k] as kernels::sum_squares_blocks: the same bits as the host's.
   Entry<kernels::SumSquaresArgs> sum_squares_blocks;
   Entry<kernels::RoundAndSumSquaresArgs> round_and_sum_squares;
+  Entry<kernels::SumRelativeChangesArgs> sum_relative_changes;
   // sums[o] = column sums of dy_RO (or += with accumulate): what linear_backward_weight needs beside its product.
   void (*column_sums)(const void* dy_RO, DType dtype, std::int64_t R, std::int64_t O, bool accumulate, float* sums_O,
                       GpuQueue&);

@@ -1,5 +1,7 @@
 #include "runtime/kernels/elementwise.h"
 
+#include <atomic>
+
 #include "runtime/kernels/elementwise_table.h"
 #include "runtime/kernels/host_dispatch.h"
 
@@ -105,6 +107,20 @@ void round_and_sum_squares(const RoundAndSumSquaresArgs& args, StreamRef stream)
                        table.sum_squares_blocks(args.x + i, count, args.partials + i / kNormBlock);
                      }
                    });
+                   return Status();
+                 });
+}
+
+void sum_relative_changes(const SumRelativeChangesArgs& args, StreamRef stream) {
+  STRATA_CHECK(args.n < std::int64_t{1} << 34, "a sum of so many changes has 64 bits");
+  enqueue_kernel("sum relative changes", stream, args, &GpuKernels::sum_relative_changes,
+                 [args, &table = elementwise_table(), &pool = stream.device().pool()] {
+                   std::atomic<std::uint64_t> sum = 0;
+                   for_each_block(pool, args.n, kTaskElements, [&](std::int64_t i, std::int64_t end) {
+                     sum.fetch_add(table.sum_relative_changes(args.before + i, args.after + i, end - i),
+                                   std::memory_order_relaxed);
+                   });
+                   *args.sum = sum.load(std::memory_order_relaxed);
                    return Status();
                  });
 }

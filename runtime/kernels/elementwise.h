@@ -49,6 +49,20 @@ struct RoundAndSumSquaresArgs {
 };
 void round_and_sum_squares(const RoundAndSumSquaresArgs& args, StreamRef stream);
 
+// *sum = the sum over [0, n) of round(min(|(before - after) / before|, 1) * 2^30), the quotient in f32, to the nearest even; an
+// element that was 0 counts 0, one that is no number counts 2^30. A sum of integers, so that no cut and no order changes it;
+// n below 2^34. All are memory of the stream's device; a GPU needs `partials`, kChangePartials numbers, too.
+inline constexpr double kChangeUnits = 0x1p30;
+inline constexpr std::int64_t kChangePartials = 1024;
+struct SumRelativeChangesArgs {
+  const float* before = nullptr;
+  const float* after = nullptr;
+  std::int64_t n = 0;
+  std::uint64_t* sum = nullptr;
+  std::uint64_t* partials = nullptr;
+};
+void sum_relative_changes(const SumRelativeChangesArgs& args, StreamRef stream);
+
 // Index of the first element that is not finite, or -1. Host memory.
 std::int64_t find_nonfinite(ConstTensorRef x);
 

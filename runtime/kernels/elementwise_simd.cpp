@@ -107,6 +107,20 @@ void sum_squares_blocks(const float* x, std::int64_t n, double* partials) {
     partials[k] = sum_squares(x + first, n - first < kNormBlock ? n - first : kNormBlock);
 }
 
+std::uint64_t sum_relative_changes(const float* before, const float* after, std::int64_t n) {
+  constexpr float kIntegral = 8388608.0f;  // 2^23: from here on every float is an integer
+  std::uint64_t sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    float change = (before[i] - after[i]) / before[i];
+    change = change < 0.0f ? -change : change;
+    change = change < 1.0f ? change : 1.0f;
+    change = before[i] == 0.0f ? 0.0f : change * 0x1p30f;
+    change = change < kIntegral ? change + kIntegral - kIntegral : change;
+    sum += static_cast<std::uint32_t>(static_cast<std::int32_t>(change));
+  }
+  return sum;
+}
+
 bool all_finite_f32(const float* x, std::int64_t n) {
   std::uint32_t bad = 0;
   for (std::int64_t i = 0; i < n; ++i) {
@@ -135,6 +149,7 @@ const kernels::ElementwiseTable& elementwise_table() {
       .f16_to_f32 = f16_to_f32,
       .accumulate_f32 = accumulate,
       .sum_squares_blocks = sum_squares_blocks,
+      .sum_relative_changes = sum_relative_changes,
       .all_finite_f32 = all_finite_f32,
       .all_finite_16 = all_finite_16,
   };

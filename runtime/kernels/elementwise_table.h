@@ -17,6 +17,7 @@ struct ElementwiseTable {
   void (*f16_to_f32)(const f16* x, float* y, std::int64_t n);
   void (*accumulate_f32)(const float* x, float* acc, std::int64_t n);
   void (*sum_squares_blocks)(const float* x, std::int64_t n, double* partials);
+  std::uint64_t (*sum_relative_changes)(const float* before, const float* after, std::int64_t n);
   bool (*all_finite_f32)(const float* x, std::int64_t n);
   bool (*all_finite_16)(const std::uint16_t* x, std::uint16_t exponent_mask, std::int64_t n);
 };

@@ -1,6 +1,7 @@
-// Which units are trained when, against what the authors' code of LISA and BAdam chose (make_schedule_vectors.py), and small
-// runs of LISA with its draws. Mutations caught: a first block of BAdam with as many steps as the others, a permutation used
-// from its beginning, updates counted while a unit is frozen.
+// Which units are trained when, against what the authors' code of LISA and BAdam chose (make_schedule_vectors.py) and what
+// SlimFit's would, and small runs of LISA with its draws. Mutations caught: a first block of BAdam with as many steps as the
+// others, a permutation used from its beginning, updates counted while a unit is frozen; distances sorted the other way, the
+// last of equal ones, a rounded count, distances of the first choice that a resumed run sees again.
 #include "optim/freeze_policy.h"
 
 #include <gtest/gtest.h>
@@ -17,11 +18,18 @@ namespace {
 
 std::set<int> active_units(const FreezePolicy& policy, int units, std::int64_t choice) {
   std::set<int> active;
-  const std::vector<char> flags = policy.active(units, choice);
+  const std::vector<char> flags = policy.active(units, choice, policy.first_distances(units));
   EXPECT_EQ(flags.size(), static_cast<std::size_t>(units));
   for (int u = 0; u < units; ++u)
     if (flags[static_cast<std::size_t>(u)] != 0) active.insert(u);
   return active;
+}
+
+std::set<int> frozen_blocks(const ActiveUnits& units) {
+  std::set<int> blocks;
+  for (int b = 0; units.is_block(b + 1); ++b)
+    if (units.is_frozen(b + 1)) blocks.insert(b);
+  return blocks;
 }
 
 TEST(BAdamPolicy, TrainsTheBlocksOfTheAuthors) {
@@ -90,7 +98,7 @@ class Drawn final : public FreezePolicy {
   const char* name() const override { return "drawn"; }
   std::int64_t choice(std::int64_t step) const override { return (step - 1) / every_; }
   std::int64_t first_step(std::int64_t choice) const override { return choice * every_ + 1; }
-  std::vector<char> active(int units, std::int64_t choice) const override {
+  std::vector<char> active(int units, std::int64_t choice, std::span<const double>) const override {
     return lisa_units(units,
                       std::span(active_).subspan(static_cast<std::size_t>(choice * gamma_), static_cast<std::size_t>(gamma_)));
   }
@@ -144,6 +152,102 @@ TEST(LisaPolicy, WithTheirDrawsIsTorchWithSkippedTensors) {
     }
     EXPECT_EQ(t, 13);
   }
+}
+
+// The authors' loop (sort, freeze the first int(rate * n), replace d of the others) with d as recorded; their sort leaves the
+// order of equal ones open, here it is that of the blocks. S1 of the parity plan.
+TEST(SlimFitPolicy, FreezesTheBlocksOfTheSmallestDistances) {
+  struct Step {
+    std::set<int> frozen;
+    std::vector<double> distances;  // of the others' updates
+  };
+  const std::vector<double> first = {3.39564e9, 9.93909e9, 1.58177e9, 4.14003e9, 6.82555e9, 5.0632e8};
+  const std::vector<Step> recorded = {
+      {{0, 2, 5}, {0.25, 0.75, 0.03125}}, {{1, 3, 4}, {0.25, 0.5, 0.03125}},  {{0, 4, 5}, {0.25, 0.03125, 0.125}},
+      {{2, 4, 5}, {0.25, 0.25, 0.0625}},  {{2, 4, 5}, {0.0625, 0.25, 0.125}}, {{2, 4, 5}, {0.25, 0.03125, 0.0625}},
+      {{1, 2, 4}, {0.25, 0.75, 0.03125}}, {{1, 2, 4}, {0.25, 0.125, 0.0}},
+  };
+  ActiveUnits units(std::make_shared<SlimFit>(SlimFitConfig{.freezing_rate = 0.55}, 1), 8);
+  for (int b = 0; b < 6; ++b) units.set_distance(b + 1, first[static_cast<std::size_t>(b)]);
+  std::int64_t t = 0;
+  for (const Step& step : recorded) {
+    units.move_to(++t);
+    ASSERT_EQ(frozen_blocks(units), step.frozen) << "step " << t;
+    EXPECT_TRUE(units.measures(t));
+    auto next = step.distances.begin();
+    for (int u = 1; u < 7; ++u)
+      if (!units.is_frozen(u)) units.set_distance(u, *next++);
+  }
+  EXPECT_EQ(units.updates_done(t), (std::vector<std::int64_t>{8, 6, 5, 2, 7, 1, 3, 8}));
+  EXPECT_EQ(units.update_number(4, t), 7);
+}
+
+TEST(SlimFitPolicy, OfEqualDistancesFreezesTheFirstAndCountsDown) {
+  const auto frozen = [](double rate, std::vector<double> d) {
+    d.insert(d.begin(), 0.0);  // of embedding and head none counts
+    d.push_back(0.0);
+    const SlimFit policy({.freezing_rate = rate}, 1);
+    const std::vector<char> active = policy.active(static_cast<int>(std::ssize(d)), 0, d);
+    EXPECT_EQ(policy.blocks_at_once(static_cast<int>(std::ssize(d))), std::count(active.begin(), active.end(), 1) - 2);
+    std::set<int> blocks;
+    for (std::size_t u = 0; u < active.size(); ++u)
+      if (active[u] == 0) blocks.insert(static_cast<int>(u) - 1);
+    return blocks;
+  };
+  EXPECT_EQ(frozen(0.5, {1, 1, 1, 1, 1}), (std::set<int>{0, 1}));
+  EXPECT_EQ(frozen(0.75, {0.5, 0.25, 0.5, 0.5}), (std::set<int>{0, 1, 2}));
+  EXPECT_EQ(frozen(0.74, {0.5, 0.25, 0.5, 0.5}), (std::set<int>{0, 1}));
+  EXPECT_EQ(frozen(0.2, {0.5, 0.25, 0.5, 0.5}), (std::set<int>{}));
+  EXPECT_EQ(frozen(0.9, {4, 3, 2, 1, 0, 9, 8, 7, 6, 5}), (std::set<int>{0, 1, 2, 3, 4, 6, 7, 8, 9}));
+  EXPECT_EQ(slimfit_frozen(0.29, 100), 28) << "as int(0.29 * 100)";
+}
+
+TEST(SlimFitPolicy, TrainsEveryBlockBeforeItTrainsOneTwice) {
+  std::set<std::set<int>> firsts;
+  for (const std::uint64_t seed : {1, 2, 3, 4}) {
+    ActiveUnits units(std::make_shared<SlimFit>(SlimFitConfig{.freezing_rate = 0.75}, seed), 10);
+    std::set<int> trained;
+    for (std::int64_t step = 1; step <= 4; ++step) {
+      units.move_to(step);
+      if (step == 1) firsts.insert(frozen_blocks(units));
+      for (int u = 1; u < 9; ++u)
+        if (!units.is_frozen(u)) {
+          EXPECT_TRUE(trained.insert(u).second) << u;
+          units.set_distance(u, 1.0);  // the largest there is
+        }
+    }
+    EXPECT_EQ(trained.size(), 8u);
+  }
+  EXPECT_GT(firsts.size(), 1u) << "the seed counts";
+}
+
+TEST(SlimFitPolicy, MeasuresOnlyWhatTheNextChoiceSees) {
+  const auto policy = std::make_shared<SlimFit>(SlimFitConfig{.freezing_rate = 0.5, .switch_block_every = 3}, 5);
+  ActiveUnits straight(policy, 6);
+  const auto move = [](ActiveUnits& units, std::int64_t step) {
+    units.move_to(step);
+    EXPECT_EQ(units.measures(step), step % 3 == 0) << step;
+    for (int u = 1; u < 5; ++u)
+      if (units.measures(step) && !units.is_frozen(u)) units.set_distance(u, static_cast<double>(step * u % 5) / 5);
+  };
+  for (std::int64_t step = 1; step <= 20; ++step) {
+    move(straight, step);
+    ActiveUnits resumed(policy, 6);
+    const bool changed = resumed.resume(step, straight.frozen(), straight.updates_done(step), straight.distances());
+    EXPECT_TRUE(changed) << "from nothing";
+    ActiveUnits on = straight;
+    for (std::int64_t later = step + 1; later < step + 8; ++later) {
+      move(on, later), move(resumed, later);
+      EXPECT_EQ(resumed.frozen(), on.frozen());
+      for (int u = 0; u < 6; ++u) EXPECT_EQ(resumed.update_number(u, later), on.update_number(u, later)) << step << later;
+    }
+  }
+  EXPECT_EQ(straight.update_number(0, 20), 20) << "the embedding is always trained";
+  straight.move_to(2);
+  ActiveUnits anew(policy, 6);
+  anew.move_to(1);
+  EXPECT_EQ(straight.frozen(), anew.frozen()) << "back to the first choice";
+  EXPECT_EQ(straight.updates_done(0), anew.updates_done(0));
 }
 
 TEST(ActiveUnitsTest, AreTheSameWhereARunBegins) {

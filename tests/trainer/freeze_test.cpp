@@ -35,8 +35,12 @@ std::vector<Policy> policies() {
        {.type = Freeze::Policy::lisa, .lisa_activated_layers = 2, .lisa_interval_steps = 2, .states = Freeze::States::keep}},
       {"BAdamBf16",
        {.type = Freeze::Policy::badam, .switch_block_every = 2, .switch_mode = Freeze::Mode::random},
+       Config::Optimizer::StateDtype::bf16},
+      {"SlimFit", {.type = Freeze::Policy::slimfit, .freezing_rate = 0.67}},
+      {"SlimFitBf16Every2",
+       {.type = Freeze::Policy::slimfit, .switch_block_every = 2, .freezing_rate = 0.34},
        Config::Optimizer::StateDtype::bf16}};
-  if (testing::kSanitized) all.erase(all.begin() + 1, all.end());
+  if (testing::kSanitized) all = {all.front(), all[3]};
   return all;
 }
 
@@ -150,7 +154,7 @@ TEST(FreezeRuns, TrainAsIfTheFrozenTensorsWereSkipped) {
   Config skipped = frozen;
   skipped.run.folder = skipped_folder.path();
   skipped.optimizer.freeze = {};
-  const std::vector<char> active = Lisa({.activated_layers = 1}, frozen.run.seed).active(5, 0);
+  const std::vector<char> active = Lisa({.activated_layers = 1}, frozen.run.seed).active(5, 0, {});
   for (std::size_t block = 0; block < 3; ++block)
     if (active[block + 1] == 0) skipped.optimizer.groups.push_back("layers." + std::to_string(block) + ".* lr_scale=0");
   ASSERT_EQ(skipped.optimizer.groups.size(), 2u);

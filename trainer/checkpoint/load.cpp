@@ -277,9 +277,46 @@ Status same_freezing(const Manifest& manifest, const Engine& engine, const std::
                                       described(manifest.freeze_rule) + "; this run: " + described(rule) +
                                       "): set optimizer.freeze and run.seed back, or begin a new run from its weights (strata "
                                       "model export, then model.hf)"};
-  if (freeze != nullptr && manifest.trained != trained_units(engine, manifest.step))
-    return {Code::corrupt, path + "/manifest.json: the units that were trained are not those of " + rule + " in step " +
-                               std::to_string(manifest.step)};
+  return {};
+}
+
+// What a choice by distances was made of, which no rule tells.
+Status resume_units(const Manifest& manifest, Engine& engine, const std::string& path) {
+  const std::vector<UnitLayout>& units = engine.layout().units;
+  const auto damaged = [&](const std::string& what) {
+    return Status(Code::corrupt, path + "/manifest.json: " + what + ", without which " + manifest.freeze_rule +
+                                     " cannot go on: use another checkpoint, or begin a new run from its weights (strata model "
+                                     "export, then model.hf)");
+  };
+  if (manifest.unit_distances.size() != units.size() || manifest.unit_updates.size() != units.size())
+    return damaged("unit_distances and unit_updates do not have the " + std::to_string(units.size()) + " units of the model");
+  std::vector<char> frozen;
+  for (std::size_t u = 0; u < units.size(); ++u) {
+    frozen.push_back(std::count(manifest.trained.begin(), manifest.trained.end(), units[u].name) == 0);
+    const double distance = manifest.unit_distances[u];
+    if (!(distance >= 0.0) || manifest.unit_updates[u] < 0 || manifest.unit_updates[u] > manifest.step)
+      return damaged("unit_distances or unit_updates of " + units[u].name + " cannot be");
+  }
+  engine.optimizer().resume_units(manifest.step, frozen, manifest.unit_updates, manifest.unit_distances);
+  return {};
+}
+
+// After same_freezing().
+Status choose_units(const Manifest& manifest, Engine& engine, const std::string& path) {
+  OptimizerStore& store = engine.optimizer();
+  const FreezePolicy* const freeze = engine.options().optimizer.freeze.get();
+  if (store.units().measures() && !manifest.optimizer.empty()) {
+    STRATA_RETURN_IF_ERROR(resume_units(manifest, engine, path));
+  } else {
+    STRATA_RETURN_IF_ERROR(store.choose_units(std::max<std::int64_t>(manifest.step, 1)));
+  }
+  if (freeze == nullptr || manifest.optimizer.empty()) return {};
+  const int units = static_cast<int>(engine.layout().units.size());
+  int blocks = 0;
+  for (int u = 0; u < units; ++u) blocks += store.units().is_block(u) && !store.units().is_frozen(u) ? 1 : 0;
+  if (manifest.trained != trained_units(engine) || blocks != freeze->blocks_at_once(units))
+    return {Code::corrupt, path + "/manifest.json: the units that were trained are not those of " + manifest.freeze_rule +
+                               " in step " + std::to_string(manifest.step)};
   return {};
 }
 
@@ -369,7 +406,7 @@ Status load_checkpoint(Engine& engine, const Model& model, const CheckpointReade
   STRATA_RETURN_IF_ERROR(same_freezing(reader.manifest(), engine, reader.path()));
   STRATA_RETURN_IF_ERROR(same_orientation(reader.manifest(), model, reader.path()));
   // Those that the last step trained have the states that are stored.
-  engine.optimizer().choose_units(std::max<std::int64_t>(reader.manifest().step, 1));
+  STRATA_RETURN_IF_ERROR(choose_units(reader.manifest(), engine, reader.path()));
   engine.optimizer().hold_choice(reader.manifest().choice, reader.manifest().step);
   STRATA_RETURN_IF_ERROR(same_state_counts(reader.manifest(), engine, reader.path()));
   Communicator& comm = engine.control();

@@ -57,6 +57,10 @@ std::string manifest_to_json(const Manifest& manifest) {
             {"parameters", json::array()},
             {"files", json::array()}};
   if (manifest.format != kF32States) j["state_dtype"] = to_string(manifest.format);
+  if (!manifest.unit_distances.empty()) {
+    j["unit_updates"] = manifest.unit_updates;
+    j["unit_distances"] = manifest.unit_distances;
+  }
   for (const CheckpointParam& p : manifest.params) {
     json param = {{"name", p.name}, {"shape", shape_to_json(p.shape)}};
     if (p.states >= 0) param["states"] = p.states;
@@ -94,6 +98,8 @@ Result<Manifest> manifest_from_json(const std::string& text, const std::string& 
     j.at("choice").get_to(m.choice);
     m.freeze_rule = j.value("freeze_rule", std::string());
     m.trained = j.value("trained", std::vector<std::string>());
+    m.unit_updates = j.value("unit_updates", std::vector<std::int64_t>());
+    m.unit_distances = j.value("unit_distances", std::vector<double>());
     if (!j.at("model").is_null()) m.model_json = j.at("model").dump();
     for (const json& p : j.at("parameters"))
       m.params.push_back({p.at("name").get<std::string>(), shape_from_json(p.at("shape")), p.value("states", std::int64_t{-1}),

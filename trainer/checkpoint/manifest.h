@@ -50,13 +50,16 @@ struct Manifest {
   std::uint64_t seed = 0;     // of the data order and the initialisation
   int world_size = 1;         // that wrote it
   CheckpointData data;
-  std::string optimizer;                // whose states are present (Optimizer::name()); empty: nobody's
-  std::vector<std::string> states;      // its Optimizer::states(), in order
-  StateFormat format = kF32States;      // of the states: its Optimizer::state_format()
-  std::string choice_rule;              // its Optimizer::choice_rule()
-  std::int64_t choice = -1;             // which of its choices the states are of; -1: they are zero
-  std::string freeze_rule;              // FreezePolicy::rule() of the run; empty: it froze nothing
-  std::vector<std::string> trained;     // names of the units that the last step trained, or the first will; empty: all
+  std::string optimizer;             // whose states are present (Optimizer::name()); empty: nobody's
+  std::vector<std::string> states;   // its Optimizer::states(), in order
+  StateFormat format = kF32States;   // of the states: its Optimizer::state_format()
+  std::string choice_rule;           // its Optimizer::choice_rule()
+  std::int64_t choice = -1;          // which of its choices the states are of; -1: they are zero
+  std::string freeze_rule;           // FreezePolicy::rule() of the run; empty: it froze nothing
+  std::vector<std::string> trained;  // names of the units that the last step trained, or the first will; empty: all
+  // Of each unit, where the rule looks at distances (ActiveUnits::measures()): how often it was updated, and its distance.
+  std::vector<std::int64_t> unit_updates = {};
+  std::vector<double> unit_distances = {};
   std::string hf_dtype;                 // of an import whose tensors all have one: "f32", "bf16" or "f16"; else empty
   std::string model_json;               // ModelConfig as JSON; empty for a model made by a program
   std::vector<CheckpointParam> params;  // in unit order

@@ -174,13 +174,11 @@ Status commit(const std::string& target, Manifest manifest, const std::vector<st
 
 }  // namespace
 
-std::vector<std::string> trained_units(const Engine& engine, std::int64_t step) {
+std::vector<std::string> trained_units(Engine& engine) {
   std::vector<std::string> names;
   const std::vector<UnitLayout>& units = engine.layout().units;
-  ActiveUnits active(engine.options().optimizer.freeze, static_cast<int>(units.size()));
-  active.move_to(std::max<std::int64_t>(step, 1));
   for (std::size_t u = 0; u < units.size(); ++u)
-    if (!active.is_frozen(static_cast<int>(u))) names.push_back(units[u].name);
+    if (!engine.optimizer().units().is_frozen(static_cast<int>(u))) names.push_back(units[u].name);
   return names;
 }
 
@@ -197,6 +195,7 @@ Result<std::string> save_checkpoint(Engine& engine, const Model& model, const Ma
   const bool leader = comm.rank().v == 0;
   const std::string target = options.parent + "/step_" + std::to_string(info.step);
   const std::string not_written = "checkpoint of step " + std::to_string(info.step) + " was not written";
+  STRATA_RETURN_IF_ERROR(engine.optimizer().know_distances());
   Status status = leader ? begin_atomic_dir(target) : Status();
   if (status = agree(comm, status, "begin checkpoint"); !status.ok()) return status.with_context(not_written);
   RankFile file(engine, temporary_path(target), rank_file_name(comm.rank().v));
@@ -216,7 +215,10 @@ Result<std::string> save_checkpoint(Engine& engine, const Model& model, const Ma
       manifest.choice = engine.optimizer().held_choice();
       if (const FreezePolicy* const freeze = engine.options().optimizer.freeze.get(); freeze != nullptr) {
         manifest.freeze_rule = freeze->rule();
-        manifest.trained = trained_units(engine, manifest.step);
+        manifest.trained = trained_units(engine);
+        const ActiveUnits& units = engine.optimizer().units();
+        manifest.unit_distances = units.distances();
+        if (units.measures()) manifest.unit_updates = units.updates_done(manifest.step);
       }
       manifest.params = checkpoint_params(model);
       add_state_counts(engine, manifest.params);

@@ -19,8 +19,8 @@ struct SaveOptions {
 // user, mostly empty: the checkpoint is safe, but old ones could not be removed.
 Result<std::string> save_checkpoint(Engine& engine, const Model& model, const Manifest& info, const SaveOptions& options);
 
-// Names of the units that an update of step `step` trains (of the first one at step 0), where optimizer.freeze is there.
-std::vector<std::string> trained_units(const Engine& engine, std::int64_t step);
+// Names of the units that are trained in the choice at hand (OptimizerStore::units()).
+std::vector<std::string> trained_units(Engine& engine);
 
 // Parameters of a model with their shapes, in unit order.
 std::vector<CheckpointParam> checkpoint_params(const Model& model);

@@ -95,6 +95,48 @@ void launch_sum_squares(const float* x, To* y, std::int64_t n, double* partials,
   launch(queue, sum_squares_kernel<To>, {.x = blocks_for(threads, kNormThreads)}, kNormThreads, 0, x, y, n, packed, partials);
 }
 
+// 2^30 times the change of one element, as the host has it.
+STRATA_DEVICE std::uint64_t change_of(float before, float after) {
+  constexpr float kIntegral = 8388608.0f;  // 2^23: from here on every float is an integer
+  float change = div_rn(sub_rn(before, after), before);
+  change = change < 0.0f ? -change : change;
+  change = change < 1.0f ? change : 1.0f;
+  change = before == 0.0f ? 0.0f : mul_rn(change, 0x1p30f);
+  change = change < kIntegral ? sub_rn(add_rn(change, kIntegral), kIntegral) : change;
+  return static_cast<std::uint64_t>(static_cast<std::int32_t>(change));
+}
+
+// Of the block's threads, in its first one.
+STRATA_DEVICE std::uint64_t sum_of_block(std::uint64_t sum) {
+  const auto warps = shared_array<std::uint64_t>(0, kThreads / kWarp);
+  for (int half = kWarp / 2; half > 0; half /= 2) sum += shuffle_xor(sum, half);
+  if (lane_index() == 0) warps[warp_index()] = sum;
+  sync_block();
+  if (thread_index() == 0)
+    for (int w = 1; w < kThreads / kWarp; ++w) sum += warps[w];
+  return sum;
+}
+
+STRATA_KERNEL sum_changes_kernel(const float* before, const float* after, Units units, std::uint64_t* partials) {
+  std::uint64_t sum = 0;
+  for (std::int64_t i = block_x() * kThreads + thread_index(); i < units.count(); i += blocks_x() * kThreads) {
+    const Unit unit = units[i];
+    float x[kUnit], y[kUnit];
+    load_unit(before, unit, 0.0f, x);
+    load_unit(after, unit, 0.0f, y);
+    for (int k = 0; k < kUnit; ++k) sum += change_of(x[k], y[k]);
+  }
+  sum = sum_of_block(sum);
+  if (thread_index() == 0) partials[block_x()] = sum;
+}
+
+STRATA_KERNEL add_changes_kernel(const std::uint64_t* partials, std::int64_t count, std::uint64_t* total) {
+  std::uint64_t sum = 0;
+  for (std::int64_t i = thread_index(); i < count; i += kThreads) sum += partials[i];
+  sum = sum_of_block(sum);
+  if (thread_index() == 0) *total = sum;
+}
+
 template <class From, class To>
 void launch_cast(const kernels::CastArgs& args, GpuQueue& queue) {
   if constexpr (std::is_same_v<From, To>) {
@@ -144,6 +186,14 @@ void sum_squares_blocks(const kernels::SumSquaresArgs& args, GpuQueue& queue) {
 
 void round_and_sum_squares(const kernels::RoundAndSumSquaresArgs& args, GpuQueue& queue) {
   launch_sum_squares(args.x, args.y, args.n, args.partials, queue);
+}
+
+void sum_relative_changes(const kernels::SumRelativeChangesArgs& args, GpuQueue& queue) {
+  constexpr std::size_t kShared = kThreads / kWarp * sizeof(std::uint64_t);
+  const Units units = {args.n, common_phase(args.before, args.after)};
+  const std::int64_t blocks = std::min(blocks_for(units.count(), kThreads), kernels::kChangePartials);
+  launch(queue, sum_changes_kernel, {.x = blocks}, kThreads, kShared, args.before, args.after, units, args.partials);
+  launch(queue, add_changes_kernel, {}, kThreads, kShared, static_cast<const std::uint64_t*>(args.partials), blocks, args.sum);
 }
 
 }  // namespace strata::STRATA_GPU

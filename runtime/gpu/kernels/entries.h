@@ -30,6 +30,7 @@ void add(const kernels::AddArgs& args, GpuQueue& queue);
 void cast(const kernels::CastArgs& args, GpuQueue& queue);
 void sum_squares_blocks(const kernels::SumSquaresArgs& args, GpuQueue& queue);
 void round_and_sum_squares(const kernels::RoundAndSumSquaresArgs& args, GpuQueue& queue);
+void sum_relative_changes(const kernels::SumRelativeChangesArgs& args, GpuQueue& queue);
 void column_sums(const void* dy_RO, DType dtype, std::int64_t R, std::int64_t O, bool accumulate, float* sums_O,
                  GpuQueue& queue);
 void xxh3_64(const std::byte* data, std::int64_t n, std::uint64_t* hash, GpuQueue& queue);

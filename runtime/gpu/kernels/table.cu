@@ -23,6 +23,7 @@ const GpuKernels& kernel_table() {
                                         .cast = cast,
                                         .sum_squares_blocks = sum_squares_blocks,
                                         .round_and_sum_squares = round_and_sum_squares,
+                                        .sum_relative_changes = sum_relative_changes,
                                         .column_sums = column_sums,
                                         .xxh3_64 = xxh3_64};
   return kTable;
