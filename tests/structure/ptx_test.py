@@ -29,6 +29,8 @@ MOMENTS = {"mul.rn.f32": 2, "sub.rn.f32": 1, "add.rn.f32": 1, "fma.rn.f32": 2, "
 SQUARE = {"cvt.f64.f32": 1, "mul.rn.f64": 1, "add.rn.f64": 1}
 TREE = {"add.rn.f64": 11}  # over the 16 lanes of a norm block, of which a thread has 4
 SQUARES = {"add.rn.f64": 4, "setp.nan.f64": 1}  # of a row, from its 16 lanes
+CHANGE = {"sub.rn.f32": 2, "div.rn.f32": 1, "mul.rn.f32": 1, "add.rn.f32": 1, "cvt.rzi.s32.f32": 1, "min.f32": 1, "neg.f32": 1,
+          "setp.eq.f32": 1, "setp.lt.f32": 1, "setp.geu.f32": 1}
 LION = {"mul.rn.f32": 4, "fma.rn.f32": 3}
 FROM_F16 = {"cvt.rn.f32.u16": 1, "mul.f32": 1}  # a denormal: an integer below 2^10 times 2^-24, exact
 
@@ -81,6 +83,8 @@ KERNELS = {
         "cast_kernelINS_3f16": (FROM_F16, {}),
         "sum_squares_kernelIv": (SQUARE, TREE),
         "sum_squares_kernelINS_4bf16": (SQUARE, TREE),
+        "sum_changes_kernel": (CHANGE, {}),
+        "add_changes_kernel": ({}, {}),
     },
     "runtime/gpu/kernels/column_sums.cu": {
         "block_sums_kernel": ({"add.rn.f32": 1}, {}),
