@@ -381,15 +381,15 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
       .at_least(1)
       .at_most(kMaxBatch)
       .automatic("2; only lisa has it");
+  s.add("optimizer.freeze.lisa_interval_steps", c.optimizer.freeze.lisa_interval_steps, "lisa: steps between two draws.")
+      .at_least(1)
+      .at_most(kMaxSteps)
+      .automatic("20; only lisa has it");
   s.add("optimizer.freeze.freezing_rate", c.optimizer.freeze.freezing_rate,
         "slimfit: the part of the blocks that is frozen; its product with their number is rounded down.")
       .at_least(0)
       .less_than(1)
       .automatic("0.9; only slimfit has it");
-  s.add("optimizer.freeze.lisa_interval_steps", c.optimizer.freeze.lisa_interval_steps, "lisa: steps between two draws.")
-      .at_least(1)
-      .at_most(kMaxSteps)
-      .automatic("20; only lisa has it");
 
   s.section(
       "scheduler",

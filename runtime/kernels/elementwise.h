@@ -53,7 +53,7 @@ void round_and_sum_squares(const RoundAndSumSquaresArgs& args, StreamRef stream)
 // element that was 0 counts 0, one that is no number counts 2^30. A sum of integers, so that no cut and no order changes it;
 // n below 2^34. All are memory of the stream's device; a GPU needs `partials`, kChangePartials numbers, too.
 inline constexpr double kChangeUnits = 0x1p30;
-inline constexpr std::int64_t kChangePartials = 1024;
+inline constexpr std::int64_t kChangePartials = 512;
 struct SumRelativeChangesArgs {
   const float* before = nullptr;
   const float* after = nullptr;
