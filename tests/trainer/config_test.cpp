@@ -216,6 +216,14 @@ TEST(TrainingConfig, AnOptimizerHasItsOwnKeysAndNoOthers) {
   EXPECT_THAT(problem({"optimizer.proj_type=svd"}), HasSubstr("optimizer.proj_type: adamw has none"));
   EXPECT_THAT(problem({"optimizer.type=frugal", "optimizer.proj_type=svd", "optimizer.coord_choice=rows"}),
               HasSubstr("optimizer.coord_choice: frugal with proj_type has none"));
+  EXPECT_THAT(problem({"optimizer.type=frugal", "optimizer.block_order=random"}),
+              HasSubstr("optimizer.block_order: frugal without coord_choice: blockwise has none"));
+  EXPECT_THAT(problem({"optimizer.type=lion", "optimizer.block_order=random"}),
+              HasSubstr("optimizer.block_order: lion has none"));
+  const auto blocks = resolved({"optimizer.type=frugal", "optimizer.coord_choice=blockwise"}).optimizer;
+  EXPECT_EQ(blocks.block_order, Config::Optimizer::BlockOrder::descending);
+  EXPECT_THAT(problem({"optimizer.type=frugal", "optimizer.coord_choice=blockwise", "optimizer.reset_statistics=false"}),
+              HasSubstr("states of chosen elements cannot pass to others"));
   EXPECT_THAT(problem({"optimizer.type=frugal", "optimizer.reset_statistics=false"}),
               HasSubstr("states of chosen elements cannot pass to others; set proj_type"));
   EXPECT_EQ(resolved({"optimizer.type=frugal", "optimizer.proj_type=random", "optimizer.reset_statistics=false"})

@@ -53,6 +53,7 @@ std::vector<Method> methods() {
   using Type = Config::Optimizer::Type;
   using Stateful = Config::Optimizer::Stateful;
   using Choice = Config::Optimizer::Choice;
+  using BlockOrder = Config::Optimizer::BlockOrder;
   using Inactive = Config::Optimizer::Inactive;
   using Scaling = Config::Optimizer::Scaling;
   using Seeds = Config::Optimizer::Seeds;
@@ -118,8 +119,18 @@ std::vector<Method> methods() {
        nullptr,
        false,
        kBf16States},
+      {"FrugalBlocks", 2, {.type = Type::frugal, .lr = 3e-3, .coord_choice = Choice::blocks, .density = 0.25, .update_gap = 2}},
+      {"FrugalBlocksLion",
+       1,
+       {.type = Type::frugal,
+        .lr = 1e-3,
+        .stateful = Stateful::lion,
+        .coord_choice = Choice::blocks,
+        .block_order = BlockOrder::random,
+        .density = 0.5,
+        .update_gap = 3}},
   };
-  if (testing::kSanitized) all = {all[4], all[8], all[10], all[13]};
+  if (testing::kSanitized) all = {all[4], all[8], all[10], all[13], all[17]};
   for (Method& method : all) method.config.groups = {"*attn* lr_scale=0.5", "*mlp* weight_decay=0.02"};
   return all;
 }

@@ -11,6 +11,7 @@
 
 #include "model/transformer.h"
 #include "optim/row_method.h"
+#include "tests/trainer/turn_states_testing.h"
 #include "trainer/engine.h"
 #include "trainer/model_setup.h"
 
@@ -69,10 +70,10 @@ std::int64_t parameters_of(const StateLayout& layout) {
 }
 
 double state_gib(const StateLayout& layout, const OptimizerStoreOptions& options) {
-  std::int64_t states = 0;
-  for (const OptimizerRecord& record :
-       cut_optimizer_records(layout, Rank{0}, 3, options.record_size, *options.method, options.groups))
-    states += record.states + record.row_states;
+  const std::vector<OptimizerRecord> records =
+      cut_optimizer_records(layout, Rank{0}, 3, options.record_size, *options.method, options.groups);
+  std::int64_t states = turn_states(layout, records, *options.method, options.groups);
+  for (const OptimizerRecord& record : records) states += record.states + record.row_states;
   std::int64_t values = states * std::ssize(options.method->states());
   const RowMethod* const rows = options.method->rows();
   for (const UnitLayout& unit : layout.units)

@@ -12,6 +12,7 @@
 #include "optim/frugal.h"
 #include "optim/galore_optimizer.h"
 #include "tests/trainer/placement.h"
+#include "tests/trainer/turn_states_testing.h"
 #include "trainer/engine.h"
 
 namespace strata {
@@ -50,9 +51,12 @@ double state_gib(const Size& size, const Optimizer& method, int world, std::shar
   ActiveUnits units(std::move(freeze), model->unit_count());
   units.move_to(1);
   std::int64_t states = 0, of_block = 0, unused = 0;
-  for (int rank = 0; rank < world; ++rank)
-    for (const OptimizerRecord& record : cut_optimizer_records(layout, Rank{rank}, 3, std::int64_t{16} << 20, method, groups))
+  for (int rank = 0; rank < world; ++rank) {
+    const auto records = cut_optimizer_records(layout, Rank{rank}, 3, std::int64_t{16} << 20, method, groups);
+    for (const OptimizerRecord& record : records)
       (units.shares_states(record.unit) ? (record.unit == 1 ? of_block : unused) : states) += record.states + record.row_states;
+    states += turn_states(layout, records, method, groups);
+  }
   states += of_block * units.blocks_at_once();
   std::int64_t projections = 0;
   for (const UnitLayout& unit : layout.units)
@@ -83,6 +87,8 @@ TEST(StateBytes, AreThoseOfThePapers) {
         EXPECT_GT(got / size.frugal, 0.995);
         EXPECT_LT(got / size.frugal, most * 1.005) << got;
       }
+      // As many whole layers as all have: of every rank the same.
+      near(state_gib(size, Frugal({.choice = FrugalChoice::tensors, .density = 0.25}), world), size.frugal);
       near(state_gib(size, Frugal({.density = 0.0}), world), size.frugal_0);
       near(state_gib(size, apollo(ApolloScaling::channel, size.rank), world), size.apollo);
       near(state_gib(size, apollo(ApolloScaling::tensor, 1), world), size.mini);
