@@ -69,7 +69,7 @@ TEST_P(TurnStatesTest, EachPieceHasItsOwnMemoryInEveryChoice) {
     for (std::int64_t step = 1; step <= 34; ++step) {
       choices.choose(step);
       turns.place(choices);
-      std::set<std::pair<const float*, const float*>> taken[2];
+      std::multiset<std::pair<const float*, const float*>> taken[2];
       std::int64_t all[] = {0, 0};
       for (std::size_t r = 0; r < records.size(); ++r) {
         const std::size_t tier = on_gpu[r] != 0 ? 1 : 0;
