@@ -36,6 +36,7 @@ void AdamW::enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, con
   const AdamWScalars scalars = adamw_scalars(config_, step, group);
   const OptimGpuKernels& kernels = driver.table<OptimGpuKernels>();
   if (storage_.format == kF32States) return kernels.adamw(slice, scalars, queue);
+  if (storage_.format == kEightBitStates) return kernels.adamw_8bit(slice, scalars, queue);
   kernels.bf16_states.adamw(slice, scalars, state_noise(storage_.seed, slice, step.number), queue);
 }
 

@@ -34,7 +34,7 @@ class AdamW final : public Optimizer {
   std::vector<std::string> states() const override { return {"m", "v"}; }
   StateFormat state_format() const override { return storage_.format; }
   void update(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group) const override;
-  bool updates_on_gpu() const override { return storage_.format != kEightBitStates; }
+  bool updates_on_gpu() const override { return true; }
   void enqueue_on_gpu(const UpdateSlice& slice, const UpdateStep& step, const ParamGroup& group, const GpuDriver& driver,
                       GpuQueue& queue) const override;
 

@@ -43,6 +43,8 @@ struct OptimGpuKernels {
   void (*momentum)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
   void (*nesterov)(const UpdateSlice& slice, const SgdScalars& scalars, GpuQueue& queue);
   Bf16StateGpuKernels bf16_states;
+  // gpu/updates_8bit.cu
+  void (*adamw_8bit)(const UpdateSlice& slice, const AdamWScalars& scalars, GpuQueue& queue);
   // gpu/low_rank.cu
   void (*apollo_project)(const LowRankBlock& block, const LowRankScalars& scalars, const RowResults& results, GpuQueue& queue);
   void (*apollo_apply)(const LowRankBlock& block, const float* s, const WeightRows& weights, const ApplyScalars& scalars,

@@ -13,6 +13,7 @@ namespace strata {
 struct StateCodes {
   // Cells of magnitudes: those of equal upper 16 bits, from 2^-23 to 1. No cell holds two thresholds.
   static constexpr std::int32_t kFirstCell = (127 - 23) << 7, kCells = (23 << 7) + 1;
+  static constexpr int kSignedZero = 127;  // the code of 0, where values are signed; else it is 0
   bool is_signed;
   float values[256];               // of each code, ascending
   std::uint8_t below[kCells + 3];  // thresholds below all of a cell; three more are read

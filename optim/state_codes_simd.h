@@ -1,24 +1,13 @@
-// state_codes.h on vectors, for files named *_simd.cpp; local to each, as update_ops_simd.h.
+// state_codes_rules.h on vectors, for files named *_simd.cpp; local to each, as update_ops_simd.h.
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
-#include "optim/state_codes.h"
+#include "optim/state_codes_rules.h"
 #include "optim/update_ops_simd.h"
 
 namespace strata::STRATA_ISA {
 namespace {
-
-// What a block's values are multiplied by before they are coded; largest: as f32 bits.
-inline float code_scale(std::uint32_t largest) {
-  const float reciprocal = 1.0f / __builtin_bit_cast(float, largest);
-  return reciprocal < 3.402823466e+38f ? reciprocal : 3.402823466e+38f;  // a block of zeros has zeros
-}
-// What is stored of it.
-inline float stored_largest(std::uint32_t largest) {
-  return __builtin_bit_cast(float, largest < 0x7f800000u ? largest : 0x7fc00000u);
-}
 
 // The largest magnitude so far, as bits, in each lane: integers, so that NaN is the largest and the order does not matter.
 #if defined(STRATA_ISA_avx512)
@@ -42,7 +31,8 @@ void encode(std::uint8_t* to, Ops::V a, const StateCodes& codes) {
   const __m512i threshold = _mm512_i32gather_epi32(below, codes.thresholds, 4);
   __m512i code = _mm512_mask_add_epi32(below, _mm512_cmpgt_epi32_mask(magnitude, threshold), below, _mm512_set1_epi32(1));
   if constexpr (kSigned) {
-    const __m512i zero = _mm512_set1_epi32(127), negative = _mm512_sub_epi32(zero, _mm512_min_epi32(code, zero));
+    const __m512i zero = _mm512_set1_epi32(StateCodes::kSignedZero),
+                  negative = _mm512_sub_epi32(zero, _mm512_min_epi32(code, zero));
     code = _mm512_mask_mov_epi32(_mm512_add_epi32(code, zero), _mm512_movepi32_mask(u), negative);
   }
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(code));
@@ -75,7 +65,8 @@ void encode(std::uint8_t* to, Ops::V a, const StateCodes& codes) {
   const __m256i threshold = _mm256_i32gather_epi32(reinterpret_cast<const int*>(codes.thresholds), below, 4);
   __m256i code = _mm256_sub_epi32(below, _mm256_cmpgt_epi32(magnitude, threshold));
   if constexpr (kSigned) {
-    const __m256i zero = _mm256_set1_epi32(127), negative = _mm256_sub_epi32(zero, _mm256_min_epi32(code, zero));
+    const __m256i zero = _mm256_set1_epi32(StateCodes::kSignedZero),
+                  negative = _mm256_sub_epi32(zero, _mm256_min_epi32(code, zero));
     code = _mm256_blendv_epi8(_mm256_add_epi32(code, zero), negative, _mm256_srai_epi32(u, 31));
   }
   const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
@@ -92,13 +83,8 @@ inline std::uint32_t largest_of(Bits lanes) { return lanes; }
 inline Ops::V decode(const std::uint8_t* from, const StateCodes& codes) { return codes.values[*from]; }
 template <bool kSigned>
 void encode(std::uint8_t* to, Ops::V a, const StateCodes& codes) {
-  const auto u = __builtin_bit_cast(std::uint32_t, a), magnitude = u & 0x7fffffffu;
-  std::int32_t cell = static_cast<std::int32_t>(magnitude >> 16) - StateCodes::kFirstCell;
-  cell = cell < 0 ? 0 : cell < StateCodes::kCells ? cell : StateCodes::kCells - 1;
-  int code = codes.below[cell];
-  if (magnitude > codes.thresholds[code]) ++code;
-  if constexpr (kSigned) code = (u >> 31) == 0 ? 127 + code : 127 - (code < 127 ? code : 127);
-  *to = static_cast<std::uint8_t>(code);
+  const auto product = __builtin_bit_cast(std::uint32_t, a);
+  *to = static_cast<std::uint8_t>(CodeRule<Ops>::code<kSigned>(product, codes.below, codes.thresholds));
 }
 #endif
 

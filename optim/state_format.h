@@ -18,7 +18,7 @@ struct StateFormat {
 inline constexpr StateFormat kF32States{};
 // Rounded stochastically (state_noise.h).
 inline constexpr StateFormat kBf16States{.block = 1, .block_bytes = 2};
-// Codes and the block's largest magnitude (state_codes.h).
+// Codes and the block's largest magnitude (state_codes.h): words of 4 bytes.
 inline constexpr StateFormat kEightBitStates{.block = 256, .block_bytes = 260};
 
 // As in `optimizer.state_dtype` and checkpoints.

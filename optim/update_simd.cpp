@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "optim/late_decay_rules.h"
 #include "optim/state_codes_simd.h"
@@ -155,13 +156,16 @@ void code_block(const float* p, const std::uint8_t* const* states, const G* g, f
     if (p16 != nullptr && streams) Ops::stream16(p16 + at, updated);
   }
   const std::uint32_t after[2] = {largest_of(largest0), largest_of(largest1)};
-  const Ops::V to_codes0 = Ops::set1(code_scale(after[0])), to_codes1 = Ops::set1(code_scale(after[1]));
+  const auto scale_of = [](std::uint32_t largest) {
+    return Ops::set1(CodeRule<Ops>::scale(1.0f / __builtin_bit_cast(float, largest)));
+  };
+  const Ops::V to_codes0 = scale_of(after[0]), to_codes1 = scale_of(after[1]);
   for (std::int64_t i = 0; i < kCodes; i += Ops::kWidth) {
     encode<true>(new_states[0] + i, Ops::mul(Ops::load(values[0] + i), to_codes0), first);
     encode<false>(new_states[1] + i, Ops::mul(Ops::load(values[1] + i), to_codes1), second);
   }
   for (int k = 0; k < 2; ++k) {
-    const float stored = stored_largest(after[k]);
+    const std::uint32_t stored = CodeRule<Ops>::stored_largest(after[k]);
     std::memcpy(new_states[k] + kCodes, &stored, sizeof stored);
   }
 }
@@ -179,7 +183,7 @@ void code_last_block(const float* p, const std::uint8_t* const* states, const G*
   std::memcpy(all_p, p, count * sizeof(float));
   std::memcpy(all_g, g, count * sizeof(G));
   for (int k = 0; k < 2; ++k) {
-    std::memset(all[k], k == 0 ? 127 : 0, kCodes);
+    std::memset(all[k], k == 0 ? StateCodes::kSignedZero : 0, kCodes);
     std::memcpy(all[k], states[k], count);
     std::memcpy(all[k] + kCodes, states[k] + kCodes, sizeof(float));
   }

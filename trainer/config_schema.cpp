@@ -247,7 +247,7 @@ void describe_arithmetic(ConfigSchema& s, Config& c) {
                            {{"fp32", StateDtype::fp32}, {"bf16", StateDtype::bf16}, {"8bit", StateDtype::eight_bit}},
                            "Format of the states of adamw, lion and sgd; they are computed in fp32. bf16: half the bytes, "
                            "rounded stochastically with noise that differs from step to step; 8bit, of adamw alone: dynamic "
-                           "codes and a largest magnitude for 256 of them, a quarter of the bytes, updated by the CPU.");
+                           "codes and a largest magnitude for 256 of them, a quarter of the bytes.");
   using Stateful = Config::Optimizer::Stateful;
   s.add_choice<Stateful>(
        "optimizer.stateful", c.optimizer.stateful,

@@ -6,6 +6,7 @@
 #include "optim/gpu/projection.h"
 #include "optim/gpu/state_noise.h"
 #include "optim/gpu/update_ops.h"
+#include "optim/gpu/updates_8bit.h"
 #include "optim/gpu_kernels.h"
 #include "optim/late_decay_rules.h"
 #include "optim/update_rules.h"
@@ -96,6 +97,7 @@ const OptimGpuKernels& optim_kernel_table() {
                                                              .lion = update_bf16<LionRule<Ops>>,
                                                              .momentum = update_bf16<MomentumRule<Ops>>,
                                                              .nesterov = update_bf16<NesterovRule<Ops>>},
+                                             .adamw_8bit = adamw_8bit,
                                              .apollo_project = apollo_project,
                                              .apollo_apply = apollo_apply,
                                              .galore = galore,

@@ -1,6 +1,9 @@
-// 8-bit blockwise AdamW: bitsandbytes' maps, codes and runs (tests/oracle/make_bnb_vectors.py), and the same bits on every body
-// and in any cut at blocks. Mutations caught: the signed map for v, thresholds at values, the largest magnitude before the
-// update, a state in p's place, a tail that looks behind its elements.
+// 8-bit blockwise AdamW: bitsandbytes' maps, codes and runs (tests/oracle/make_bnb_vectors.py), and the same bits on every
+// body, on a GPU and in any cut at blocks. Mutations caught: the signed map for v, thresholds at values, the largest magnitude
+// before the update, a state in p's place, a tail that looks behind its elements, an infinity's reciprocal as it is; on a GPU
+// the signed map for v, the magnitudes of 16 lanes, codes written behind a parameter's last element, the zero of the other map
+// there, an infinity stored as it is, results in the old states' place, a warp's block left out, 16 bytes at once where arrays
+// are not aligned.
 #include "optim/state_codes.h"
 
 #include <gtest/gtest.h>
@@ -8,10 +11,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "optim/adamw.h"
 #include "runtime/kernels/isa.h"
+#include "tests/machines/machines.h"
 #include "update_testing.h"
 #include "vector_file.h"
 
@@ -20,7 +26,7 @@ namespace {
 
 using namespace update_testing;  // NOLINT
 
-constexpr std::int64_t kBlock = kEightBitStates.block;
+constexpr std::size_t kBlock = kEightBitStates.block;
 
 class OnEveryIsa : public ::testing::TestWithParam<kernels::Isa> {
  protected:
@@ -34,27 +40,27 @@ using EightBit = OnEveryIsa;
 INSTANTIATE_TEST_SUITE_P(Isas, EightBit, ::testing::ValuesIn(kernels::available_isas()),
                          [](const auto& tested) { return std::string(kernels::to_string(tested.param)); });
 
-// Coded states of a parameter.
+// Coded states of a parameter, guarded on both sides.
 struct Coded {
+  static constexpr std::size_t kBlockWords = kEightBitStates.block_bytes / 4, kGuard = 16;
   explicit Coded(std::size_t n) {
-    for (auto& state : blocks) state.resize(static_cast<std::size_t>(kEightBitStates.bytes(static_cast<std::int64_t>(n))));
+    const std::size_t count = (n + kBlock - 1) / kBlock * kBlockWords;
+    for (Words& state : words) {
+      state.resize(count + 2 * kGuard, 0xabababab);
+      std::fill_n(state.begin() + kGuard, count, 0u);
+    }
   }
+  Coded(const Coded&) = delete;
   std::array<std::byte*, kMaxStates> at(std::size_t first) {
-    const auto place = kEightBitStates.bytes(static_cast<std::int64_t>(first));
-    return {blocks[0].data() + place, blocks[1].data() + place};
+    const std::size_t word = kGuard + first / kBlock * kBlockWords;
+    return {reinterpret_cast<std::byte*>(&words[0][word]), reinterpret_cast<std::byte*>(&words[1][word])};
   }
-  std::uint8_t& code(std::size_t k, std::size_t i) {
-    return *reinterpret_cast<std::uint8_t*>(&blocks[k][i / 256 * 260 + i % 256]);
-  }
-  float largest(std::size_t k, std::size_t block) const {
-    float value = 0.0f;
-    std::memcpy(&value, &blocks[k][block * 260 + 256], sizeof value);
-    return value;
-  }
-  void set_largest(std::size_t k, std::size_t block, float value) {
-    std::memcpy(&blocks[k][block * 260 + 256], &value, sizeof value);
-  }
-  std::array<std::vector<std::byte>, kMaxStates> blocks;
+  std::uint8_t& code(std::size_t k, std::size_t i) { return reinterpret_cast<std::uint8_t*>(at(i)[k])[i % kBlock]; }
+  std::uint32_t& largest_bits(std::size_t k, std::size_t block) { return words[k][kGuard + (block + 1) * kBlockWords - 1]; }
+  float largest(std::size_t k, std::size_t block) { return std::bit_cast<float>(largest_bits(k, block)); }
+  void set_largest(std::size_t k, std::size_t block, float value) { largest_bits(k, block) = bits(value); }
+  using Words = std::pmr::vector<std::uint32_t>;
+  std::array<Words, kMaxStates> words{Words(&testing::shared_memory()), Words(&testing::shared_memory())};
 };
 
 const AdamW& eight_bit() {
@@ -144,51 +150,146 @@ TEST_P(EightBit, FollowsBitsandbytes) {
   EXPECT_LT(worst, 1e-5);
 }
 
-// Any values: every body gives the bits of the plain one, in one piece, cut at blocks, over threads and elsewhere.
+// Blocks of every kind, from another one on with every seed: ordinary values, none but zeros, large, tiny, one infinity, and
+// any bit patterns. The last block's codes behind the parameter's end can be anything too.
+void fill(State& state, Coded& states, std::size_t n, std::uint64_t seed) {
+  enum Kind : std::size_t { ordinary, zeros, large, tiny, infinity, any, kinds };
+  struct Scale {
+    float g, m, v;
+  };
+  static constexpr Scale kScales[] = {
+      {1.0f, 0.5f, 0.01f}, {}, {0x1p+44f, 1e25f, 3e38f}, {0x1p-110f, 1e-40f, 3e-45f}, {1.0f, 0.5f, 0.01f}};
+  state.fill(n, seed);
+  Values random(seed);
+  for (std::size_t b = 0; kBlock * b < n; ++b) {
+    const std::size_t kind = (b + seed) % kinds, begin = kBlock * b, end = std::min(begin + kBlock, n);
+    for (std::size_t k = 0; k < 2; ++k) {
+      for (std::size_t i = begin; i < begin + kBlock; ++i) states.code(k, i) = static_cast<std::uint8_t>(random.next());
+      states.set_largest(k, b, kind == any ? random.any() : k == 0 ? kScales[kind].m : kScales[kind].v);
+    }
+    if (kind == any) continue;
+    for (std::size_t i = begin; i < end; ++i) {
+      state.p.data()[i] = random.ordinary();
+      state.g.data()[i] = random.ordinary() * kScales[kind].g;
+    }
+    if (kind == infinity) state.g.data()[begin + random.next() % (end - begin)] = b % 2 == 0 ? INFINITY : -INFINITY;
+    for (std::size_t i = begin; i < end; ++i) state.g16.data()[i] = to_bf16(state.g.data()[i]);
+  }
+}
+
+UpdateSlice slice_of(State& state, Coded& states, std::size_t first, std::size_t n, bool with16, bool gradient16) {
+  UpdateSlice slice = state.slice(first, n, with16, gradient16);
+  slice.states = {};
+  slice.format = kEightBitStates;
+  slice.packed = states.at(first);
+  return slice;
+}
+
+// Guards, and what no update writes, included.
+::testing::AssertionResult same(State& a, const Coded& a_states, State& b, const Coded& b_states, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    if (bits(a.p.data()[i]) != bits(b.p.data()[i])) return ::testing::AssertionFailure() << "p[" << i << "]";
+    if (a.p16.data()[i].bits != b.p16.data()[i].bits) return ::testing::AssertionFailure() << "p16[" << i << "]";
+  }
+  for (std::size_t k = 0; k < 2; ++k) {
+    const auto &x = a_states.words[k], &y = b_states.words[k];
+    const auto [at, other] = std::mismatch(x.begin(), x.end(), y.begin(), y.end());
+    if (at != x.end())
+      return ::testing::AssertionFailure() << "word " << at - x.begin() - std::ptrdiff_t{Coded::kGuard} << " of state " << k
+                                           << ": " << std::hex << *at << " and " << *other;
+  }
+  if (!a.guards_intact() || !b.guards_intact()) return ::testing::AssertionFailure() << "wrote outside";
+  return ::testing::AssertionSuccess();
+}
+
+// Every body gives the bits of the plain one, in one piece, cut at blocks, over threads and elsewhere.
 TEST_P(EightBit, BitsAreThoseOfThePlainBodyInAnyCut) {
   for (const std::size_t n : {1, 31, 256, 257, 4096 + 300, 2 * 65536 + 77}) {
     for (const std::size_t offset : {0, 1, 13}) {
       for (const bool gradient16 : {false, true}) {
         SCOPED_TRACE(::testing::Message() << "n " << n << ", offset " << offset << ", g16 " << gradient16);
         State want(n, 0), whole(n, offset), pieces(n, offset), from(n, offset), to(n, offset);
-        Coded want_states(n), whole_states(n), pieces_states(n), from_states(n), to_states(n);
-        for (State* state : {&want, &whole, &pieces, &from}) state->fill(n, n);
-        Values random(n);
-        for (std::size_t k = 0; k < 2; ++k) {
-          for (std::size_t i = 0; i < n; ++i) want_states.code(k, i) = static_cast<std::uint8_t>(random.next());
-          for (std::size_t b = 0; 256 * b < n; ++b)
-            want_states.set_largest(k, b, b % 7 == 3 ? std::abs(random.any()) : std::exp2(static_cast<float>(b % 50) - 40.0f));
-        }
-        for (Coded* coded : {&whole_states, &pieces_states, &from_states}) coded->blocks = want_states.blocks;
-        const auto slice = [&](State& state, Coded& states, std::size_t first, std::size_t count) {
-          UpdateSlice s = state.slice(first, count, true, gradient16);
-          s.states = {};
-          s.format = kEightBitStates;
-          s.packed = states.at(first);
-          return s;
-        };
+        Coded want_states(n), whole_states(n), pieces_states(n), from_states(n);
+        fill(want, want_states, n, n), fill(whole, whole_states, n, n), fill(pieces, pieces_states, n, n);
+        fill(from, from_states, n, n);
+        Coded to_states(n);
+        to_states.words = from_states.words;  // what no update writes
         ASSERT_TRUE(kernels::set_isa(kernels::Isa::generic).ok());
-        eight_bit().update(slice(want, want_states, 0, n), kStep, kDecays);
+        eight_bit().update(slice_of(want, want_states, 0, n, true, gradient16), kStep, kDecays);
         ASSERT_TRUE(kernels::set_isa(GetParam()).ok());
-        eight_bit().update(slice(whole, whole_states, 0, n), kStep, kDecays);
+        eight_bit().update(slice_of(whole, whole_states, 0, n, true, gradient16), kStep, kDecays);
+        ASSERT_TRUE(same(want, want_states, whole, whole_states, n));
         for (std::size_t i = 0, cut = 256; i < n; i += cut, cut *= 3)
-          eight_bit().update(slice(pieces, pieces_states, i, std::min(cut, n - i)), kStep, kDecays);
-        UpdateSlice elsewhere = slice(from, from_states, 0, n);
+          eight_bit().update(slice_of(pieces, pieces_states, i, std::min(cut, n - i), true, gradient16), kStep, kDecays);
+        ASSERT_TRUE(same(want, want_states, pieces, pieces_states, n));
+        UpdateSlice elsewhere = slice_of(from, from_states, 0, n, true, gradient16);
         elsewhere.new_p = to.p.data(), elsewhere.p16 = to.p16.data(), elsewhere.new_packed = to_states.at(0);
         ThreadPool pool(2);
         update(eight_bit(), elsewhere, kStep, kDecays, pool);
-        for (auto [state, states] :
-             {std::pair(&whole, &whole_states), std::pair(&pieces, &pieces_states), std::pair(&to, &to_states)}) {
-          for (std::size_t i = 0; i < n; ++i) {
-            ASSERT_EQ(bits(want.p.data()[i]), bits(state->p.data()[i])) << i;
-            ASSERT_EQ(want.p16.data()[i].bits, state->p16.data()[i].bits) << i;
-          }
-          ASSERT_TRUE(states->blocks == want_states.blocks);
-          ASSERT_TRUE(state->guards_intact());
-        }
+        ASSERT_TRUE(same(want, want_states, to, to_states, n));
       }
     }
   }
+}
+
+class EightBitOnGpu : public ::testing::Test {
+ protected:
+  void update_on_gpu(const UpdateSlice& slice, const ParamGroup& group = kDecays) {
+    eight_bit().enqueue_on_gpu(slice, kStep, group, *driver_, *queue_);
+    const Status status = queue_->mark()->wait();
+    ASSERT_TRUE(status.ok()) << status.message();
+  }
+
+ private:
+  std::unique_ptr<GpuDriver> driver_ = testing::gpu_machines()[0].make_driver();
+  std::unique_ptr<GpuQueue> queue_ = driver_->make_queue("update").value();
+};
+
+// A block of threads takes 32 blocks of states: 8192 elements.
+TEST_F(EightBitOnGpu, BitsAreThoseOfTheHostForAnyLengthAndAlignment) {
+  std::vector<std::size_t> lengths = {0, 1, 2, 3, 4, 5, 7, 8, 9, 255, 256, 257, 7 * 256 - 3, 8191, 8192, 8193, 5 * 8192 + 300};
+  if (testing::kSanitized) lengths = {1, 257, 8192 + 259};
+  for (const std::size_t n : lengths) {
+    for (const auto& [with16, gradient16] : {std::pair(false, false), {true, false}, {true, true}}) {
+      const ParamGroup group = n % 2 == 0 ? kDecays : ParamGroup{};
+      State want(n, 0);
+      Coded want_states(n);
+      fill(want, want_states, n, n);
+      eight_bit().update(slice_of(want, want_states, 0, n, with16, gradient16), kStep, group);
+      for (const Offsets& offsets : {Offsets{}, Offsets{4, 4, 4, 4, 8}, Offsets{8, 8, 8, 8, 8}, Offsets{1, 1, 1, 1, 1},
+                                     Offsets{0, 0, 0, 0, 4}, Offsets{0, 0, 0, 2, 0}, Offsets{2, 0, 0, 0, 0}}) {
+        SCOPED_TRACE(::testing::Message() << "n " << n << ", offsets " << ::testing::PrintToString(offsets) << ", p16 "
+                                          << with16 << ", g16 " << gradient16);
+        State got(n, offsets);
+        Coded got_states(n);
+        fill(got, got_states, n, n);
+        ASSERT_NO_FATAL_FAILURE(update_on_gpu(slice_of(got, got_states, 0, n, with16, gradient16), group));
+        ASSERT_TRUE(same(want, want_states, got, got_states, n));
+      }
+    }
+  }
+}
+
+TEST_F(EightBitOnGpu, BitsDoNotDependOnCuttingOrWhereResultsGo) {
+  const std::size_t n = (testing::kSanitized ? 1 : 3) * 8192 + 1300 + 77;
+  State want(n, 0), pieces(n, 1), from(n, 0), to(n, 0);
+  Coded want_states(n), pieces_states(n), from_states(n);
+  fill(want, want_states, n, 2), fill(pieces, pieces_states, n, 2), fill(from, from_states, n, 2);
+  Coded kept_states(n), to_states(n);
+  kept_states.words = from_states.words;
+  to_states.words = from_states.words;  // what no update writes
+  eight_bit().update(slice_of(want, want_states, 0, n, true, false), kStep, kDecays);
+  for (std::size_t i = 0, cut = 256; i < n; i += cut, cut *= 3)
+    ASSERT_NO_FATAL_FAILURE(update_on_gpu(slice_of(pieces, pieces_states, i, std::min(cut, n - i), true, false)));
+  ASSERT_TRUE(same(want, want_states, pieces, pieces_states, n));
+  UpdateSlice elsewhere = slice_of(from, from_states, 0, n, true, false);
+  elsewhere.new_p = to.p.data(), elsewhere.p16 = to.p16.data(), elsewhere.new_packed = to_states.at(0);
+  ASSERT_NO_FATAL_FAILURE(update_on_gpu(elsewhere));
+  ASSERT_TRUE(same(want, want_states, to, to_states, n));
+  State kept(n, 0);
+  Coded ignored(n);
+  fill(kept, ignored, n, 2);
+  ASSERT_TRUE(same(kept, kept_states, from, from_states, n));
 }
 
 TEST_P(EightBit, ANaNInABlockIsSeenInAllOfIt) {
@@ -200,6 +301,20 @@ TEST_P(EightBit, ANaNInABlockIsSeenInAllOfIt) {
   EXPECT_EQ(std::count_if(p.begin(), p.end(), [](float x) { return std::isnan(x); }), 1);
   EXPECT_FALSE(std::isnan(states.largest(0, 0)));
   EXPECT_TRUE(std::isnan(states.largest(0, 1)) && std::isnan(states.largest(1, 1)));
+}
+
+// All of its block is NaN; its code must not depend on what a processor makes of infinity times zero.
+TEST_P(EightBit, AnInfinitysCodeHasItsSign) {
+  std::vector<float> p(512, 1.0f), g(512, 1.0f);
+  g[3] = INFINITY, g[300] = -INFINITY;
+  Coded states(512);
+  eight_bit().update({.p = p.data(), .g = g.data(), .n = 512, .format = kEightBitStates, .packed = states.at(0)}, {.lr = 0.1},
+                     {});
+  for (const std::size_t block : {0u, 1u})
+    EXPECT_TRUE(std::isnan(states.largest(0, block)) && std::isnan(states.largest(1, block)));
+  EXPECT_EQ(states.code(0, 3), 255);
+  EXPECT_EQ(states.code(0, 300), 0);
+  EXPECT_EQ(states.code(1, 3), 255);
 }
 
 }  // namespace

@@ -49,6 +49,10 @@ KERNELS = {
         "MomentumRule": ({"mul.rn.f32": 1, "fma.rn.f32": 3}, {}),
         "NesterovRule": ({"mul.rn.f32": 1, "fma.rn.f32": 4}, {}),
     },
+    "optim/gpu/updates_8bit.cu": {
+        # Decoding and encoding of both states; their scales.
+        "9AdamWRule": (ADAMW | {"mul.rn.f32": ADAMW["mul.rn.f32"] + 4}, {"div.rn.f32": 2, "setp.gt.f32": 2, "setp.lt.f32": 2}),
+    },
     "optim/gpu/low_rank.cu": {
         # A thread has 16 sums, and adds 16 products to each between two barriers.
         "14project_kernel": ({"mul.rn.f32": 1}, {"fma.rn.f32": 256}),

@@ -139,7 +139,7 @@ class OptimizersOn : public ::testing::TestWithParam<std::tuple<Processor, Metho
  protected:
   static const testing::GpuMachine* gpu() { return std::get<0>(GetParam()).gpu; }
   static const Method& method() { return std::get<1>(GetParam()); }
-  static bool updates_on_gpu() { return method().own == nullptr && method().format != kEightBitStates; }
+  static bool updates_on_gpu() { return method().own == nullptr; }
   static int ranks() { return gpu() == nullptr ? 2 : 1; }
   static bool gpu_shows_no_more_races() { return testing::kRacesOnly && gpu() != nullptr && !method().has_rows; }
   static Config config(const Placement& placement, const std::string& folder, DType compute) {
