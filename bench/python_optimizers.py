@@ -2,9 +2,9 @@
 """The optimizers of PyTorch and of the papers' authors as `strata bench optimizers` times the update: one fp32 matrix with fp32 gradients.
 
 Prints one JSON object of the form of `strata bench optimizers --json`. Needs torch; apollo-torch for apollo and apollo-mini, galore-torch for
-galore, a checkout of github.com/fzmushko/FRUGAL (--frugal) for frugal-*. Of a method whose package is not there a note tells. Nothing is
-drawn anew while it is timed: subspaces are made in the first step. What the packages import and this does not need (transformers,
-bitsandbytes) may be absent.
+galore, bitsandbytes for adamw-8bit, a checkout of github.com/fzmushko/FRUGAL (--frugal) for frugal-*. Of a method whose package is not
+there a note tells. Nothing is drawn anew while it is timed: subspaces are made in the first step. What the packages import and this does not
+need (transformers; bitsandbytes but for its own) may be absent.
 """
 import argparse
 import importlib
@@ -17,8 +17,8 @@ import types
 
 from pytorch_common import Timer, machine, measurement, print_result, start_torch
 
-METHODS = ("adamw", "adamw-foreach", "sgd", "sgd-momentum", "lion", "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0", "apollo",
-           "apollo-mini", "galore")
+METHODS = ("adamw", "adamw-foreach", "adamw-8bit", "sgd", "sgd-momentum", "lion", "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0",
+           "apollo", "apollo-mini", "galore")
 NEVER = 1 << 40  # steps between two projections
 PATTERN = 1013
 
@@ -89,6 +89,11 @@ def make(torch, name, p, options):
         return torch.optim.AdamW([p], **adamw, fused=True)
     if name == "adamw-foreach":
         return torch.optim.AdamW([p], **adamw, foreach=True)
+    if name == "adamw-8bit":
+        bitsandbytes = importlib.import_module("bitsandbytes")
+        if isinstance(bitsandbytes, Absent):
+            raise ImportError("no package bitsandbytes")
+        return bitsandbytes.optim.AdamW8bit([p], **adamw)
     if name == "sgd":
         return torch.optim.SGD([p], lr=1e-4, weight_decay=0.01, fused=True)
     if name == "sgd-momentum":

@@ -22,13 +22,14 @@ constexpr std::array kChosen = {StatefulKind::columns, StatefulKind::rows, State
 
 // Bytes a parameter with and without two states.
 constexpr double kWeightAndGradient = 12.0, kOneState = 8.0, kTwoStates = 16.0;
+constexpr double kEightBitBytes = kTwoStates / 4.0 * kEightBitStates.block_bytes / kEightBitStates.block;
 
 }  // namespace
 
 const std::vector<std::string>& bench_method_names() {
-  static const std::vector<std::string> names = {"adamw",        "adamw-bf16",     "lion",        "sgd",
-                                                 "sgd-momentum", "frugal-columns", "frugal-rows", "frugal-randk",
-                                                 "frugal-0",     "apollo",         "apollo-mini", "galore"};
+  static const std::vector<std::string> names = {"adamw",        "adamw-bf16",     "adamw-8bit",  "lion",         "sgd",
+                                                 "sgd-momentum", "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0",
+                                                 "apollo",       "apollo-mini",    "galore"};
   return names;
 }
 
@@ -41,10 +42,8 @@ class MethodArrays::Impl {
         columns_(std::min(shape.rows, shape.columns)) {
     slice_ = sample_update(tensors, whole_traffic_chunks(rows_ * columns_), {});
     slice_.n = rows_ * columns_;
-    slice16_ = slice_;
-    slice16_.states = {};
-    slice16_.format = kBf16States;
-    for (std::byte*& state : slice16_.packed) state = tensors.filled(DType::bf16, {rows_ * columns_}, 1e-3f, 2e-3f).data;
+    slice16_ = packed_slice(tensors, kBf16States, DType::bf16);
+    slice8_ = packed_slice(tensors, kEightBitStates, DType::f32);  // codes of any kind
     projection_ = tensors.filled(DType::f32, {columns_, shape.rank}, 0.2f).as<float>();
     results_.s = tensors.zeros(DType::f32, {rows_}).as<float>();
     for (double** squares : {&results_.g_squares, &results_.r_squares, &results_.n_squares})
@@ -62,6 +61,9 @@ class MethodArrays::Impl {
     if (name == "adamw-bf16")
       return element_wise(std::make_unique<AdamW>(AdamWConfig(), StateStorage{.format = kBf16States}),
                           kWeightAndGradient + kTwoStates / 2.0, slice16_);
+    if (name == "adamw-8bit")
+      return element_wise(std::make_unique<AdamW>(AdamWConfig(), StateStorage{.format = kEightBitStates}),
+                          kWeightAndGradient + kEightBitBytes, slice8_);
     if (name == "lion") return element_wise(std::make_unique<Lion>(), kWeightAndGradient + kOneState);
     if (name == "sgd") return element_wise(std::make_unique<Sgd>(), kWeightAndGradient);
     if (name == "sgd-momentum")
@@ -85,6 +87,17 @@ class MethodArrays::Impl {
 
  private:
   bool on_gpu() const { return bench_.stream().on_gpu(); }
+
+  // With states in another format, in memory of their own that has values of `stored`.
+  UpdateSlice packed_slice(TensorSet& tensors, const StateFormat& format, DType stored) const {
+    UpdateSlice slice = slice_;
+    slice.states = {};
+    slice.format = format;
+    const auto bytes_each = static_cast<std::int64_t>(size_of(stored));
+    const std::int64_t count = (format.bytes(slice.n) + bytes_each - 1) / bytes_each;
+    for (std::byte*& state : slice.packed) state = tensors.filled(stored, {count}, 1e-3f, 2e-3f).data;
+    return slice;
+  }
 
   MethodRun element_wise(std::unique_ptr<const Optimizer> method, double bytes) {
     return element_wise(std::move(method), bytes, slice_);
@@ -158,8 +171,8 @@ class MethodArrays::Impl {
 
   Workbench& bench_;
   const MatrixShape shape_;
-  const std::int64_t rows_, columns_;  // as low_rank.h has the matrix: the longer dim as rows
-  UpdateSlice slice_, slice16_;        // the latter with states in bf16
+  const std::int64_t rows_, columns_;     // as low_rank.h has the matrix: the longer dim as rows
+  UpdateSlice slice_, slice16_, slice8_;  // the latter with states in bf16 and 8 bits
   float* projection_ = nullptr;
   RowResults results_;
   std::array<TensorRef, kChosen.size()> words_{};  // the GPU's copies

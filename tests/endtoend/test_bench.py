@@ -10,7 +10,8 @@ KERNELS = ["embedding forward", "embedding backward", "layernorm forward", "laye
            "head norm forward", "head norm backward", "rope", "gelu forward", "gelu backward", "swiglu forward", "swiglu backward",
            "cross-entropy", "add", "cast f32 to bf16", "cast bf16 to f32", "sum of squares",
            "cast with sum of squares"]
-METHODS = ["adamw", "adamw-bf16", "lion", "sgd", "sgd-momentum", "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0", "apollo", "apollo-mini", "galore"]
+METHODS = ["adamw", "adamw-bf16", "adamw-8bit", "lion", "sgd", "sgd-momentum", "frugal-columns", "frugal-rows", "frugal-randk", "frugal-0", "apollo",
+           "apollo-mini", "galore"]
 TINY_OPTIMIZERS = ("optimizers", "--rows", "48", "--columns", "64", "--rank", "16")
 LAYERS = ["qkv", "output", "gate and up", "down", "head"]
 TINY_KERNELS = ("kernels", "--model", "tiny", "--batch", "2", "--seq-length", "16", "--bytes", "65536")
@@ -60,8 +61,8 @@ class Bench(EndToEnd):
         found = self.measurements(*TINY_OPTIMIZERS)
         # Of work a parameter: states are read and written, 8 bytes each; of FRUGAL's for a quarter of the matrix; of APOLLO's (two
         # passes, the gradient twice) and GaLore's for 64 rows. Products: 2 operations an entry and direction.
-        work = {"adamw": 28, "adamw-bf16": 20, "lion": 20, "sgd": 12, "sgd-momentum": 20, "frugal-columns": 16, "frugal-rows": 16, "frugal-randk": 16,
-                "frugal-0": 12, "apollo": 2 * 16, "apollo-mini": 16 + 16 / 48, "galore": 4 * 16}
+        work = {"adamw": 28, "adamw-bf16": 20, "adamw-8bit": 12 + 4 * 260 / 256, "lion": 20, "sgd": 12, "sgd-momentum": 20, "frugal-columns": 16,
+                "frugal-rows": 16, "frugal-randk": 16, "frugal-0": 12, "apollo": 2 * 16, "apollo-mini": 16 + 16 / 48, "galore": 4 * 16}
         self.assertEqual(list(work), METHODS)
         self.assertEqual([name for name in found if name in METHODS], METHODS)
         for name, expected in work.items():
@@ -192,10 +193,11 @@ class Host(Bench):
                     + [{"name": f"{name}, traffic", "unit": "B/s", "ratio": 0.5} for name in medians]}
 
         # The machine was three times as fast in the second round, whatever ran.
-        runs = {"strata": [run_of(adamw=2.0, lion=4.0), run_of(adamw=6.0, lion=12.0)], "python": [run_of(adamw=1.0), run_of(adamw=3.0)]}
-        adamw, lion = summarise(runs)
+        ours = [run_of(**{"adamw": 2.0, "lion": 4.0, "adamw-bf16": 3.0}), run_of(**{"adamw": 6.0, "lion": 12.0, "adamw-bf16": 9.0})]
+        adamw, lion, bf16 = summarise({"strata": ours, "python": [run_of(adamw=1.0), run_of(adamw=3.0)]})
         self.assertEqual((adamw["ratio"], adamw["round_ratios"], adamw["to_adamw"], adamw["measured_over_bound"]), (2.0, [2.0, 2.0], 1.0, 0.5))
-        self.assertEqual((lion["ratio"], lion["python"], lion["to_adamw"]), (None, None, 2.0))
+        self.assertEqual((lion["ratio"], lion["python"], lion["to_adamw"], lion["official"]), (None, None, 2.0, "FRUGAL's Lion"))
+        self.assertEqual((bf16["python"], bf16["official"]), (None, "no peer"))
 
     def needs_no_gpu(self):
         if any(" GPU " in line and line.startswith("  ok") for line in run("doctor").stdout.splitlines()):
