@@ -34,6 +34,7 @@ endfunction()
 
 strata_install_program(strata ${CMAKE_INSTALL_BINDIR} program)
 install(DIRECTORY configs DESTINATION ${CMAKE_INSTALL_DATADIR}/strata COMPONENT program)
+install(PROGRAMS launcher/slurm/train.sbatch DESTINATION ${CMAKE_INSTALL_DATADIR}/strata/slurm COMPONENT program)
 install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program)
 
 if(TARGET strata_tests)

@@ -13,6 +13,9 @@ int finish_command(const Status& status);
 // itself.
 int finish_rank(const Status& status, const Environment& environment);
 
+// Of a run that a signal ended before its last step, its checkpoint saved: the same command goes on (sysexits' EX_TEMPFAIL).
+inline constexpr int kStoppedExitCode = 75;
+
 // The rank that mpirun or srun gave to this process, before MPI starts, is 0; so it is where there is none.
 bool first_of_launch();
 

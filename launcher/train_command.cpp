@@ -46,7 +46,8 @@ void print_start(const Trainer& trainer, const Environment& environment) {
   std::fflush(stdout);
 }
 
-Status run_training(const Config& config, Environment& environment, const std::function<void(const Status&)>& on_error) {
+// Returns whether a signal ended it.
+Result<bool> run_training(const Config& config, Environment& environment, const std::function<void(const Status&)>& on_error) {
   TrainerExtras extras;
   extras.on_error = on_error;
   extras.on_note = [](const std::string& text) {
@@ -62,7 +63,7 @@ Status run_training(const Config& config, Environment& environment, const std::f
   if (environment.leader()) print_start(*trainer, environment);
   STRATA_RETURN_IF_ERROR(trainer->train());
   if (environment.leader()) fmt::print("{}", measured.format(trainer->plan()));
-  return {};
+  return trainer->stopped_by_signal();
 }
 
 int train(const Options& options) {
@@ -76,12 +77,15 @@ int train(const Options& options) {
   const auto report_once = [&](const Status& status) {
     if (!reported) reported = finish_rank(status, **environment);
   };
+  bool stopped = false;
   try {
-    report_once(run_training(*config, **environment, report_once));
+    const Result<bool> run = run_training(*config, **environment, report_once);
+    report_once(run.status());
+    stopped = run.ok() && *run;
   } catch (const std::exception& error) {
     report_once(Status(Code::internal, error.what()));
   }
-  return *reported;
+  return *reported == 0 && stopped ? kStoppedExitCode : *reported;
 }
 
 // Of `ranks` that are to be on this machine, one alone.

@@ -141,7 +141,7 @@ class Resuming(EndToEnd):
     def pids(self, pattern):
         return [int(pid) for pid in subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()]
 
-    def test_a_stop_signal_saves_and_exits_cleanly(self):
+    def test_a_stop_signal_saves_and_says_so(self):
         # mpirun that was asked to end reads nothing for as long as it waits: what its ranks print in the meantime must fit its pipe.
         forever = ("training.steps=100000", "checkpoint.interval=0", "logging.log_interval=100000")
         # It kills them a second after SIGTERM unless told otherwise, and waits as long before.
@@ -158,7 +158,7 @@ class Resuming(EndToEnd):
                 # mpirun that was asked to end may drop what its ranks print last, and its exit code says that it was asked.
                 if asked != signal.SIGTERM or not ranks:
                     self.assertIn("stopped by a signal", output)
-                    self.assertEqual(process.returncode, 0, output)
+                    self.assertEqual(process.returncode, 75, output)
                 run("checkpoint", "verify", f"{self.folder}/{name}", check=0)  # there is none but that of the signal
 
     def test_a_killed_rank_stops_the_others_and_is_named(self):
