@@ -11,7 +11,7 @@ namespace strata {
 
 // Values of each state in the memory of a rank that updates all records on its CPU.
 inline std::int64_t turn_states(const StateLayout& layout, const std::vector<OptimizerRecord>& records, const Optimizer& method,
-                         const ParamGroups& groups) {
+                                const ParamGroups& groups) {
   std::vector<std::vector<StatePiece>> pieces;
   for (const OptimizerRecord& record : records) pieces.push_back(state_pieces(layout, record, method, groups));
   TierArena gpu(Tier::gpu, 0, TierArena::Backing::none), cpu(Tier::cpu, std::size_t{1} << 40, TierArena::Backing::none);
