@@ -21,6 +21,11 @@ class StatefulChoices {
   // All references outlive it.
   StatefulChoices(const StateLayout& layout, const Optimizer& method, const ParamGroups& groups)
       : layout_(layout), method_(method), groups_(groups) {}
+  // Words may be on their way to the GPU.
+  ~StatefulChoices() { (void)copied_.drain(); }
+  StatefulChoices(const StatefulChoices&) = delete;
+  StatefulChoices& operator=(const StatefulChoices&) = delete;
+
   // Of the parameters in `records`; on_gpu: of each record, whether the GPU updates it. `updates`: the GPU's stream. Words that
   // the GPU needs lie in its tier, and once more in CPU memory, from where they are copied.
   Status allocate(const std::vector<OptimizerRecord>& records, const std::vector<char>& on_gpu, StreamRef updates,
