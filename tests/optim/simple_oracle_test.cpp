@@ -1,15 +1,17 @@
 // The element-wise optimizers against torch.optim, lion-pytorch and the AdamW of GaLore's authors
-// (tests/oracle/make_simple_vectors.py), and of APOLLO's (make_apollo_vectors.py). Mutations caught: TransformersAdamW with eps
-// beside the corrected root, with decay of the old weights, with the bias correction of step - 1, with a step number that
-// counts steps without a gradient.
+// (tests/oracle/make_simple_vectors.py), of APOLLO's (make_apollo_vectors.py), and DeepSpeed's on a CPU
+// (make_deepspeed_vectors.py). Mutations caught: TransformersAdamW with eps beside the corrected root, with decay of the old
+// weights, with the bias correction of step - 1, with a step number that counts steps without a gradient.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <memory>
 
 #include "optim/adamw.h"
 #include "optim/adamw_transformers.h"
 #include "optim/lion.h"
 #include "optim/sgd.h"
+#include "optim/update_kernels.h"
 #include "vector_file.h"
 
 namespace strata {
@@ -66,6 +68,43 @@ TEST(SimpleOracle, TwelveStepsAgreeWithTheAuthorsToOneInAMillion) {
 }
 
 TEST(SimpleOracle, WhatApolloDoesNotProjectAgreesWithItsAuthors) { replay(vector_file::File("apollo.bin"), "regular/vector"); }
+
+// With its scalars: betas in f32, their powers multiplied up in f32, which near 1 - beta2 is worth 1e-5 of an update.
+TEST(SimpleOracle, WithDeepSpeedsScalarsAdamWIsDeepSpeeds) {
+  const vector_file::File file("deepspeed.bin");
+  int cases = 0;
+  for (const std::string& which : file.cases("adamw_ds")) {
+    SCOPED_TRACE(which);
+    const auto h = [&](const char* name) { return file.number(which + "/h/" + name); };
+    const auto beta1 = static_cast<float>(h("beta1")), beta2 = static_cast<float>(h("beta2"));
+    float power1 = 1.0f, power2 = 1.0f;
+    std::vector<float> p = file.floats(which + "/w0"), m(p.size()), v(p.size());
+    vector_file::Difference of_p, of_m, of_v;
+    of_p.track(p);
+    std::int64_t t = 0;
+    for (const double lr : file.learning_rates(which)) {
+      const std::string step = which + "/step" + std::to_string(++t);
+      const std::vector<float> g = file.gradient(which, t);
+      power1 *= beta1, power2 *= beta2;
+      AdamWScalars scalars =
+          adamw_scalars({beta1, beta2, h("eps")}, {.number = t, .lr = lr}, {.weight_decay = h("weight_decay")});
+      scalars.step_size = static_cast<float>(lr) / (1.0f - power1);
+      scalars.inv_sqrt_bias2 = 1.0f / std::sqrt(1.0f - power2);
+      update_kernels().adamw({.p = p.data(), .states = {m.data(), v.data()}, .g = g.data(), .n = std::ssize(p)}, scalars);
+      of_m.track(m);
+      of_v.track(v);
+      of_p.compare(p, file.floats(step + "/w"));
+      if (file.has(step + "/m")) of_m.compare(m, file.floats(step + "/m"));
+      if (file.has(step + "/v")) of_v.compare(v, file.floats(step + "/v"));
+      ASSERT_LE(of_p.worst(), 1e-6) << "step " << t;
+      ASSERT_LE(of_m.worst(), 1e-6) << "step " << t;
+      ASSERT_LE(of_v.worst(), 1e-6) << "step " << t;
+    }
+    EXPECT_EQ(t, 25);
+    ++cases;
+  }
+  EXPECT_EQ(cases, 3);
+}
 
 // The two families differ where gradients are as small as eps, so the test above can tell them apart.
 TEST(SimpleOracle, TheFamiliesOfAdamWDiffer) {

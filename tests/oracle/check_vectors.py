@@ -17,8 +17,8 @@ import numpy as np
 
 import vector_file
 from methods import (
-    NF4, adamw_a, adamw_b, apollo, badam_blocks, blocks_absmax, cpu_quantize, dequantize, dynamic_map, frugal,
-    frugal_blocks, frugal_count, frugal_refresh, frugal_rule, galore, goes_right, lion, mt19937, new_state, next_seed,
+    NF4, adamw_a, adamw_b, adamw_deepspeed, apollo, badam_blocks, blocks_absmax, cpu_quantize, dequantize, dynamic_map,
+    frugal, frugal_blocks, frugal_count, frugal_refresh, frugal_rule, galore, goes_right, lion, mt19937, new_state, next_seed,
     norm, permute, quantize, randn_difference, sgd, side_of, state_free, torch_randn,
 )
 
@@ -128,6 +128,11 @@ def check_simple(worst, e, tolerance):
     a, b = (Case(e, f"adamw_{family}/small").get("step2/w") for family in "ab")
     if np.allclose(a, b, rtol=1e-3):
         worst.failures.append("eps makes no difference between the families")
+
+
+def check_deepspeed(worst, e, tolerance):
+    for case in cases(e, "adamw_ds"):
+        replay(worst, case, adamw_deepspeed, tolerance)
 
 
 def refresh_from(case):
@@ -435,7 +440,8 @@ def main():
     parser.add_argument("--verbose", action="store_true", help="a line for each case")
     arguments = parser.parse_args()
     failed = False
-    for name, check in (("simple", lambda w, e: check_simple(w, e, 1e-6)), ("apollo", lambda w, e: check_apollo(w, e, 1e-5)),
+    for name, check in (("simple", lambda w, e: check_simple(w, e, 1e-6)), ("deepspeed", lambda w, e: check_deepspeed(w, e, 1e-6)),
+                        ("apollo", lambda w, e: check_apollo(w, e, 1e-5)),
                         ("galore", lambda w, e: check_galore(w, e, 1e-5)), ("frugal", lambda w, e: check_frugal(w, e, 1e-6, 1e-5)),
                         ("schedules", lambda w, e: check_schedules(w, e, 1e-6)), ("seeds", check_seeds),
                         ("bnb", lambda w, e: check_bnb(w, e, 1e-5))):

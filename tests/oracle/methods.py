@@ -32,6 +32,15 @@ def adamw_b(s, w, g, lr, h):
     return (1 - lr * h["weight_decay"]) * w
 
 
+def adamw_deepspeed(s, w, g, lr, h):
+    """adamw_a with betas of float32, whose powers are multiplied up in float32."""
+    beta1, beta2 = np.float32(h["beta1"]), np.float32(h["beta2"])
+    adam_moments(s, g, h | {"beta1": float(beta1), "beta2": float(beta2)})
+    s.powers = (beta1, beta2) if s.t == 1 else (s.powers[0] * beta1, s.powers[1] * beta2)
+    c1, c2 = (1 - float(power) for power in s.powers)
+    return (1 - lr * h["weight_decay"]) * w - lr / c1 * s.m / (np.sqrt(s.v / c2) + h["eps"])
+
+
 def sgd(s, w, g, lr, h):
     s.t += 1
     g = g + h["weight_decay"] * w
