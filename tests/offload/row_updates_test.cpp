@@ -1,7 +1,8 @@
 // APOLLO in the store against its passes over whole matrices, which are compared with the authors' numbers elsewhere: matrices
 // that lie in parts, over ranks, records and homes. Mutations that must fail: sums of a rank's own rows alone; a part's rows
 // given the projection of its neighbour; a projection that is kept over a refresh; moments that begin where the record's
-// elements do; the limiter's memory forgotten; a matrix's number without the parameters before it.
+// elements do, or anew with each projection; the limiter's memory forgotten; a matrix's number without the parameters before
+// it.
 #include "offload/row_updates.h"
 
 #include <gtest/gtest.h>

@@ -1,7 +1,8 @@
 // Which units are trained when, against what the authors' code of LISA and BAdam chose (make_schedule_vectors.py) and what
 // SlimFit's would, and small runs of LISA with its draws. Mutations caught: a first block of BAdam with as many steps as the
 // others, a permutation used from its beginning, updates counted while a unit is frozen; distances sorted the other way, the
-// last of equal ones, a rounded count, distances of the first choice that a resumed run sees again.
+// last of equal ones, a rounded count, distances of the first choice that a resumed run sees again; bias
+// corrections that go on where states were dropped.
 #include "optim/freeze_policy.h"
 
 #include <gtest/gtest.h>
@@ -72,6 +73,52 @@ TEST(BAdamPolicy, TakesEveryBlockOnceInARoundOfRandomOrder) {
   EXPECT_GT(orders.size(), 2u);
 }
 
+// With masters made anew of the 16-bit weights at each switch, as theirs, the 16-bit weights are theirs to the bit.
+TEST(BAdamPolicy, AdamWOfTheBlockItTrainsGivesTheAuthorsWeights) {
+  const vector_file::File file("schedules.bin");
+  for (const std::string which : {"badam/random", "badam/ascending", "badam/descending"}) {
+    SCOPED_TRACE(which);
+    const BAdam policy({.switch_block_every = static_cast<std::int64_t>(file.number(which + "/K"))}, 1);
+    const AdamW adamw({file.number(which + "/h/beta1"), file.number(which + "/h/beta2"), file.number(which + "/h/eps")});
+    const ParamGroup group{.weight_decay = file.number(which + "/h/weight_decay")};
+    struct Tensor {
+      std::vector<float> master, m, v;
+      std::vector<bf16> weights;
+      vector_file::Difference difference;
+    };
+    std::vector<Tensor> tensors;
+    for (int i = 0; i < static_cast<int>(file.number(which + "/tensors")); ++i) {
+      Tensor& tensor = tensors.emplace_back();
+      for (const float x : file.floats(which + "/tensor" + std::to_string(i) + "/w0")) tensor.weights.push_back(to_bf16(x));
+    }
+    const std::vector<double> rates = file.learning_rates(which);
+    const std::vector<std::int64_t> blocks = file.integers(which + "/blocks");
+    for (std::int64_t t = 1; t <= std::ssize(rates); ++t) {
+      const auto at = static_cast<std::size_t>(t - 1);
+      const std::int64_t first = policy.first_step(policy.choice(t));
+      for (const std::int64_t i : {2 * blocks[at], 2 * blocks[at] + 1}) {  // a weight and a bias
+        auto& [master, m, v, weights, difference] = tensors[static_cast<std::size_t>(i)];
+        const std::string step = which + "/step" + std::to_string(t) + "/tensor" + std::to_string(i);
+        if (t == first) {
+          master.clear();
+          for (const bf16 x : weights) master.push_back(to_float(x));
+          m = v = std::vector<float>(master.size());
+          difference.track(master);
+        }
+        const std::vector<float> g = file.floats(step + "/g");
+        adamw.update(
+            {.p = master.data(), .states = {m.data(), v.data()}, .g = g.data(), .p16 = weights.data(), .n = std::ssize(master)},
+            {.number = t - first + 1, .lr = rates[at]}, group);
+        difference.compare(master, file.floats(step + "/master"));
+        ASSERT_LE(difference.worst(), 1e-6) << step;
+        const std::vector<float> wanted = file.floats(step + "/w");
+        for (std::size_t k = 0; k < wanted.size(); ++k) ASSERT_EQ(to_float(weights[k]), wanted[k]) << step << " " << k;
+      }
+    }
+    EXPECT_EQ(std::ssize(rates), 14);
+  }
+}
+
 TEST(LisaPolicy, DrawsBlocksEvenlyAndTrainsTheRestAlways) {
   const Lisa policy({.activated_layers = 2, .interval_steps = 3}, 5), other({.activated_layers = 2, .interval_steps = 3}, 6);
   std::array<int, 10> times{};
@@ -112,7 +159,6 @@ class Drawn final : public FreezePolicy {
   bool drops_;
 };
 
-// L1 of the parity plan.
 TEST(LisaPolicy, WithTheirDrawsIsTorchWithSkippedTensors) {
   const vector_file::File file("schedules.bin");
   for (const bool drops : {false, true}) {
@@ -155,7 +201,7 @@ TEST(LisaPolicy, WithTheirDrawsIsTorchWithSkippedTensors) {
 }
 
 // The authors' loop (sort, freeze the first int(rate * n), replace d of the others) with d as recorded; their sort leaves the
-// order of equal ones open, here it is that of the blocks. S1 of the parity plan.
+// order of equal ones open, here it is that of the blocks.
 TEST(SlimFitPolicy, FreezesTheBlocksOfTheSmallestDistances) {
   struct Step {
     std::set<int> frozen;

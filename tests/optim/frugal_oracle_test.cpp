@@ -1,6 +1,7 @@
 // The authors' FRUGAL (make_frugal_vectors.py), step by step: weights and states to 1e-6. Mutations caught: counts rounded,
 // states kept at a refresh, the bias correction not begun anew, decay by the scaled learning rate or after the step, the sign
-// of zero, a state one place off, the wrong scale for elements without states, a refresh one step late.
+// of zero, a state one place off, the wrong scale for elements without states, a refresh one step late;
+// what is not projected refreshed, or at the scaled learning rate.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -164,7 +165,7 @@ TEST(FrugalOracle, ColumnsRowsAndEntriesAreTheAuthors) {
   EXPECT_EQ(cases, 13);
 }
 
-// F4: in the first step of a period all elements take a step of the learning rate against their gradient's sign.
+// In the first step of a period all elements take a step of the learning rate against their gradient's sign.
 TEST(FrugalOracle, TheFirstStepAfterAResetIsTheSignOfTheGradient) {
   const vector_file::File file("frugal.bin");
   for (const char* which : {"coord/columns_tall", "coord/randk"}) {
@@ -184,6 +185,39 @@ TEST(FrugalOracle, TheFirstStepAfterAResetIsTheSignOfTheGradient) {
           ASSERT_NEAR(w[i], g[i] > 0.0f ? -lr : lr, 1e-4 * lr) << step << ", element " << i;
         }
       }
+    }
+  }
+}
+
+// AdamW itself: of a tensor that is not projected, at its own rate and without refreshes; and where all columns have states,
+// to the bit.
+TEST(FrugalOracle, WhatHasStatesEverywhereIsAdamW) {
+  const vector_file::File file("frugal.bin");
+  for (const char* which : {"regular/vector", "edge/density1"}) {
+    SCOPED_TRACE(which);
+    const auto number = [&](const char* name) { return file.number(std::string(which) + "/h/" + name); };
+    const AdamWConfig adamw{.beta1 = number("beta1"), .beta2 = number("beta2"), .eps = number("eps")};
+    const bool projected = which == std::string("edge/density1");
+    const FrugalConfig config{.density = projected ? 1.0 : 0.25,
+                              .update_gap = projected ? 200 : 5,
+                              .proj_params_lr_scale = projected ? 1.0 : 0.25,
+                              .stateful = adamw};
+    const ParamGroup group{.weight_decay = number("weight_decay"), .projected = projected};
+    std::vector<float> w = file.floats(std::string(which) + "/w0"), m(w.size(), projected ? 3.0f : 0.0f), v = m;
+    std::vector<float> plain_w = w, plain_m(w.size()), plain_v(w.size());
+    vector_file::Difference weights;
+    weights.track(w);
+    std::int64_t t = 0;
+    for (const double lr : file.learning_rates(which)) {
+      const std::vector<float> g = file.gradient(which, ++t);
+      const UpdateStep step{.number = t, .lr = lr};
+      const UpdateSlice range{.p = w.data(), .states = {m.data(), v.data()}, .g = g.data(), .n = std::ssize(w)};
+      Frugal(config).update(stateful_slice(StatefulSet::all(1, std::ssize(w)), range, 0), step, group);
+      AdamW(adamw).update({.p = plain_w.data(), .states = {plain_m.data(), plain_v.data()}, .g = g.data(), .n = std::ssize(w)},
+                          step, group);
+      ASSERT_EQ(w, plain_w) << "step " << t;
+      weights.compare(w, file.floats(std::string(which) + "/step" + std::to_string(t) + "/w"));
+      ASSERT_LE(weights.worst(), kTolerance) << "step " << t;
     }
   }
 }

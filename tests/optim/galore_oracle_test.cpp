@@ -1,6 +1,7 @@
 // GaLore against its authors' code (tests/oracle/make_galore_vectors.py), with their projections; and that our singular vectors
 // span what theirs do. Mutations caught: a square matrix projected from the left; moments reset with the projection; the root
-// of the scale; decay before the step; eps beside the corrected root; the bias correction of step - 1.
+// of the scale; decay before the step; eps beside the corrected root; the bias correction of step - 1; singular vectors from
+// the smallest on.
 #include <gtest/gtest.h>
 
 #include "low_rank_testing.h"
@@ -108,6 +109,46 @@ TEST(GaloreOracle, OurSingularVectorsSpanTheAuthorsSpace) {
     }
   }
   EXPECT_EQ(compared, 4);
+}
+
+// Within a refresh the update does not depend on the signs of the singular vectors, so ours move the weights as theirs do.
+TEST(GaloreOracle, WithOurSingularVectorsWeightsAreTheAuthorsUntilTheNextOnes) {
+  const vector_file::File file("galore.bin");
+  int compared = 0;
+  for (const std::string& which : file.cases("svd")) {
+    SCOPED_TRACE(which);
+    const auto h = [&](const char* name) { return file.number(which + "/h/" + name); };
+    const Layout layout = layout_of(file, which);
+    const auto rank = static_cast<std::int64_t>(h("rank")), gap = static_cast<std::int64_t>(h("gap"));
+    const GaloreConfig config{.beta1 = h("beta1"), .beta2 = h("beta2"), .eps = h("eps"), .scale = h("scale")};
+    std::vector<float> p = layout.weights(file.floats(which + "/w0")), m(static_cast<std::size_t>(layout.rows() * rank)),
+                       v(m.size()), projection(static_cast<std::size_t>(layout.columns() * rank)),
+                       workspace(static_cast<std::size_t>(low_rank_workspace(rank)));
+    vector_file::Difference of_p(static_cast<std::size_t>(layout.width), 1e-2);
+    of_p.track(layout.file_weights(p));
+    const std::vector<double> rates = file.learning_rates(which);
+    for (std::int64_t t = 1; t <= gap; ++t, ++compared) {
+      const std::vector<float> g = layout.weights(file.gradient(which, t));
+      if (t == 1) {
+        std::vector<double> gram(static_cast<std::size_t>(layout.columns() * layout.columns()));
+        add_to_gram(g.data(), layout.rows(), layout.columns(), gram);
+        ASSERT_TRUE(svd_projection(gram, layout.columns(), rank, projection).ok());
+      }
+      galore_update(config,
+                    {.rows = layout.rows(),
+                     .columns = layout.columns(),
+                     .rank = rank,
+                     .g = g.data(),
+                     .projection = projection.data(),
+                     .m = m.data(),
+                     .v = v.data()},
+                    {.p = p.data()}, {.number = t, .lr = rates[static_cast<std::size_t>(t) - 1]},
+                    {.weight_decay = h("weight_decay")}, workspace);
+      of_p.compare(layout.file_weights(p), file.floats(which + "/step" + std::to_string(t) + "/w"));
+      ASSERT_LE(of_p.worst(), 1e-5) << "step " << t;
+    }
+  }
+  EXPECT_EQ(compared, 10);
 }
 
 }  // namespace

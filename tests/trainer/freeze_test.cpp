@@ -192,7 +192,7 @@ double distance(const Values& before, const Values& after, const std::string& pr
   return sum / (static_cast<double>(n) * 0x1p30);
 }
 
-// L1 of the parity plan, in a run: without clipping what is frozen has no part in what is trained.
+// In a run: without clipping what is frozen has no part in what is trained.
 TEST(FreezeRuns, TrainAsIfTheFrozenTensorsWereSkipped) {
   const TemporaryFolder frozen_folder, skipped_folder;
   Config frozen = with({.type = Freeze::Policy::lisa, .lisa_activated_layers = 1, .lisa_interval_steps = 10},
