@@ -71,8 +71,8 @@ void TurnStates::place(const StatefulChoices& choices) {
     for (Piece& piece : record.pieces) {
       if (piece.of.count == 0) continue;
       piece.at = end - record.at;
-      const StatefulMap& map = choices.of(record.unit, piece.of.param).set.map();
-      end += aligned(states_before(map, piece.of.first + piece.of.count) - states_before(map, piece.of.first));
+      const StatefulSet set = choices.of(record.unit, piece.of.param).set;
+      end += aligned(states_before(set.map(), piece.of.first + piece.of.count) - states_before(set.map(), piece.of.first));
     }
     record.count = end - record.at;
   }

@@ -77,8 +77,8 @@ TEST_P(TurnStatesTest, EachPieceHasItsOwnMemoryInEveryChoice) {
           if (!pieces[r][i].takes_turns) continue;
           ASSERT_TRUE(turns.has(r));
           const ParamPiece& piece = pieces[r][i].of;
-          const StatefulMap& map = choices.of(records[r].unit, piece.param).set.map();
-          const std::int64_t n = states_before(map, piece.first + piece.count) - states_before(map, piece.first);
+          const StatefulSet set = choices.of(records[r].unit, piece.param).set;
+          const std::int64_t n = states_before(set.map(), piece.first + piece.count) - states_before(set.map(), piece.first);
           if (n == 0) continue;
           all[tier] += n;
           ASSERT_LE(turns.place_of(r, i) + n, turns.count(r));
