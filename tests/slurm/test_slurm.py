@@ -26,7 +26,6 @@ class Slurm(harness.EndToEnd):
 
     def submit(self, name, *options, steps=300):
         self.output = f"{self.folder}/{name}.out"
-        # Where memory is shared with the other node, which it is here, it must not be used.
         return self.cluster.submit("--nodes=2", "--ntasks-per-node=1", "--time=60", f"--output={self.output}",
                                    f"--export=ALL,STRATA={os.path.abspath(harness.STRATA)}", *options, SCRIPT, self.config,
                                    f"run.folder={self.folder}/{name}", f"training.steps={steps}", "checkpoint.interval=0",
