@@ -350,4 +350,19 @@ class OptimizerStore {
   std::unique_ptr<NvmeRecords> file_;
 };
 
+template <class Enqueue>
+void OptimizerStore::ordered(StreamRef stream, std::span<const int> reads, std::span<const int> writes,
+                             const Enqueue& enqueue) {
+  const auto slot = [this](int s) -> SlotEvents& { return slots_[static_cast<std::size_t>(s)]; };
+  for (const int s : reads) stream.wait(slot(s).written);
+  for (const int s : writes) {
+    stream.wait(slot(s).written);
+    for (const Event& read : slot(s).read) stream.wait(read);
+  }
+  enqueue();
+  const Event done = stream.record();
+  for (const int s : reads) slot(s).read.push_back(done);
+  for (const int s : writes) slot(s) = {done, {}};
+}
+
 }  // namespace strata
