@@ -56,7 +56,8 @@ class StatefulSet {
   // What a processor with other memory needs a copy of; empty of kinds all and none. The last one is behind the others.
   std::span<const StatefulWord> words() const { return *words_; }
   // Valid as long as the set or a copy of it lives.
-  const StatefulMap& map() const { return map_; }
+  const StatefulMap& map() const& { return map_; }
+  const StatefulMap& map() const&& = delete;  // the set outlives its map
   // With a copy of words() elsewhere.
   StatefulMap map(const StatefulWord* copy) const;
 
